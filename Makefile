@@ -1,0 +1,36 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := ci/constraints-cpu.txt
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint slow clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# the command alone needs no developer tools, so that the demo installs as little as it can
+$(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(STAMP)-dev: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/matchlib distill --teacher flow --student onestep
+
+test: $(STAMP)-dev
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,0 +1,224 @@
+"""Conversion of predictions by one linear solve.
+
+Predictions live in the quotient of the space of rows by the relations. A field that predicts the rows p_1 .. p_k and sees the rows
+s_1 .. s_m (the state, perhaps the source) determines the row d exactly if d is a combination of p's, s's and relations at every time of
+the model's interval; the coefficients of the p's and s's are the conversion. Which rows to combine is decided once, when the conversion
+is made; at run time the coefficients are a 3 x 3 solve in float64 by triple products, without a branch or a synchronisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.objective import Objective
+from matchlib.algebra.records import Condition
+from matchlib.algebra.rows import Coefficients, Row, scaled
+from matchlib.errors import ConversionError, IncompatibleError, UnknownNameError
+from matchlib.registries import objectives
+
+__all__ = ["Conversion", "View", "conversion", "view"]
+
+VOLUME = 1e-16  # squared, normalised volume below which rows count as dependent
+RESIDUAL = 1e-8  # relative distance from the span above which a row counts as outside
+
+
+class Conversion:
+    """The coefficients that make one prediction of others.
+
+    Args:
+        model: gives coupling, interpolant, what is seen and the interval.
+        predicted: the objectives whose rows the field predicts, one per head.
+        wanted: the objective to read it as.
+
+    Raises:
+        ConversionError: the predictions do not determine the wanted one; the message names what further prediction would.
+    """
+
+    def __init__(self, model: MatchingModel, predicted: Sequence[Objective], wanted: Objective) -> None:
+        self.model, self.predicted, self.wanted = model, tuple(predicted), wanted
+        chosen = self._choose(self.predicted)
+        if chosen is None:
+            raise ConversionError(self._refusal())
+        self.chosen = chosen
+
+    def _rows(self, at: Coefficients, predicted: Sequence[Objective]) -> tuple[Row, ...]:
+        heads = tuple(objective.row(self.model, at) for objective in predicted)
+        return (*heads, *self.model.known(at), *self.model.relations(at))
+
+    def _choose(self, predicted: Sequence[Objective]) -> tuple[int, ...] | None:
+        """Returns the smallest set of rows that spans the wanted one on the whole interval, the best-conditioned of its size."""
+        at = self.model.probe()
+        rows = _stack(self._rows(at, predicted), at)
+        try:
+            wanted = _stack((self.wanted.row(self.model, at),), at)[:, 0]
+        except IncompatibleError as missing:
+            raise ConversionError(str(missing)) from None
+        for size in (1, 2, 3):
+            spanning = [i for i in combinations(range(rows.shape[1]), size) if _spans(rows[:, i], wanted)]
+            sound = {i: self._volume(i, predicted) for i in spanning}
+            best = max(sound, key=sound.__getitem__, default=None)
+            if best is not None and sound[best] > VOLUME:
+                return best
+        return None
+
+    def _volume(self, chosen: tuple[int, ...], predicted: Sequence[Objective]) -> float:
+        """Returns the least squared volume of the chosen rows over the interval: local minima are refined, so no zero is stepped over."""
+
+        def volumes(t: Tensor) -> np.ndarray:
+            at = self.model.interpolant.coefficients(t)
+            return _volume(_stack(self._rows(at, predicted), at)[:, chosen]).numpy()
+
+        t = self.model.probe().time
+        values = volumes(t)
+        inner = np.flatnonzero((values[1:-1] <= values[:-2]) & (values[1:-1] <= values[2:])) + 1
+        for i in inner:
+            low, high = t[i - 1], t[i + 1]
+            for _ in range(6):  # each round narrows the bracket by 16
+                fine = torch.linspace(float(low), float(high), 33, dtype=torch.float64)
+                here = volumes(fine)
+                j = int(here.argmin())
+                low, high = fine[max(j - 1, 0)], fine[min(j + 1, 32)]
+                values = np.append(values, here[j])
+        return float(values.min())
+
+    def _refusal(self) -> str:
+        given = " and ".join(_name(objective) for objective in self.predicted)
+        enough = [
+            name
+            for name, extra in _candidates(self.model)
+            if extra not in self.predicted and self._choose((*self.predicted, extra)) is not None
+        ]
+        why = "the field sees the state" + (" and the source" if self.model.sees_source else " but not the source")
+        advice = f"a further prediction would be enough: {' or '.join(enough)}" if enough else "no further prediction is enough"
+        return (
+            f"{given} does not determine {_name(self.wanted)} for {type(self.model.interpolant).__name__} with "
+            f"{type(self.model.coupling).__name__} ({why}); {advice}"
+        )
+
+    def coefficients(self, at: Coefficients) -> list[Tensor | float]:
+        """Returns one coefficient, ``(b,)`` or exactly 0.0, for each prediction and then for each known row."""
+        precise = at if at.time.dtype == torch.float64 else self.model.interpolant.coefficients(at.time.double())
+        rows = _stack(self._rows(precise, self.predicted), precise)
+        wanted = _stack((self.wanted.row(self.model, precise),), precise)[:, 0]
+        solved = _solve(rows[:, self.chosen], wanted)
+        found = dict(zip(self.chosen, solved, strict=True))
+        return [found.get(i, 0.0) for i in range(len(self.predicted) + len(self.model.known(at)))]
+
+    def __call__(self, predictions: Sequence[Tensor], state: Tensor, at: Coefficients, source: Tensor | None) -> Tensor:
+        """Returns the wanted prediction, shape ``(b, *event)``.
+
+        Args:
+            predictions: one tensor ``(b, *event)`` per head.
+            source: needed where the model sees it.
+        """
+        seen = (*predictions, state) if source is None or not self.model.sees_source else (*predictions, state, source)
+        pairs = zip(self.coefficients(at), seen, strict=True)
+        terms = [scaled(k, x) for k, x in pairs if isinstance(k, Tensor)]
+        return sum(terms[1:], start=terms[0])
+
+
+@lru_cache(maxsize=256)
+def conversion(model: MatchingModel, wanted: Objective) -> Conversion:
+    """Returns (and remembers) the conversion of a model's own prediction to ``wanted``."""
+    return Conversion(model, (model.objective,), wanted)
+
+
+class View(nn.Module):
+    """A field re-read as another prediction.
+
+    Args:
+        field: predicts the row of ``model.objective``.
+        model: what ``field`` was trained for.
+        wanted: what to read it as.
+
+    Raises:
+        ConversionError: the field does not determine ``wanted``.
+    """
+
+    def __init__(self, field: nn.Module, model: MatchingModel, wanted: Objective) -> None:
+        super().__init__()
+        self.field = field
+        self.conversion = conversion(model, wanted)
+        self.model = replace(model, objective=wanted)
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Returns the prediction, shape ``(b, *event)``."""
+        prediction = self.field(state, time, condition)
+        at = self.model.interpolant.coefficients(time)
+        return self.conversion((prediction,), state, at, condition.source)
+
+
+def view(field: nn.Module, model: MatchingModel, wanted: Objective) -> nn.Module:
+    """Returns ``field`` read as ``wanted``: itself if it predicts that already, else a View."""
+    return field if type(wanted) is type(model.objective) else View(field, model, wanted)
+
+
+def _stack(rows: Sequence[Row], at: Coefficients) -> Tensor:
+    return torch.stack([row.stack(at.time) for row in rows], 1)
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _volume(rows: Tensor) -> Tensor:
+    """Squared volume spanned by unit rows, ``(b, n, 3) -> (b,)``: 1 if orthogonal, 0 if dependent."""
+    first, second, third = _complete(_unit(rows))
+    normal = torch.linalg.cross(first, second)
+    return normal.square().sum(-1) if rows.shape[1] < 3 else (normal * third).sum(-1).square()
+
+
+def _complete(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Completes one or two rows to a basis by directions orthogonal to them, so that the solve is a projection onto their span."""
+    first = rows[:, 0]
+    if rows.shape[1] == 1:
+        axis = torch.eye(3, dtype=rows.dtype, device=rows.device)[first.abs().argmin(-1)]
+        axis = axis - (axis * first).sum(-1, keepdim=True) / first.square().sum(-1, keepdim=True) * first
+        second = axis
+    else:
+        second = rows[:, 1]
+    third = rows[:, 2] if rows.shape[1] == 3 else torch.linalg.cross(first, second)
+    return first, second, third
+
+
+def _solve(rows: Tensor, wanted: Tensor) -> list[Tensor]:
+    """Solves sum_i k_i rows_i = wanted by triple products: ``(b, n, 3), (b, 3) -> n x (b,)``."""
+    first, second, third = _complete(rows)
+    across = torch.linalg.cross(second, third), torch.linalg.cross(third, first), torch.linalg.cross(first, second)
+    volume = (first * across[0]).sum(-1)
+    return [(wanted * normal).sum(-1) / volume for normal in across[: rows.shape[1]]]
+
+
+def _spans(rows: Tensor, wanted: Tensor) -> bool:
+    """Whether ``wanted`` is a combination of ``rows`` at every probed time."""
+    if not torch.isfinite(rows).all():
+        return False
+    unit = _unit(rows)
+    made = sum((k[:, None] * unit[:, i] for i, k in enumerate(_solve(unit, wanted))), start=torch.zeros_like(wanted))
+    return bool(((made - wanted).norm(dim=-1) <= RESIDUAL * wanted.norm(dim=-1)).all())
+
+
+def _name(objective: Objective) -> str:
+    try:
+        return objectives.name_of(objective)
+    except UnknownNameError:
+        return type(objective).__name__
+
+
+def _candidates(model: MatchingModel) -> list[tuple[str, Objective]]:
+    """Every registered objective that the model has."""
+    found = []
+    for name in objectives:
+        try:
+            found.append((name, replace(model, objective=objectives[name]()).objective))
+        except IncompatibleError:
+            continue
+    return found

@@ -1,0 +1,163 @@
+"""A matching model: coupling, interpolant and objective, composed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.interpolant import Interpolant, draw_like
+from matchlib.algebra.objective import Objective
+from matchlib.algebra.records import Batch, Condition, Pair, Point
+from matchlib.algebra.rows import Coefficients, Row, scaled
+from matchlib.algebra.times import Times
+from matchlib.errors import IncompatibleError
+
+__all__ = ["Field", "MatchingModel", "Moments", "mean_square", "square_norm"]
+
+Field = Callable[[Tensor, Tensor, Condition], Tensor]
+
+
+def square_norm(x: Tensor) -> Tensor:
+    """Returns |x|^2 summed over event dimensions: ``(b, *event) -> (b,)``."""
+    return x.square().flatten(1).sum(1)
+
+
+def mean_square(x: Tensor) -> float:
+    """Returns the mean of all squared entries, a host float (never call it in a training loop)."""
+    return float(x.double().square().mean())
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of an entry of (data, source): what preconditioning and a generator's start need to know of the laws.
+
+    Args:
+        data, source: mean squares, positive.
+        cross: mean product of an entry of the data and the same entry of its source.
+    """
+
+    data: float = 1.0
+    source: float = 1.0
+    cross: float = 0.0
+
+    def whiten(self, row: Row) -> Row:
+        """Returns the row in an orthonormal basis of the latents, in which E[left right] is the dot product (a Cholesky factor)."""
+        if self.cross == 0.0:
+            return Row(row.data * math.sqrt(self.data), row.source * math.sqrt(self.source), row.noise)
+        root = math.sqrt(self.data)
+        own = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
+        return Row(row.data * root + row.source * (self.cross / root), row.source * own, row.noise)
+
+
+@dataclass(frozen=True)
+class MatchingModel:
+    """What a field is trained for.
+
+    ``loss(field, batch) = weight(t) |field(state, t) - row(data, source, noise)|^2``, whose minimiser is the conditional expectation of
+    the row given what the field sees.
+
+    Args:
+        coupling: the joint law of data and source.
+        interpolant: the path that joins them.
+        objective: the row that a field predicts.
+        times: density of t.
+        sees_source: whether the field is given the source besides the state (augmented or conditional bridges).
+
+    Raises:
+        IncompatibleError: the pieces do not fit; decided here, on the CPU, never in a loop.
+    """
+
+    coupling: Coupling
+    interpolant: Interpolant
+    objective: Objective
+    times: Times = Times()
+    sees_source: bool = False
+
+    def __post_init__(self) -> None:
+        if self.times.low < self.interpolant.low or self.times.high > self.interpolant.high:
+            raise IncompatibleError(
+                f"{type(self.interpolant).__name__} is defined on ({self.interpolant.low}, {self.interpolant.high}), "
+                f"but times asks for [{self.times.low}, {self.times.high}]; choose times inside"
+            )
+        row = self.row(self.probe())
+        if not torch.isfinite(row.stack(self.probe().time)).all():
+            raise IncompatibleError(
+                f"{type(self.objective).__name__} is not finite along {type(self.interpolant).__name__} with "
+                f"{type(self.coupling).__name__}; choose another objective or interpolant"
+            )
+
+    def probe(self, knots: int = 257) -> Coefficients:
+        """Returns float64 coefficients at midpoints of the model's interval, away from its ends."""
+        t = (torch.arange(knots, dtype=torch.float64) + 0.5) / knots
+        return self.interpolant.coefficients(self.times.low + (self.times.high - self.times.low) * t)
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the state, given the data and what the field sees, is Gaussian through both source and noise."""
+        return self.coupling.gaussian_source and not self.sees_source
+
+    def row(self, at: Coefficients) -> Row:
+        """Returns the objective's row at given coefficients."""
+        return self.objective.row(self, at)
+
+    def known(self, at: Coefficients) -> tuple[Row, ...]:
+        """Returns the rows whose value the field sees: the state, and the source if the model says so."""
+        return (at.state, Row(source=1.0)) if self.sees_source else (at.state,)
+
+    def relations(self, at: Coefficients) -> tuple[Row, ...]:
+        """Returns the rows whose conditional expectation vanishes."""
+        unused = () if self.interpolant.noisy else (Row(noise=1.0),)
+        return unused + self.coupling.relations(at, source_seen=self.sees_source)
+
+    def condition(self, source: Tensor, label: Tensor | None) -> Condition:
+        """Returns what a field of this model sees besides state and time."""
+        return Condition(label=label, source=source if self.sees_source else None)
+
+    def join(self, pair: Pair, t: Tensor, *, generator: torch.Generator) -> Point:
+        """Places a pair on the path at times ``t`` of shape ``(b,)``."""
+        at = self.interpolant.coefficients(t)
+        noise = draw_like(pair.data, generator) if self.interpolant.noisy else None
+        state = at.state(pair.data, pair.source, noise)
+        return Point(at, state, pair.data, pair.source, noise, self.condition(pair.source, pair.label))
+
+    def point(self, batch: Batch, *, generator: torch.Generator, times: Times | None = None) -> Point:
+        """Draws one point per sample: pairs the batch, draws times, joins."""
+        pair = self.coupling.pair(batch, generator=generator)
+        t = (times or self.times).sample(self.interpolant, pair.data, generator)
+        return self.join(pair, t, generator=generator)
+
+    def target(self, point: Point) -> Tensor:
+        """Returns the objective's row evaluated on the point's latents, shape ``(b, *event)``."""
+        return self.row(point.coefficients)(point.data, point.source, point.noise)
+
+    def weight(self, at: Coefficients) -> Tensor | float:
+        """Returns the objective's weight, ``(b,)`` or a float."""
+        return self.objective.weight(at)
+
+    def loss(self, field: Field, batch: Batch, *, generator: torch.Generator) -> Tensor:
+        """Returns the weighted squared error of ``field`` at one point per sample, shape ``(b,)``."""
+        point = self.point(batch, generator=generator)
+        error = field(point.state, point.time, point.condition) - self.target(point)
+        return self.weight(point.coefficients) * square_norm(error)
+
+    def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator) -> Tensor:
+        """Draws a state at time ``t`` from its source alone.
+
+        The data are replaced by their linear regression on the source (zero for an independent source), so at t = 1, where a = 0, the
+        start is exact, and for a(1) > 0 it is off by ``a`` times what the regression leaves open.
+
+        Args:
+            source: shape ``(b, *event)``.
+            t: shape ``(b,)``.
+        """
+        at = self.interpolant.coefficients(t)
+        noise = draw_like(source, generator) if self.interpolant.noisy else None
+        regression = moments.cross / moments.source
+        if regression == 0.0:
+            return replace(at.state, data=0.0)(source, source, noise)
+        return at.state(scaled(regression, source), source, noise)

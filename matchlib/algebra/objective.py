@@ -1,0 +1,30 @@
+"""Objectives: which linear functional of the latents the network predicts, and with which weight."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from matchlib.algebra.rows import Coefficients, Row, Scalar
+
+if TYPE_CHECKING:
+    from matchlib.algebra.model import MatchingModel
+
+__all__ = ["Objective"]
+
+
+class Objective(ABC):
+    """A prediction: a network trained by least squares on ``row`` learns E[row(data, source, noise) | what it sees]."""
+
+    @abstractmethod
+    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+        """Returns the row at ``at``, for the coupling and interpolant of ``model``.
+
+        Raises:
+            IncompatibleError: the model has no such prediction (a drift without a prior process, say).
+        """
+
+    def weight(self, at: Coefficients) -> Scalar:
+        """Returns the positive weight lambda(t) of the squared error, ``(b,)`` or a float; 1 unless a plugin states its own."""
+        del at
+        return 1.0

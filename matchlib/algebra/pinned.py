@@ -1,0 +1,65 @@
+"""Gaussian processes pinned at both ends: the one home of the bridge formula.
+
+A linear prior process carries data x to N(alpha_t x, var_t). Given the data and the state at a later time t, its state at s < t is
+Gaussian, and that conditional is the coefficients of a bridge (t = 1), the ancestral step of diffusion (Ho, Jain, Abbeel, "Denoising
+Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239) and the posterior step of a bridge, all at once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.interpolant import Interpolant, ScheduledInterpolant, draw_like
+from matchlib.algebra.rows import Row, Scalar
+
+__all__ = ["PinnedInterpolant", "PriorInterpolant", "pin"]
+
+
+def pin(early: tuple[Tensor, Tensor], late: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (weight of the data, weight of the late state, variance) of the state at s given data and the state at t > s.
+
+    Args:
+        early, late: (alpha, var) of the prior at s and at t, each ``(b,)``.
+    """
+    (alpha_s, var_s), (alpha_t, var_t) = early, late
+    slope = alpha_t / alpha_s
+    share = slope * slope * var_s / var_t  # ratio of the two signal-to-noise ratios, in [0, 1]
+    open_ = (1.0 - share).clamp_min(0.0)  # rounding alone can make it negative, at s = t
+    return alpha_s * open_, slope * var_s / var_t, var_s * open_
+
+
+class PriorInterpolant(Interpolant):
+    """An interpolant whose path is a linear process run from the data, given as ``prior``; its transitions are the exact posterior."""
+
+    @abstractmethod
+    def prior(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (alpha, var) of the process at ``t``: state ~ N(alpha data, var), elementwise in t."""
+
+    def transition(
+        self,
+        state: Tensor,
+        data: Tensor,
+        t: Tensor,
+        s: Tensor,
+        *,
+        source: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Draws from the posterior of the process given data and state; the source tells nothing more (Markov property)."""
+        del source
+        weight_data, weight_state, variance = pin(self.prior(s), self.prior(t))
+        return Row(weight_data, weight_state, variance.sqrt())(data, state, draw_like(state, generator))
+
+
+class PinnedInterpolant(PriorInterpolant, ScheduledInterpolant):
+    """A bridge: the prior process pinned at the data (t = 0) and at the source (t = 1)."""
+
+    noisy: ClassVar[bool] = True
+
+    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+        a, b, variance = pin(self.prior(t), self.prior(torch.ones_like(t)))
+        return a, b, variance.sqrt()

@@ -1,0 +1,125 @@
+"""Rows: linear functionals of the three latents (data, source, noise), with coefficients that depend on time.
+
+``state = a(t) data + b(t) source + c(t) noise``, and every prediction of the field is another row of the same three latents. A
+coefficient is a tensor of shape ``(b,)`` or a plain float; the float ``0.0`` means *identically zero*, and its latent is never touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Coefficients", "Row", "Scalar", "expand", "scaled"]
+
+Scalar = Tensor | float
+
+
+def expand(scalar: Tensor, like: Tensor) -> Tensor:
+    """Returns ``scalar`` of shape ``(b,)`` viewed as ``(b, 1, ..., 1)``; the one place where time meets event dimensions.
+
+    Args:
+        scalar: shape ``(b,)``.
+        like: shape ``(b, *event)``.
+
+    Raises:
+        ValueError: ``scalar`` is not one number per sample.
+    """
+    if scalar.shape != like.shape[:1]:
+        raise ValueError(f"expected one time per sample, shape ({like.shape[0]},), got {tuple(scalar.shape)}")
+    return scalar.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def scaled(scalar: Scalar, latent: Tensor) -> Tensor:
+    """Returns ``scalar * latent``, one scalar per sample."""
+    return scalar * latent if isinstance(scalar, float) else expand(scalar, latent) * latent
+
+
+def _is_zero(scalar: Scalar) -> bool:
+    return isinstance(scalar, float) and scalar == 0.0
+
+
+def _times(left: Scalar, right: Scalar) -> Scalar:
+    return 0.0 if _is_zero(left) or _is_zero(right) else left * right
+
+
+@dataclass(frozen=True)
+class Row:
+    """A linear functional of the latents.
+
+    Args:
+        data: coefficient of the data, ``(b,)`` or float, no unit.
+        source: coefficient of the source.
+        noise: coefficient of the noise.
+    """
+
+    data: Scalar = 0.0
+    source: Scalar = 0.0
+    noise: Scalar = 0.0
+
+    def __call__(self, data: Tensor, source: Tensor, noise: Tensor | None) -> Tensor:
+        """Returns the functional's value, shape ``(b, *event)``; a latent with coefficient ``0.0`` is not read and may be None."""
+        terms = [
+            scaled(scalar, latent)
+            for scalar, latent in ((self.data, data), (self.source, source), (self.noise, noise))
+            if latent is not None and not _is_zero(scalar)
+        ]
+        return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(data)
+
+    def __add__(self, other: Row) -> Row:
+        return Row(self.data + other.data, self.source + other.source, self.noise + other.noise)
+
+    def __mul__(self, scalar: Scalar) -> Row:
+        return Row(_times(self.data, scalar), _times(self.source, scalar), _times(self.noise, scalar))
+
+    __rmul__ = __mul__
+
+    def dot(self, other: Row) -> Scalar:
+        """Returns the dot product of the coefficients."""
+        return _times(self.data, other.data) + _times(self.source, other.source) + _times(self.noise, other.noise)
+
+    def cross(self, other: Row) -> Row:
+        """Returns the cross product: its length is the area that the two rows span, computed without cancellation."""
+        return Row(
+            _times(self.source, other.noise) - _times(self.noise, other.source),
+            _times(self.noise, other.data) - _times(self.data, other.noise),
+            _times(self.data, other.source) - _times(self.source, other.data),
+        )
+
+    def stack(self, t: Tensor) -> Tensor:
+        """Returns the coefficients as one float64 tensor of shape ``(b, 3)``."""
+        columns = (self.data, self.source, self.noise)
+        return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=t.device).expand(t.shape) for x in columns], -1)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """An interpolant at one time per sample: a, b, c and their derivatives in t, each ``(b,)`` or a constant float.
+
+    Args:
+        time: shape ``(b,)``, in [0, 1].
+    """
+
+    time: Tensor
+    a: Scalar
+    b: Scalar
+    c: Scalar
+    a_dot: Scalar
+    b_dot: Scalar
+    c_dot: Scalar
+
+    @property
+    def state(self) -> Row:
+        """The row of the state: (a, b, c)."""
+        return Row(self.a, self.b, self.c)
+
+    @property
+    def velocity(self) -> Row:
+        """The row of the velocity, the state's time derivative: (a', b', c')."""
+        return Row(self.a_dot, self.b_dot, self.c_dot)
+
+    @property
+    def variance(self) -> Scalar:
+        """Variance b^2 + c^2 of the state around ``a data``, for a source of unit variance."""
+        return _times(self.b, self.b) + _times(self.c, self.c)

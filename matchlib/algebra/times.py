@@ -1,0 +1,71 @@
+"""Densities of the time at which a model is trained or compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.special import ndtri
+from torch import Tensor
+
+from matchlib.errors import SettingError
+
+if TYPE_CHECKING:
+    from matchlib.algebra.interpolant import Interpolant
+
+__all__ = ["Times"]
+
+KNOTS = 4097
+
+
+@dataclass(frozen=True)
+class Times:
+    """A density on (low, high): uniform in t, or normal in the logarithm of the noise-to-signal ratio.
+
+    Args:
+        low, high: ends of the interval, 0 <= low < high <= 1; no prediction is asked for outside it.
+        log_ratio: None for a uniform density; ``(mean, std)`` for ln(sqrt(b^2 + c^2)/a) ~ N(mean, std^2), conditioned on the interval.
+            For the linear path this is the logit-normal density of Esser et al. (2024, https://arxiv.org/abs/2403.03206); for a
+            variance-exploding one it is the log-normal sigma of Karras et al. (2022, https://arxiv.org/abs/2206.00364).
+
+    Raises:
+        SettingError: the interval is empty or leaves [0, 1], or the standard deviation is not positive.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    log_ratio: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise SettingError(f"times: 0 <= low < high <= 1 is required, got low={self.low}, high={self.high}")
+        if self.log_ratio is not None and not self.log_ratio[1] > 0:
+            raise SettingError(f"times: the standard deviation in log_ratio must be positive, got {self.log_ratio[1]}")
+
+    def sample(self, interpolant: Interpolant, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws one time per row of ``like``: shape ``(b,)``, its floating type and device."""
+        u = torch.rand(like.shape[0], generator=generator, dtype=like.dtype, device=like.device)
+        if self.log_ratio is None:
+            return self.low + (self.high - self.low) * u
+        table = _quantiles(self, interpolant, like.dtype, like.device)
+        place = u * (KNOTS - 1)
+        left = place.long().clamp(max=KNOTS - 2)
+        return torch.lerp(table[left], table[left + 1], place - left)
+
+
+@lru_cache(maxsize=64)
+def _quantiles(times: Times, interpolant: Interpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The inverse distribution function of ``times`` at evenly spaced probabilities, shape ``(KNOTS,)``."""
+    assert times.log_ratio is not None
+    mean, std = times.log_ratio
+    t = torch.linspace(times.low, times.high, 16 * KNOTS, dtype=torch.float64)[1:-1]
+    at = interpolant.coefficients(t)
+    ratio = 0.5 * np.log(np.asarray(at.variance)) - np.log(np.asarray(at.a))
+    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (ratio[0], ratio[-1])]
+    wanted = mean + std * ndtri(np.linspace(bounds[0], bounds[1], KNOTS))
+    increasing = np.maximum.accumulate(ratio)
+    return torch.as_tensor(np.interp(wanted, increasing, t.numpy()), dtype=dtype, device=device)

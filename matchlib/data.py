@@ -1,0 +1,151 @@
+"""Data sets in memory: a fixed split, normalised once, drawn as a pure function of a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.model import Moments, mean_square
+from matchlib.algebra.records import Batch
+from matchlib.errors import DataError
+
+__all__ = ["Dataset", "map_batch", "split"]
+
+
+def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Returns the batch with ``change`` applied to each tensor that is there."""
+    return Batch(*(None if x is None else change(x) for x in (batch.data, batch.source, batch.label)))  # type: ignore[arg-type]
+
+
+def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns fixed (train, held-out) indices; the held-out share is rounded up and neither side is empty."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    held_out = min(max(1, int(np.ceil(share * total))), total - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and held-out data in model units: the training data have mean 0 and mean square 1 over all entries.
+
+    Args:
+        name: as the user wrote it.
+        train, held_out: ``data`` and ``source`` of shape ``(n, *event)``, float32; integer labels ``(n,)`` or a tensor ``(n, *)``.
+        shift, scale: ``data units = shift + scale * model units``.
+        classes: number of classes if labels are integers, else None.
+        limits: smallest and largest value in data units, for pictures and 8-bit files.
+    """
+
+    name: str
+    train: Batch
+    held_out: Batch
+    shift: float
+    scale: float
+    classes: int | None
+    limits: tuple[float, float]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        data: np.ndarray,
+        *,
+        source: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        held_out: np.ndarray | None = None,
+    ) -> Dataset:
+        """Checks, splits and normalises arrays.
+
+        Args:
+            data: shape ``(n, *event)``, at least 4 samples, finite, not constant.
+            source: the same shape, paired with ``data``.
+            labels: integers >= 0 of shape ``(n,)``, or floats ``(n, *)``.
+            held_out: indices of the held-out samples; by default a fixed fifth.
+
+        Raises:
+            DataError: naming the array and what is wrong with it.
+        """
+        x, z = _floats(name, "data", data), None if source is None else _floats(name, "source", source)
+        y, classes = _labels(name, labels, len(x))
+        if z is not None and z.shape != x.shape:
+            raise DataError(f"{name}: 'source' must have the shape of 'data' {tuple(x.shape)}, got {tuple(z.shape)}")
+        if held_out is None:
+            train_index, held_index = split(len(x))
+        else:
+            held_index = torch.as_tensor(np.asarray(held_out))
+            train_index = torch.as_tensor(np.setdiff1d(np.arange(len(x)), held_out))
+        shift = float(x[train_index].double().mean())
+        scale = float((x[train_index].double() - shift).square().mean().sqrt())
+        if not scale > 0:
+            raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
+        limits = float(x.min()), float(x.max())
+        both = Batch((x - shift) / scale, None if z is None else (z - shift) / scale, y)
+        train, held = (map_batch(both, lambda part, i=i: part[i]) for i in (train_index, held_index))  # type: ignore[misc]
+        return cls(name, train, held, shift, scale, classes, limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return tuple(self.train.data.shape[1:])
+
+    @property
+    def paired(self) -> bool:
+        """Whether the data come with a source."""
+        return self.train.source is not None
+
+    def to(self, device: torch.device) -> Dataset:
+        """Returns the data set with its tensors on ``device``."""
+        return replace(
+            self,
+            train=map_batch(self.train, lambda x: x.to(device)),
+            held_out=map_batch(self.held_out, lambda x: x.to(device)),
+        )
+
+    def without_labels(self) -> Dataset:
+        """Returns the data set without its labels."""
+        return replace(self, train=replace(self.train, label=None), held_out=replace(self.held_out, label=None), classes=None)
+
+    def draw(self, size: int, generator: torch.Generator) -> Batch:
+        """Draws ``size`` training samples with replacement."""
+        index = torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device)
+        return map_batch(self.train, lambda x: x[index])
+
+    def moments(self, coupling: Coupling) -> Moments:
+        """Returns the second moments of (data, source) under ``coupling``, from the training data."""
+        if not coupling.reads_source or self.train.source is None:
+            return Moments()
+        cross = float((self.train.data.double() * self.train.source.double()).mean()) if coupling.paired else 0.0
+        return Moments(mean_square(self.train.data), mean_square(self.train.source), cross)
+
+    def in_data_units(self, x: Tensor) -> Tensor:
+        """Returns samples of model units in the units of the data."""
+        return self.shift + self.scale * x
+
+
+def _floats(name: str, key: str, array: np.ndarray) -> Tensor:
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub" or array.ndim < 2 or len(array) < 4 or 0 in array.shape:
+        raise DataError(f"{name}: {key!r} must be numbers of shape (n, *event) with n >= 4, got {array.dtype} of shape {array.shape}")
+    x = torch.as_tensor(array.astype(np.float32))
+    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if bad:
+        raise DataError(f"{name}: {key!r} has NaN or infinite values in {bad} of {len(x)} samples; remove them")
+    return x
+
+
+def _labels(name: str, labels: np.ndarray | None, n: int) -> tuple[Tensor | None, int | None]:
+    if labels is None:
+        return None, None
+    array = np.asarray(labels)
+    if len(array) != n:
+        raise DataError(f"{name}: {n} samples but {len(array)} labels")
+    if array.dtype.kind == "f":
+        return torch.as_tensor(array.astype(np.float32)), None
+    if array.dtype.kind not in "iub" or array.ndim != 1 or array.min() < 0:
+        raise DataError(f"{name}: labels must be integers >= 0 of shape (n,) or floats (n, *), got {array.dtype} {array.shape}")
+    return torch.as_tensor(array.astype(np.int64)), int(array.max()) + 1

@@ -1,0 +1,44 @@
+"""Contrasts: critic, teacher and target at the same points, in one prediction space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Contrast"]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Three vectors per point.
+
+    Args:
+        critic, teacher: predictions, shape ``(b, *event)``.
+        target: the row on the point's own latents.
+        weight: the time weight lambda(t) > 0, ``(b,)`` or a float; the same in every term of a loss.
+    """
+
+    critic: Tensor
+    teacher: Tensor
+    target: Tensor
+    weight: Tensor | float = 1.0
+
+    def q(self, square: float, teacher: float, target: float) -> Tensor:
+        """Returns ``weight (-square |d|^2 + 2 <d, target c - teacher f*>)`` with ``d = critic - teacher``: shape ``(b,)``.
+
+        Every bilinear distillation loss is a sum of these (Universal Inverse Distillation for Matching Models with Real-Data Supervision,
+        2025, https://arxiv.org/abs/2509.22459).
+        """
+        d = self.critic - self.teacher
+        bracket = (2 * target) * self.target - (2 * teacher) * self.teacher - square * d
+        return self.weight * (d * bracket).flatten(1).sum(1)
+
+    def balance(self, power: float) -> Tensor:
+        """Returns ``(mean absolute error of the teacher)^(-power)`` per sample, without gradient: shape ``(b,)``.
+
+        With power 1 this is the weight of Score identity Distillation (Zhou et al., 2024, https://arxiv.org/abs/2404.04057).
+        """
+        error = (self.target - self.teacher).detach().abs().flatten(1).mean(1)
+        return error.clamp_min(torch.finfo(error.dtype).tiny) ** -power

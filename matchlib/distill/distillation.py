@@ -1,0 +1,97 @@
+"""A distillation: teacher, student and critic, compared by one loss on one matching model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.convert import view
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.records import Batch, Point
+from matchlib.algebra.times import Times
+from matchlib.distill.contrast import Contrast
+from matchlib.distill.loss import DistillationLoss
+from matchlib.distill.student import Student
+from matchlib.distill.teacher import Teacher
+from matchlib.registries import objectives
+
+__all__ = ["Distillation"]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The two losses of a distillation, for any teacher, student and loss.
+
+    Args:
+        teacher: frozen, with its matching model.
+        student: the generator.
+        critic: a field that predicts the teacher's own row.
+        loss: compares them.
+        times: density of t; the teacher's own where it is None.
+
+    Raises:
+        ConversionError: the teacher's prediction does not determine the loss's space.
+    """
+
+    teacher: Teacher
+    student: Student
+    critic: nn.Module
+    loss: DistillationLoss
+    times: Times | None = None
+
+    def __post_init__(self) -> None:
+        space = self.loss.space
+        model = self.teacher.model
+        wanted = model.objective if space is None else objectives[space]()
+        object.__setattr__(self, "model", replace(model, objective=wanted, times=self.times or model.times))
+        object.__setattr__(self, "_read_teacher", view(self.teacher, model, wanted))
+        object.__setattr__(self, "_read_critic", view(self.critic, model, wanted))
+
+    model: MatchingModel = None  # type: ignore[assignment]  # the teacher's, with the loss's space and times
+
+    def generate(self, prompt: Batch, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Returns (data, source): the student's samples and what they were made from.
+
+        Args:
+            prompt: gives the labels, the source where it is data, and the number of samples.
+        """
+        source = self.model.coupling.source(prompt, generator=generator)
+        condition = self.model.condition(source, prompt.label)
+        return self.student(source, condition, generator=generator), source
+
+    def generated(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Point:
+        """Returns points on the generated samples' paths.
+
+        Args:
+            prompt: as in ``generate``.
+            other: independent of ``prompt``: its source joins the generated samples, unless the coupling keeps pairs.
+        """
+        data, source = self.generate(prompt, generator=generator)
+        joined = source if self.model.coupling.paired else other.source
+        return self.model.point(Batch(data, joined, prompt.label), generator=generator)
+
+    def contrast(self, point: Point) -> Contrast:
+        """Compares critic, teacher and target at the points."""
+        seen = (point.state, point.time, point.condition)
+        return Contrast(
+            critic=self._read_critic(*seen),  # type: ignore[attr-defined]
+            teacher=self._read_teacher(*seen),  # type: ignore[attr-defined]
+            target=self.model.target(point),
+            weight=self.model.weight(point.coefficients),
+        )
+
+    def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Tensor:
+        """Returns the student's loss, a scalar; its gradient flows through state and target."""
+        point = self.generated(prompt, other, generator=generator)
+        return self.loss.student_loss(self.contrast(point)).mean()
+
+    def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator) -> Tensor:
+        """Returns the critic's loss, a scalar; the student is run without a graph."""
+        with torch.no_grad():
+            generated = self.generated(prompt, real, generator=generator)
+        at_real = None
+        if self.loss.uses_real:
+            at_real = self.contrast(self.model.point(real, generator=generator))
+        return self.loss.critic_loss(self.contrast(generated), at_real).mean()

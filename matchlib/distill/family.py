@@ -1,0 +1,42 @@
+"""Families: named matching models with the settings that suit them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.times import Times
+from matchlib.sampling.base import Sampler
+
+__all__ = ["Family", "Recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a family recommends; every entry can be overruled in a configuration.
+
+    Args:
+        sampler: for the teacher.
+        start: time at which a student reads its source as a state.
+        times: density of t for distillation; None keeps the model's.
+        student_rate, critic_rate: step sizes.
+    """
+
+    sampler: Sampler
+    start: float = 1.0
+    times: Times | None = None
+    student_rate: float = 1e-3
+    critic_rate: float = 2e-3
+
+
+class Family(ABC):
+    """A function of settings to a matching model."""
+
+    @abstractmethod
+    def model(self, *, paired: bool) -> MatchingModel:
+        """Returns the family's model for data that come with a source (``paired``) or without."""
+
+    @abstractmethod
+    def recipe(self, *, paired: bool) -> Recipe:
+        """Returns what the family recommends for sampling and distilling."""

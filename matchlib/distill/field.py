@@ -1,0 +1,73 @@
+"""Fields: networks preconditioned for the row they predict.
+
+References:
+    Karras, Aittala, Aila, Laine, "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
+    https://arxiv.org/abs/2206.00364 (section 5: the rule stated here for every row of every interpolant)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.records import Condition
+from matchlib.algebra.rows import Row, Scalar, scaled
+
+__all__ = ["Preconditioned", "Signature"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a network must accept.
+
+    Args:
+        shape: event shape of state and prediction.
+        classes: number of classes; None if there are no integer labels.
+        sees_source: whether ``condition.source`` is given.
+        label_shape: event shape of labels that are not classes; None if there are none.
+    """
+
+    shape: tuple[int, ...]
+    classes: int | None = None
+    sees_source: bool = False
+    label_shape: tuple[int, ...] | None = None
+
+
+def _length(row: Row) -> Tensor:
+    return torch.as_tensor(row.dot(row)).sqrt()
+
+
+class Preconditioned(nn.Module):
+    """The field ``skip state + out network(state/|state|)`` for the model's row.
+
+    With latents of known second moments, rows are vectors: ``skip`` is the regression of the row on the state's row, and ``out`` is the
+    length of what that leaves, so that the network's input and target have unit variance for every family, prediction and time.
+
+    Args:
+        network: called as ``network(state, time, condition)``.
+        model: whose row is predicted.
+        moments: of data and source.
+    """
+
+    def __init__(self, network: nn.Module, model: MatchingModel, moments: Moments) -> None:
+        super().__init__()
+        self.network, self.model, self.moments = network, model, moments
+        self.spec: dict[str, Any] = {"name": None}  # the network's registered name and settings, for cards
+
+    def scales(self, time: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+        """Returns (inner, skip, out) at ``time``, each ``(b,)``."""
+        at = self.model.interpolant.coefficients(time)
+        state, row = self.moments.whiten(at.state), self.moments.whiten(self.model.row(at))
+        size = _length(state)
+        return 1.0 / size, row.dot(state) / (size * size), _length(row.cross(state)) / size
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Returns the prediction of the model's row, shape ``(b, *event)``."""
+        inner, skip, out = self.scales(time)
+        if condition.source is not None:
+            condition = replace(condition, source=condition.source / self.moments.source**0.5)
+        return scaled(skip, state) + scaled(out, self.network(scaled(inner, state), time, condition))

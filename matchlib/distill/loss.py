@@ -1,0 +1,83 @@
+"""Distillation losses: what the student minimises and what the critic minimises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from matchlib.distill.contrast import Contrast
+
+__all__ = ["BilinearLoss", "DistillationLoss", "Weights"]
+
+
+class DistillationLoss(ABC):
+    """A loss over contrasts; it cannot know which family it serves.
+
+    Attributes:
+        space: name of the prediction in which teacher, critic and target are compared; None means the teacher's own.
+    """
+
+    space: str | None
+
+    @property
+    @abstractmethod
+    def uses_real(self) -> bool:
+        """Whether the critic looks at real points."""
+
+    @abstractmethod
+    def student_loss(self, generated: Contrast) -> Tensor:
+        """Returns what the student minimises, shape ``(b,)``."""
+
+    @abstractmethod
+    def critic_loss(self, generated: Contrast, real: Contrast | None) -> Tensor:
+        """Returns what the critic minimises, shape ``(b,)``; ``real`` is None unless ``uses_real``."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Coefficients of one quadratic: of |d|^2, of the teacher and of the target."""
+
+    square: float
+    teacher: float
+    target: float
+
+    def __call__(self, contrast: Contrast) -> Tensor:
+        return contrast.q(self.square, self.teacher, self.target)
+
+    def __bool__(self) -> bool:
+        return any((self.square, self.teacher, self.target))
+
+
+class BilinearLoss(DistillationLoss):
+    """Losses made of quadratics q of one contrast: the student's on generated points, the critic's on generated and real points."""
+
+    weight_power: float
+
+    @property
+    @abstractmethod
+    def generated(self) -> Weights:
+        """The critic's quadratic on generated points."""
+
+    @property
+    @abstractmethod
+    def real(self) -> Weights:
+        """The critic's quadratic on real points; all zero if it needs none."""
+
+    @property
+    def student(self) -> Weights:
+        """The student's quadratic; that of the critic unless a loss says otherwise."""
+        return self.generated
+
+    @property
+    def uses_real(self) -> bool:
+        return bool(self.real)
+
+    def student_loss(self, generated: Contrast) -> Tensor:
+        loss = self.student(generated)
+        return loss * generated.balance(self.weight_power) if self.weight_power else loss
+
+    def critic_loss(self, generated: Contrast, real: Contrast | None) -> Tensor:
+        loss = -self.generated(generated)
+        return loss - self.real(real) if real is not None and self.real else loss

@@ -1,0 +1,57 @@
+"""Teachers: frozen fields together with the model they were trained for."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from matchlib.algebra.convert import view
+from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.objective import Objective
+from matchlib.algebra.records import Condition
+from matchlib.errors import IncompatibleError
+
+__all__ = ["Teacher"]
+
+
+class Teacher(nn.Module):
+    """A frozen copy of a field. The gradient reaches the state, never the weights.
+
+    Args:
+        field: any module called as ``field(state, time, condition)``, with ``state`` of shape ``(b, *event)`` and ``time`` of shape
+            ``(b,)``; it is copied, so that later training of the original leaves the teacher alone.
+        model: the matching model whose row the field predicts.
+        moments: second moments of data and source, in the field's units.
+    """
+
+    def __init__(self, field: nn.Module, model: MatchingModel, moments: Moments = Moments()) -> None:
+        super().__init__()
+        self.field = copy.deepcopy(field).eval().requires_grad_(False)
+        self.model, self.moments = model, moments
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Returns the prediction, shape ``(b, *event)``.
+
+        Raises:
+            IncompatibleError: the field answered with another shape.
+        """
+        prediction = self.field(state, time, condition)
+        if prediction.shape != state.shape:
+            raise IncompatibleError(
+                f"the teacher predicts shape {tuple(prediction.shape[1:])} for states of shape {tuple(state.shape[1:])}; "
+                "a field must answer with the state's shape"
+            )
+        return prediction
+
+    def train(self, mode: bool = True) -> Teacher:
+        """A teacher stays in evaluation mode."""
+        return super().train(mode=False)
+
+    def view(self, wanted: Objective) -> nn.Module:
+        """Returns the teacher read as another prediction.
+
+        Raises:
+            ConversionError: its own prediction does not determine ``wanted``.
+        """
+        return view(self, self.model, wanted)

@@ -1,0 +1,56 @@
+"""Embeddings of time and condition that the built-in networks share.
+
+References:
+    Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762 (sinusoids)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.records import Condition
+from matchlib.distill.field import Signature
+
+__all__ = ["Embedding"]
+
+
+class Embedding(nn.Module):
+    """Embeds (time, label): ``(b,), Condition -> (b, width)``.
+
+    A missing label is the class after the last one, so that one network can be asked with and without labels.
+
+    Args:
+        signature: says which labels there are.
+        width: of the result.
+        frequencies: of sine and cosine, geometric from pi/2 to 32 pi radians per unit time.
+    """
+
+    rates: Tensor
+
+    def __init__(self, signature: Signature, width: int, frequencies: int = 32) -> None:
+        super().__init__()
+        rates = torch.logspace(math.log10(0.5 * math.pi), math.log10(32 * math.pi), frequencies)
+        self.register_buffer("rates", rates, persistent=False)
+        self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.classes = signature.classes
+        self.label: nn.Module | None = None
+        if signature.classes is not None:
+            self.label = nn.Embedding(signature.classes + 1, width)
+        elif signature.label_shape is not None:
+            self.label = nn.Linear(math.prod(signature.label_shape), width)
+
+    def forward(self, time: Tensor, condition: Condition) -> Tensor:
+        angles = time[:, None] * self.rates.to(time.dtype)
+        embedded = self.mix(torch.cat([angles.sin(), angles.cos()], 1))
+        if self.label is None:
+            return embedded
+        return embedded + self.label(self._label(time, condition.label))
+
+    def _label(self, time: Tensor, label: Tensor | None) -> Tensor:
+        if self.classes is not None:
+            return torch.full(time.shape, self.classes, device=time.device) if label is None else label
+        assert isinstance(self.label, nn.Linear)
+        return time.new_zeros(len(time), self.label.in_features) if label is None else label.flatten(1).to(time.dtype)

@@ -1,0 +1,75 @@
+"""A residual multilayer perceptron for any event shape.
+
+References:
+    He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", 2015, https://arxiv.org/abs/1512.03385
+    Peebles, Xie, "Scalable Diffusion Models with Transformers", 2022, https://arxiv.org/abs/2212.09748 (modulation that starts at identity)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matchlib.algebra.records import Condition
+from matchlib.distill.field import Signature
+from matchlib.errors import SettingError
+from matchlib.plugins.networks._embedding import Embedding
+from matchlib.registries import networks
+
+__all__ = ["ResidualMLP"]
+
+
+class _Block(nn.Module):
+    """``x + out(silu(norm(x) W (1 + scale) + shift))``, scale and shift from the embedding, ``out`` zero at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner, self.outer = nn.Linear(width, width), nn.Linear(width, width)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        return x + self.outer(functional.silu(torch.addcmul(shift, self.inner(self.norm(x)), scale)))
+
+
+@networks.register("mlp")
+class ResidualMLP(nn.Module):
+    """Flattens the event, adds the source if it is seen, and runs residual blocks modulated by time and label.
+
+    Args:
+        signature: shapes and conditions.
+        width: of the hidden layers, >= 1.
+        depth: number of residual blocks, >= 1.
+    """
+
+    def __init__(self, signature: Signature, *, width: int = 256, depth: int = 3) -> None:
+        super().__init__()
+        if width < 1 or depth < 1:
+            raise SettingError(f"mlp: width and depth must be at least 1, got {width}, {depth}")
+        size = math.prod(signature.shape)
+        self.embed = Embedding(signature, width)
+        self.enter = nn.Linear(size * (2 if signature.sees_source else 1), width)
+        self.modulate = nn.Linear(width, 2 * depth * width)
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.leave = nn.Linear(width, size)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """``(b, *event), (b,) -> (b, *event)``."""
+        x = state.flatten(1)
+        if condition.source is not None:
+            x = torch.cat([x, condition.source.flatten(1)], 1)
+        embedded = functional.silu(self.embed(time, condition))
+        scales, shifts = self.modulate(embedded).chunk(2, 1)
+        x = self.enter(x) + embedded
+        width = x.shape[1]
+        for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
+            x = block(x, 1 + scale, shift)
+        return self.leave(functional.silu(x)).reshape(state.shape)

@@ -1,0 +1,127 @@
+"""A compact U-Net for images.
+
+References:
+    Ronneberger, Fischer, Brox, "U-Net", 2015, https://arxiv.org/abs/1505.04597
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239 (residual blocks with time)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from matchlib.algebra.records import Condition
+from matchlib.distill.field import Signature
+from matchlib.errors import IncompatibleError, SettingError
+from matchlib.plugins.networks._embedding import Embedding
+from matchlib.registries import networks
+
+__all__ = ["UNet"]
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _groups(channels: int) -> int:
+    return next(g for g in (8, 4, 2, 1) if channels % g == 0)
+
+
+class _Block(nn.Module):
+    """Two convolutions with group normalisation, modulated by the embedding."""
+
+    def __init__(self, inside: int, outside: int, embedding: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.GroupNorm(_groups(inside), inside), nn.GroupNorm(_groups(outside), outside)])
+        self.first = nn.Conv2d(inside, outside, 3, padding=1)
+        self.second = _zero(nn.Conv2d(outside, outside, 3, padding=1))
+        self.modulate = nn.Linear(embedding, 2 * outside)
+        self.skip = nn.Identity() if inside == outside else nn.Conv2d(inside, outside, 1)
+
+    def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
+        scale, shift = self.modulate(embedded)[:, :, None, None].chunk(2, 1)
+        h = self.first(functional.silu(self.norms[0](x)))
+        h = self.second(functional.silu(torch.addcmul(shift, self.norms[1](h), 1 + scale)))
+        return self.skip(x) + h
+
+
+class _Attention(nn.Module):
+    """Self-attention over positions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_groups(channels), channels)
+        self.query = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.query(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, -1)
+        mixed = functional.scaled_dot_product_attention(*(part.contiguous() for part in parts))
+        return x + self.out(mixed.squeeze(1).mT.reshape(x.shape))
+
+
+@networks.register("unet")
+class UNet(nn.Module):
+    """Levels of residual blocks, each half the resolution of the one above, with attention at the lowest.
+
+    Args:
+        signature: an event shape ``(channels, height, width)``; sides need not be divisible by the scale (odd sides are rounded up).
+        channels: at the highest resolution, >= 1.
+        multipliers: channels of each level relative to the first, at least one.
+        blocks: residual blocks a level, >= 1.
+
+    Raises:
+        IncompatibleError: the event is no image.
+    """
+
+    def __init__(self, signature: Signature, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
+        super().__init__()
+        if len(signature.shape) != 3:
+            raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {signature.shape}; use mlp")
+        if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
+            raise SettingError(f"unet: channels, blocks and multipliers must be at least 1, got {channels}, {blocks}, {multipliers}")
+        width, colours = 4 * channels, signature.shape[0]
+        self.embed = Embedding(signature, width)
+        self.enter = nn.Conv2d(colours * (2 if signature.sees_source else 1), channels, 3, padding=1)
+        sizes = [channels * m for m in multipliers]
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        carried, now = [], channels
+        for size in sizes:
+            level = nn.ModuleList(_Block(now if i == 0 else size, size, width) for i in range(blocks))
+            self.down.append(level)
+            carried += [size] * blocks
+            now = size
+        self.middle = nn.ModuleList([_Block(now, now, width), _Block(now, now, width)])
+        self.attend = _Attention(now)
+        for size in reversed(sizes):
+            level = nn.ModuleList()
+            for _ in range(blocks):
+                level.append(_Block(now + carried.pop(), size, width))
+                now = size
+            self.up.append(level)
+        self.norm = nn.GroupNorm(_groups(now), now)
+        self.leave = _zero(nn.Conv2d(now, colours, 3, padding=1))
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """``(b, c, h, w), (b,) -> (b, c, h, w)``."""
+        x = state if condition.source is None else torch.cat([state, condition.source], 1)
+        embedded = functional.silu(self.embed(time, condition))
+        x, carried = self.enter(x), []
+        for i, level in enumerate(self.down):
+            if i:
+                x = functional.avg_pool2d(x, 2, ceil_mode=True)
+            for block in level:  # type: ignore[attr-defined]
+                x = block(x, embedded)
+                carried.append(x)
+        x = self.middle[1](self.attend(self.middle[0](x, embedded)), embedded)
+        for level in self.up:
+            for block in level:  # type: ignore[attr-defined]
+                other = carried.pop()
+                if x.shape[2:] != other.shape[2:]:
+                    x = functional.interpolate(x, size=other.shape[2:], mode="nearest")
+                x = block(torch.cat([x, other], 1), embedded)
+        return self.leave(functional.silu(self.norm(x)))

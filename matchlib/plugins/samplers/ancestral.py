@@ -1,0 +1,49 @@
+"""Exact posterior steps: predict the data, then draw the next state from the interpolant's own transition.
+
+References:
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.convert import view
+from matchlib.plugins.objectives.data import Data
+from matchlib.registries import samplers
+from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
+from matchlib.sampling.grid import check_steps, times_down
+
+__all__ = ["Ancestral"]
+
+
+@samplers.register("ancestral")
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """``steps`` data predictions; the last one is returned.
+
+    Args:
+        steps: evenly spaced in t, >= 1; one evaluation each.
+    """
+
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        check_steps("ancestral", self.steps)
+
+    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
+        model, counted = of.model, CountedField(of.field)
+        condition = model.condition(source, label)
+        predict = view(counted, model, Data())
+        grid = times_down(model.times, self.steps, source)
+        size = source.shape[:1]
+        known = source if model.coupling.reads_source else None
+        state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
+        for now, then in pairwise(grid[:-1]):
+            data = predict(state, now.expand(size), condition)
+            state = model.interpolant.transition(state, data, now.expand(size), then.expand(size), source=known, generator=generator)
+        return Samples(predict(state, grid[-2].expand(size), condition), counted.nfe)

@@ -1,0 +1,85 @@
+"""The reverse-time SDE with any diffusion level, by Euler-Maruyama.
+
+References:
+    Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants", 2023, https://arxiv.org/abs/2303.08797 (section 2.4)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.convert import view
+from matchlib.algebra.interpolant import draw_like
+from matchlib.algebra.rows import expand
+from matchlib.errors import SettingError
+from matchlib.plugins.objectives.data import Data
+from matchlib.plugins.objectives.score import Score
+from matchlib.plugins.objectives.velocity import Velocity
+from matchlib.registries import samplers
+from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
+from matchlib.sampling.grid import check_steps, times_down
+
+__all__ = ["SDE"]
+
+
+@samplers.register("sde")
+@dataclass(frozen=True)
+class SDE(Sampler):
+    """Along decreasing t: d state = (-velocity + g2/2 score) ds + g dW, with g2 = level sqrt(b^2 + c^2)/a, clipped to ``level``.
+
+    Every level has the same marginals; level 0 is the ODE. The last step ends with one denoising where ``times.low > 0``.
+
+    Args:
+        steps: evenly spaced in t, >= 1.
+        level: size of the diffusion, >= 0.
+    """
+
+    steps: int = 100
+    level: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_steps("sde", self.steps)
+        if not self.level >= 0:
+            raise SettingError(f"sde: level must be at least 0, got {self.level}")
+
+    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
+        model, counted = of.model, CountedField(of.field)
+        condition = model.condition(source, label)
+        memory = _Once(counted)
+        velocity, score = view(memory, model, Velocity()), view(memory, model, Score())
+        grid = times_down(model.times, self.steps, source)
+        size = source.shape[:1]
+        state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
+        for now, then in pairwise(grid):
+            t, dt = now.expand(size), now - then
+            at = model.interpolant.coefficients(t)
+            memory.forget()
+            ratio = torch.as_tensor(at.variance).sqrt() / torch.as_tensor(at.a).clamp_min(torch.finfo(t.dtype).tiny)
+            g2 = expand(self.level * ratio.clamp(max=1.0).expand(size), state)
+            drift = -velocity(state, t, condition) + 0.5 * g2 * score(state, t, condition)
+            state = state + dt * drift + (g2 * dt).sqrt() * draw_like(state, generator)
+        if model.times.low > 0:
+            memory.forget()
+            state = view(memory, model, Data())(state, grid[-1].expand(size), condition)
+        return Samples(state, counted.nfe)
+
+
+class _Once(torch.nn.Module):
+    """Answers repeated questions at one point with one evaluation."""
+
+    def __init__(self, field: torch.nn.Module) -> None:
+        super().__init__()
+        self.field = field
+        self.answer: Tensor | None = None
+
+    def forget(self) -> None:
+        self.answer = None
+
+    def forward(self, *seen: object) -> Tensor:
+        if self.answer is None:
+            self.answer = self.field(*seen)
+        return self.answer

@@ -1,0 +1,54 @@
+"""One evaluation: the source is read as a state at one time, and the data prediction there is the sample.
+
+References:
+    Zhou et al., "Score identity Distillation", 2024, https://arxiv.org/abs/2404.04057 (start at sigma = 2.5)
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.convert import view
+from matchlib.algebra.records import Condition
+from matchlib.distill.student import Student
+from matchlib.distill.teacher import Teacher
+from matchlib.errors import SettingError
+from matchlib.plugins.objectives.data import Data
+from matchlib.registries import students
+
+__all__ = ["OneStep"]
+
+
+@students.register("onestep")
+class OneStep(Student):
+    """``data = field_data(start(source), t_start)``.
+
+    Args:
+        teacher: gives the model and moments.
+        field: predicts the data; None copies the teacher, read as a data prediction.
+        start: the time of the input, in (times.low, 1].
+
+    Raises:
+        SettingError: ``start`` lies outside the model's interval.
+        ConversionError: the teacher's prediction does not determine the data, so its weights are no generator; give a field.
+    """
+
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, start: float = 1.0) -> None:
+        super().__init__()
+        model = teacher.model
+        if not model.times.low < start <= 1:
+            raise SettingError(f"onestep: start must lie in ({model.times.low}, 1], got {start}")
+        if field is None:
+            field = view(copy.deepcopy(teacher.field), model, Data())
+        self.field = field.train().requires_grad_(True)
+        self.model, self.moments, self.start = replace(model, objective=Data()), teacher.moments, start
+        self.nfe = 1
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        t = torch.full(source.shape[:1], self.start, dtype=source.dtype, device=source.device)
+        state = self.model.start(source, t, self.moments, generator=generator)
+        return self.field(state, t, condition)

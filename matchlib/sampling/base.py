@@ -1,0 +1,66 @@
+"""Samplers: a teacher's many-step generators."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.records import Condition
+
+__all__ = ["CountedField", "SampledField", "Sampler", "Samples"]
+
+
+@dataclass(frozen=True)
+class SampledField:
+    """What a sampler needs to know of a field.
+
+    Args:
+        field: called as ``field(state, time, condition)``.
+        model: what it predicts, and where.
+        moments: of data and source.
+    """
+
+    field: nn.Module
+    model: MatchingModel
+    moments: Moments = Moments()
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated data, shape ``(b, *event)``, and the number of evaluations of the field that each cost."""
+
+    data: Tensor
+    nfe: int
+
+
+class CountedField(nn.Module):
+    """Counts the evaluations of a field."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field, self.nfe = field, 0
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        self.nfe += 1
+        return self.field(state, time, condition)
+
+
+class Sampler(ABC):
+    """Generates data from a source by evaluating a field many times."""
+
+    @abstractmethod
+    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
+        """Returns samples.
+
+        Args:
+            of: the field.
+            source: draws of the source, shape ``(b, *event)``.
+            label: as in ``Batch``.
+
+        Raises:
+            ConversionError: the field does not determine what the sampler needs.
+        """

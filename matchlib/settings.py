@@ -1,0 +1,236 @@
+"""A run's settings: one tree of frozen records, every entry of which has a default.
+
+A *piece* is a mapping ``{"name": registered name, setting: value, ...}``. ``None`` leaves the choice to the family.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
+
+from matchlib.errors import SettingError, UnknownNameError, nearest
+
+__all__ = [
+    "DataSettings",
+    "DistillSettings",
+    "EvaluationSettings",
+    "Piece",
+    "RunSettings",
+    "StudentSettings",
+    "TeacherSettings",
+    "TrainingSettings",
+    "from_tree",
+    "to_tree",
+]
+
+Piece = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which data. Further keys are settings of the registered set.
+
+    Args:
+        name: of a registered set, or a path.
+        labels: whether labels that the data have are used.
+        options: settings of a registered set.
+    """
+
+    open_keys: ClassVar[bool] = True
+    name: str = "digits"
+    labels: bool = True
+    options: Piece = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a teacher is trained.
+
+    Args:
+        steps: of the optimiser, >= 1.
+        batch: samples a step, >= 1.
+        rate: Adam's step size, > 0.
+        betas: Adam's averaging constants.
+        ema: decay of the averaged weights.
+        warmup, decay, clip: see ``matchlib.training.trainer.TrainerSettings``.
+    """
+
+    steps: int = 2500
+    batch: int = 256
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    ema: float = 0.999
+    warmup: int = 100
+    decay: float = 0.5
+    clip: float = math.inf
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """The teacher. Further keys are settings of the family.
+
+    Args:
+        name: of a family, or the folder of a finished run.
+        coupling, interpolant, objective: pieces that replace the family's own.
+        network: piece.
+        sampler: piece; None for the family's own.
+        times: ``{"low": ..., "high": ..., "log_ratio": ...}``; None for the family's own.
+        sees_source: whether the field sees the source; None for the family's own choice.
+        training: how it is trained.
+        options: settings of the family.
+    """
+
+    open_keys: ClassVar[bool] = True
+    name: str = "flow"
+    coupling: Piece | None = None
+    interpolant: Piece | None = None
+    objective: Piece | None = None
+    network: Piece = field(default_factory=lambda: {"name": "mlp"})
+    sampler: Piece | None = None
+    times: Piece | None = None
+    sees_source: bool | None = None
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    options: Piece = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """The student. Further keys are settings of the student plugin.
+
+    Args:
+        name: of a student plugin, or the folder of a finished run whose student goes on.
+        network: piece for a network of the student's own; None copies the teacher's with its weights.
+        options: settings of the plugin.
+    """
+
+    open_keys: ClassVar[bool] = True
+    name: str = "onestep"
+    network: Piece | None = None
+    options: Piece = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How a student is trained; every turn of critic or student is a step.
+
+    Args:
+        steps: turns in all, >= 1.
+        batch: samples a turn, >= 1.
+        critic_turns: before each student turn, >= 1.
+        student_rate, critic_rate: Adam's step sizes; None for the family's own.
+        betas: Adam's averaging constants.
+        ema: decay of the student's averaged weights.
+        times: as in ``TeacherSettings``, for distillation; None for the family's own.
+        warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
+    """
+
+    steps: int = 4000
+    batch: int = 128
+    critic_turns: int = 1
+    student_rate: float | None = None
+    critic_rate: float | None = None
+    betas: tuple[float, float] = (0.0, 0.999)
+    ema: float = 0.99
+    times: Piece | None = None
+    warmup: int = 100
+    decay: float = 0.0
+    clip: float = math.inf
+    log_every: int = 100
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How samples are scored.
+
+    Args:
+        draws: number of draws of the held-out size that a score is averaged over, >= 1.
+        metrics: names; None for all that apply.
+    """
+
+    draws: int = 10
+    metrics: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Everything that decides what a run computes, and where.
+
+    Args:
+        command: ``train`` or ``distill``.
+        loss: piece.
+        seed: of every random stream.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        out: folder of the run; None for ``runs/DATE-NAME``.
+    """
+
+    command: str = "distill"
+    data: DataSettings = field(default_factory=DataSettings)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    student: StudentSettings = field(default_factory=StudentSettings)
+    loss: Piece = field(default_factory=lambda: {"name": "realuid"})
+    trainer: DistillSettings = field(default_factory=DistillSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    seed: int = 0
+    device: str = "auto"
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.command not in ("train", "distill"):
+            raise SettingError(f"command must be train or distill, got {self.command!r}")
+        for name, value in (
+            ("teacher.training.batch", self.teacher.training.batch),
+            ("trainer.batch", self.trainer.batch),
+            ("evaluation.draws", self.evaluation.draws),
+        ):
+            if value < 1:
+                raise SettingError(f"{name} must be at least 1, got {value}")
+        if self.seed < 0:
+            raise SettingError(f"seed must be at least 0, got {self.seed}")
+
+
+NESTED: dict[str, type] = {
+    "data": DataSettings,
+    "teacher": TeacherSettings,
+    "student": StudentSettings,
+    "trainer": DistillSettings,
+    "evaluation": EvaluationSettings,
+    "training": TrainingSettings,
+}
+
+
+def to_tree(settings: RunSettings) -> dict[str, Any]:
+    """Returns the settings as plain nested mappings, the form of ``config.yaml``; options stand beside the keys of their record."""
+    return _flatten(asdict(settings))
+
+
+def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    options = tree.pop("options", {})
+    flat = {key: _flatten(value) if isinstance(value, dict) else _listed(value) for key, value in tree.items()}
+    return flat | options
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def from_tree(tree: Mapping[str, Any], kind: type = RunSettings, where: str = "") -> Any:
+    """Returns the settings that a tree describes; the inverse of ``to_tree``.
+
+    Raises:
+        UnknownNameError: a key that no record has.
+    """
+    known = {f.name: f for f in fields(kind) if f.name != "options"}
+    values: dict[str, Any] = {}
+    options: Piece = {}
+    for key, value in tree.items():
+        if key in known:
+            nested = NESTED.get(key) if isinstance(value, Mapping) else None
+            values[key] = from_tree(value, nested, f"{where}{key}.") if nested else tuple(value) if isinstance(value, list) else value
+        elif getattr(kind, "open_keys", False):
+            options[key] = value
+        else:
+            raise UnknownNameError(f"unknown setting {where}{key} (there are: {', '.join(known)}){nearest(key, known)}")
+    return kind(**values, **({"options": options} if options else {}))

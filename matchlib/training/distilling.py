@@ -1,0 +1,52 @@
+"""Training of a student against its critic."""
+
+from __future__ import annotations
+
+from matchlib.algebra.records import Batch
+from matchlib.data import Dataset
+from matchlib.distill.distillation import Distillation
+from matchlib.errors import SettingError
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Algorithm, Learner, Turn
+
+__all__ = ["Distilling"]
+
+
+class Distilling(Algorithm):
+    """Alternates critic and student turns.
+
+    Args:
+        distillation: the losses.
+        student, critic: how each learns; their modules are those of ``distillation``.
+        dataset: on the streams' device.
+        streams: of the run.
+        batch: samples a turn.
+        critic_turns: critic turns before each student turn, >= 1.
+    """
+
+    def __init__(
+        self,
+        distillation: Distillation,
+        student: Learner,
+        critic: Learner,
+        dataset: Dataset,
+        streams: Streams,
+        *,
+        batch: int,
+        critic_turns: int = 1,
+    ) -> None:
+        if critic_turns < 1:
+            raise SettingError(f"critic_turns must be at least 1, got {critic_turns}")
+        self.learners = {"student": student, "critic": critic}
+        self.distillation, self.dataset, self.streams = distillation, dataset, streams
+        self.batch, self.cycle = batch, critic_turns + 1
+
+    def _draw(self, stream: str, step: int) -> Batch:
+        return self.dataset.draw(self.batch, self.streams(stream, step))
+
+    def turn(self, step: int) -> Turn:
+        generator = self.streams("point", step)
+        prompt, real = self._draw("prompt", step), self._draw("real", step)
+        if (step + 1) % self.cycle == 0:
+            return Turn("student", self.distillation.student_loss(prompt, real, generator=generator))
+        return Turn("critic", self.distillation.critic_loss(real, prompt, generator=generator))
