@@ -24,10 +24,57 @@ from matchlib.algebra.rows import Coefficients, Row, scaled
 from matchlib.errors import ConversionError, IncompatibleError, UnknownNameError
 from matchlib.registries import objectives
 
-__all__ = ["Conversion", "View", "conversion", "view"]
+__all__ = ["Conversion", "View", "conversion", "determines", "rows_of", "spanning_rows", "view"]
 
 VOLUME = 1e-16  # squared, normalised volume below which rows count as dependent
+SUSPECT = 1e-2  # a local minimum above this is too far from zero to hide one between two probes
 RESIDUAL = 1e-8  # relative distance from the span above which a row counts as outside
+
+
+def rows_of(model: MatchingModel, predicted: Sequence[Objective], at: Coefficients) -> tuple[Row, ...]:
+    """Returns what a combination may be made of: predicted rows, known rows, relations."""
+    heads = tuple(objective.row(model, at) for objective in predicted)
+    return (*heads, *model.known(at), *model.relations(at))
+
+
+def spanning_rows(model: MatchingModel, predicted: Sequence[Objective], wanted: Objective) -> tuple[int, ...] | None:
+    """Returns the smallest set of rows that spans the wanted one on the whole interval, the best-conditioned of its size, or None.
+
+    Raises:
+        IncompatibleError: the model has no such prediction.
+    """
+    at = model.probe()
+    rows = _stack(rows_of(model, predicted, at), at)
+    goal = _stack((wanted.row(model, at),), at)[:, 0]
+    for size in (1, 2, 3):
+        spanning = [i for i in combinations(range(rows.shape[1]), size) if _spans(rows[:, i], goal)]
+        sound = {i: _least_volume(model, predicted, i) for i in spanning}
+        best = max(sound, key=sound.__getitem__, default=None)
+        if best is not None and sound[best] > VOLUME:
+            return best
+    return None
+
+
+def _least_volume(model: MatchingModel, predicted: Sequence[Objective], chosen: tuple[int, ...]) -> float:
+    """Returns the least squared volume of the chosen rows over the interval: local minima are refined, so no zero is stepped over."""
+
+    def volumes(t: Tensor) -> np.ndarray:
+        at = model.interpolant.coefficients(t)
+        return _volume(_stack(rows_of(model, predicted, at), at)[:, chosen]).numpy()
+
+    t = model.probe().time
+    values = volumes(t)
+    lowest = float(values.min())
+    inner = np.flatnonzero((values[1:-1] <= values[:-2]) & (values[1:-1] <= values[2:]) & (values[1:-1] < SUSPECT)) + 1
+    for i in inner:
+        low, high = t[i - 1], t[i + 1]
+        for _ in range(6):  # each round narrows the bracket by 16
+            fine = torch.linspace(float(low), float(high), 33, dtype=torch.float64)
+            here = volumes(fine)
+            j = int(here.argmin())
+            low, high = fine[max(j - 1, 0)], fine[min(j + 1, 32)]
+            lowest = min(lowest, float(here[j]))
+    return lowest
 
 
 class Conversion:
@@ -44,69 +91,18 @@ class Conversion:
 
     def __init__(self, model: MatchingModel, predicted: Sequence[Objective], wanted: Objective) -> None:
         self.model, self.predicted, self.wanted = model, tuple(predicted), wanted
-        chosen = self._choose(self.predicted)
-        if chosen is None:
-            raise ConversionError(self._refusal())
-        self.chosen = chosen
-
-    def _rows(self, at: Coefficients, predicted: Sequence[Objective]) -> tuple[Row, ...]:
-        heads = tuple(objective.row(self.model, at) for objective in predicted)
-        return (*heads, *self.model.known(at), *self.model.relations(at))
-
-    def _choose(self, predicted: Sequence[Objective]) -> tuple[int, ...] | None:
-        """Returns the smallest set of rows that spans the wanted one on the whole interval, the best-conditioned of its size."""
-        at = self.model.probe()
-        rows = _stack(self._rows(at, predicted), at)
         try:
-            wanted = _stack((self.wanted.row(self.model, at),), at)[:, 0]
+            chosen = spanning_rows(model, self.predicted, wanted)
         except IncompatibleError as missing:
             raise ConversionError(str(missing)) from None
-        for size in (1, 2, 3):
-            spanning = [i for i in combinations(range(rows.shape[1]), size) if _spans(rows[:, i], wanted)]
-            sound = {i: self._volume(i, predicted) for i in spanning}
-            best = max(sound, key=sound.__getitem__, default=None)
-            if best is not None and sound[best] > VOLUME:
-                return best
-        return None
-
-    def _volume(self, chosen: tuple[int, ...], predicted: Sequence[Objective]) -> float:
-        """Returns the least squared volume of the chosen rows over the interval: local minima are refined, so no zero is stepped over."""
-
-        def volumes(t: Tensor) -> np.ndarray:
-            at = self.model.interpolant.coefficients(t)
-            return _volume(_stack(self._rows(at, predicted), at)[:, chosen]).numpy()
-
-        t = self.model.probe().time
-        values = volumes(t)
-        inner = np.flatnonzero((values[1:-1] <= values[:-2]) & (values[1:-1] <= values[2:])) + 1
-        for i in inner:
-            low, high = t[i - 1], t[i + 1]
-            for _ in range(6):  # each round narrows the bracket by 16
-                fine = torch.linspace(float(low), float(high), 33, dtype=torch.float64)
-                here = volumes(fine)
-                j = int(here.argmin())
-                low, high = fine[max(j - 1, 0)], fine[min(j + 1, 32)]
-                values = np.append(values, here[j])
-        return float(values.min())
-
-    def _refusal(self) -> str:
-        given = " and ".join(_name(objective) for objective in self.predicted)
-        enough = [
-            name
-            for name, extra in _candidates(self.model)
-            if extra not in self.predicted and self._choose((*self.predicted, extra)) is not None
-        ]
-        why = "the field sees the state" + (" and the source" if self.model.sees_source else " but not the source")
-        advice = f"a further prediction would be enough: {' or '.join(enough)}" if enough else "no further prediction is enough"
-        return (
-            f"{given} does not determine {_name(self.wanted)} for {type(self.model.interpolant).__name__} with "
-            f"{type(self.model.coupling).__name__} ({why}); {advice}"
-        )
+        if chosen is None:
+            raise ConversionError(_refusal(model, self.predicted, wanted))
+        self.chosen = chosen
 
     def coefficients(self, at: Coefficients) -> list[Tensor | float]:
         """Returns one coefficient, ``(b,)`` or exactly 0.0, for each prediction and then for each known row."""
         precise = at if at.time.dtype == torch.float64 else self.model.interpolant.coefficients(at.time.double())
-        rows = _stack(self._rows(precise, self.predicted), precise)
+        rows = _stack(rows_of(self.model, self.predicted, precise), precise)
         wanted = _stack((self.wanted.row(self.model, precise),), precise)[:, 0]
         solved = _solve(rows[:, self.chosen], wanted)
         found = dict(zip(self.chosen, solved, strict=True))
@@ -123,6 +119,14 @@ class Conversion:
         pairs = zip(self.coefficients(at), seen, strict=True)
         terms = [scaled(k, x) for k, x in pairs if isinstance(k, Tensor)]
         return sum(terms[1:], start=terms[0])
+
+
+def determines(model: MatchingModel, wanted: Objective) -> bool:
+    """Returns whether a model's own prediction determines another."""
+    try:
+        return spanning_rows(model, (model.objective,), wanted) is not None
+    except IncompatibleError:
+        return False
 
 
 @lru_cache(maxsize=256)
@@ -211,6 +215,21 @@ def _name(objective: Objective) -> str:
         return objectives.name_of(objective)
     except UnknownNameError:
         return type(objective).__name__
+
+
+def _refusal(model: MatchingModel, predicted: tuple[Objective, ...], wanted: Objective) -> str:
+    """Says why, and which further prediction would be enough."""
+    enough = [
+        name
+        for name, extra in _candidates(model)
+        if extra not in predicted and extra != wanted and spanning_rows(model, (*predicted, extra), wanted) is not None
+    ]
+    why = "the field sees the state" + (" and the source" if model.sees_source else " but not the source")
+    advice = f"a further prediction would be enough: {' or '.join(enough)}" if enough else "no further prediction is enough"
+    return (
+        f"{' and '.join(map(_name, predicted))} does not determine {_name(wanted)} for {type(model.interpolant).__name__} with "
+        f"{type(model.coupling).__name__} ({why}); {advice}"
+    )
 
 
 def _candidates(model: MatchingModel) -> list[tuple[str, Objective]]:

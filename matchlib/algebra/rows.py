@@ -6,6 +6,7 @@ coefficient is a tensor of shape ``(b,)`` or a plain float; the float ``0.0`` me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,19 +96,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """An interpolant at one time per sample: a, b, c and their derivatives in t, each ``(b,)`` or a constant float.
+    """An interpolant at one time per sample: a, b, c, each ``(b,)`` or a constant float, and their derivatives when asked.
 
     Args:
         time: shape ``(b,)``, in [0, 1].
+        a, b, c: coefficients of data, source and noise.
+        rates: returns (a', b', c'); called only where a derivative is needed.
     """
 
     time: Tensor
     a: Scalar
     b: Scalar
     c: Scalar
-    a_dot: Scalar
-    b_dot: Scalar
-    c_dot: Scalar
+    rates: Callable[[], tuple[Scalar, Scalar, Scalar]]
 
     @property
     def state(self) -> Row:
@@ -117,7 +118,7 @@ class Coefficients:
     @property
     def velocity(self) -> Row:
         """The row of the velocity, the state's time derivative: (a', b', c')."""
-        return Row(self.a_dot, self.b_dot, self.c_dot)
+        return Row(*self.rates())
 
     @property
     def variance(self) -> Scalar:

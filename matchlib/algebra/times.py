@@ -47,8 +47,14 @@ class Times:
             raise SettingError(f"times: the standard deviation in log_ratio must be positive, got {self.log_ratio[1]}")
 
     def sample(self, interpolant: Interpolant, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws one time per row of ``like``: shape ``(b,)``, its floating type and device."""
-        u = torch.rand(like.shape[0], generator=generator, dtype=like.dtype, device=like.device)
+        """Draws one time per row of ``like``: shape ``(b,)``, its floating type and device.
+
+        Each time has this density; together they are evenly spread over it, one uniform offset for the batch, which lowers the variance
+        of a batch's mean at no cost (Kingma et al., "Variational Diffusion Models", 2021, https://arxiv.org/abs/2107.00630, section I.1).
+        """
+        n = like.shape[0]
+        offset = torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
+        u = (offset + torch.arange(n, dtype=like.dtype, device=like.device) / n) % 1.0
         if self.log_ratio is None:
             return self.low + (self.high - self.low) * u
         table = _quantiles(self, interpolant, like.dtype, like.device)

@@ -36,9 +36,10 @@ class Contrast:
         return self.weight * (d * bracket).flatten(1).sum(1)
 
     def balance(self, power: float) -> Tensor:
-        """Returns ``(mean absolute error of the teacher)^(-power)`` per sample, without gradient: shape ``(b,)``.
+        """Returns ``(sqrt(weight) mean absolute error of the teacher)^(-power)`` per sample, without gradient: shape ``(b,)``.
 
-        With power 1 this is the weight of Score identity Distillation (Zhou et al., 2024, https://arxiv.org/abs/2404.04057).
+        With power 1 this is the weight of Score identity Distillation (Zhou et al., 2024, https://arxiv.org/abs/2404.04057). The error is
+        taken in the units of the weighted loss, so that the result does not diverge where the time weight does.
         """
-        error = (self.target - self.teacher).detach().abs().flatten(1).mean(1)
+        error = (self.target - self.teacher).detach().abs().flatten(1).mean(1) * self.weight**0.5
         return error.clamp_min(torch.finfo(error.dtype).tiny) ** -power

@@ -24,4 +24,4 @@ class Linear(Interpolant):
     """a = 1 - t, b = t, c = 0."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        return Coefficients(t, 1.0 - t, t, 0.0, -1.0, 1.0, 0.0)
+        return Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (-1.0, 1.0, 0.0))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from matchlib.algebra.interpolant import derivatives
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.pinned import PriorInterpolant
@@ -24,11 +23,10 @@ __all__ = ["Drift", "rates"]
 
 def rates(interpolant: PriorInterpolant, t: Tensor) -> tuple[Tensor, Tensor]:
     """Returns (f, g^2) of the prior dX = f X dt + g dW: f = alpha'/alpha, g^2 = var' - 2 f var, each ``(b,)``."""
-    with forward_ad.dual_level():
-        alpha, var = interpolant.prior(forward_ad.make_dual(t, torch.ones_like(t)))
-        (alpha, alpha_dot), (var, var_dot) = forward_ad.unpack_dual(alpha), forward_ad.unpack_dual(var)
-        f = torch.zeros_like(t) if alpha_dot is None else alpha_dot / alpha
-        return f, var_dot - 2 * f * var
+    alpha, var = interpolant.prior(t)
+    alpha_rate, var_rate = derivatives(interpolant.prior, t)
+    f = alpha_rate / alpha
+    return f, var_rate - 2 * f * var
 
 
 @objectives.register("drift")

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.convert import view
+from matchlib.algebra.pinned import PriorInterpolant
+from matchlib.errors import IncompatibleError
 from matchlib.plugins.objectives.data import Data
 from matchlib.registries import samplers
 from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
@@ -26,6 +28,9 @@ __all__ = ["Ancestral"]
 class Ancestral(Sampler):
     """``steps`` data predictions; the last one is returned.
 
+    For paths that are a process of their own (diffusion, bridges). Elsewhere a transition draws afresh what the data leave open, which
+    suits a generator's sharp samples but not a mean: with it, a teacher's samples would lose variance however many the steps.
+
     Args:
         steps: evenly spaced in t, >= 1; one evaluation each.
     """
@@ -37,6 +42,11 @@ class Ancestral(Sampler):
 
     def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
         model, counted = of.model, CountedField(of.field)
+        if not isinstance(model.interpolant, PriorInterpolant):
+            raise IncompatibleError(
+                f"ancestral steps need a path that is a process of its own, which {type(model.interpolant).__name__} is not; "
+                "use the sampler ode or sde"
+            )
         condition = model.condition(source, label)
         predict = view(counted, model, Data())
         grid = times_down(model.times, self.steps, source)

@@ -1,0 +1,1 @@
+"""The laws, by group. A module that lies here is loaded by ``matchlib.testing.law.cases``."""

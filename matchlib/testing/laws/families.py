@@ -1,0 +1,125 @@
+"""Laws of families, students and the training of either; T21 of the theory."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+
+from matchlib.algebra.records import Batch
+from matchlib.cards import build_field, describe_model, model_of
+from matchlib.distill.distillation import Distillation
+from matchlib.distill.field import Signature
+from matchlib.distill.teacher import Teacher
+from matchlib.registries import families, losses, students
+from matchlib.testing.law import law
+from matchlib.testing.strategies import generators, shapes, sizes
+
+CLASSES = 3
+
+
+def _setting(data: st.DataObject, family: str, student: str = "onestep", loss: str = "realuid", *, size: int | None = None) -> tuple:
+    """A small distillation in float64 and two batches: (distillation, prompt, real, generator)."""
+    paired, shape = data.draw(st.booleans()), data.draw(shapes)
+    plugin = families[family]()
+    model, recipe = plugin.model(paired=paired), plugin.recipe(paired=paired)
+    torch.manual_seed(data.draw(st.integers(0, 100)))
+    signature = Signature(shape, CLASSES, model.sees_source)
+    field = build_field({"name": "mlp", "width": 8, "depth": 1}, signature, model, Teacher(torch.nn.Identity(), model).moments).double()
+    for weight in field.parameters():  # away from the special point of a fresh network, whose output is zero
+        torch.nn.init.normal_(weight, std=0.3)
+    teacher = Teacher(field, model)
+    generator = data.draw(generators())
+    made = students[student](teacher, None, start=recipe.start).double()
+    critic = copy.deepcopy(field)  # moved away from the teacher: where the two agree, the student's gradient vanishes
+    for weight in critic.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    distillation = Distillation(teacher, made, critic, losses[loss](), recipe.times)
+    prompt, real = (_batch(size or data.draw(sizes), shape, generator) for _ in range(2))
+    return distillation, prompt, replace(real, **_sized(real, len(prompt.data))), generator
+
+
+def _batch(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Batch:
+    data, source = torch.randn(2, size, *shape, dtype=torch.float64, generator=generator)
+    return Batch(data, source, torch.randint(CLASSES, (size,), generator=generator))
+
+
+def _sized(batch: Batch, size: int) -> dict[str, torch.Tensor]:
+    index = torch.arange(size) % len(batch.data)
+    return {key: getattr(batch, key)[index] for key in ("data", "source", "label")}
+
+
+def _moved(module: torch.nn.Module, loss: torch.Tensor) -> bool:
+    gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
+    return any(g is not None and bool(g.abs().sum() > 0) for g in gradients)
+
+
+@law("families", tolerance=0.0, examples=15)
+def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
+    """T21: the student's loss reaches student and critic's input, the critic's loss never the student, nothing the teacher."""
+    distillation, prompt, real, generator = _setting(data, name)
+    student_loss = distillation.student_loss(prompt, real, generator=generator)
+    critic_loss = distillation.critic_loss(real, prompt, generator=generator)
+    wrong = (
+        not _moved(distillation.student, student_loss),
+        not _moved(distillation.critic, critic_loss),
+        _moved(distillation.student, critic_loss),
+        any(weight.requires_grad for weight in distillation.teacher.parameters()),
+    )
+    return float(any(wrong))
+
+
+@law("families", tolerance=0.0, examples=15)
+def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> float:
+    """T21: the student's loss does not depend on the real data."""
+    distillation, prompt, real, _ = _setting(data, name)
+    values = [
+        distillation.student_loss(prompt, replace(real, data=other), generator=torch.Generator().manual_seed(0))
+        for other in (real.data, real.data + 1)
+    ]
+    return (values[0] - values[1]).abs().item()
+
+
+@law("families", tolerance=0.0, examples=15)
+def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
+    """Teacher, student and critic losses are finite, in float64, for any event shape and for a batch of one."""
+    distillation, prompt, real, generator = _setting(data, name)
+    model, field = distillation.teacher.model, distillation.critic
+    parts = [
+        model.loss(field, real, generator=generator).mean(),
+        distillation.student_loss(prompt, real, generator=generator),
+        distillation.critic_loss(real, prompt, generator=generator),
+    ]
+    return float(not all(torch.isfinite(part) and part.dtype == torch.float64 for part in parts))
+
+
+@law("families", tolerance=0.0, examples=2)
+def models_survive_their_description(name: str, data: st.DataObject) -> float:
+    """A model described by names and fields, and built again, is the same model."""
+    model = families[name]().model(paired=data.draw(st.booleans()))
+    return float(model_of(describe_model(model)) != model)
+
+
+@law("students", tolerance=0.0, examples=15)
+def students_answer_in_the_shape_of_data(name: str, data: st.DataObject) -> float:
+    """A student maps sources to finite data of the same shape, the same for the same seed, with a gradient to its weights."""
+    distillation, prompt, _, _ = _setting(data, data.draw(st.sampled_from(list(families))), name)
+    seed = data.draw(st.integers(0, 2**31))
+    first, second = (distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))[0] for _ in range(2))
+    fine = first.shape == prompt.data.shape and torch.isfinite(first).all() and torch.equal(first, second)
+    return float(not (fine and _moved(distillation.student, first.sum()) and distillation.student.nfe >= 1))
+
+
+@law("students", tolerance=1e-12, examples=15)
+def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -> float:
+    """Sources are mapped one by one: a student's answer to a batch is that to its parts (for models without drawn noise)."""
+    distillation, prompt, _, _ = _setting(data, "flow", name, size=4)
+    model, student, generator = distillation.model, distillation.student, torch.Generator()
+    if not isinstance(prompt.source, torch.Tensor) or student.nfe > 1:
+        return 0.0
+    condition = model.condition(prompt.source, prompt.label)
+    whole = student(prompt.source, condition, generator=generator)
+    one = student(prompt.source[:1], model.condition(prompt.source[:1], prompt.label[:1]), generator=generator)
+    return (whole[:1] - one).abs().max().item()

@@ -1,0 +1,166 @@
+"""Laws of distillation losses; T1 to T5 of the theory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+
+from matchlib.algebra.model import square_norm
+from matchlib.distill.contrast import Contrast
+from matchlib.distill.loss import DistillationLoss
+from matchlib.plugins.losses.realuid import RealUID
+from matchlib.registries import losses
+from matchlib.testing.law import law
+from matchlib.testing.strategies import generators, realuids, shapes, sizes
+
+
+def _contrast(data: st.DataObject) -> Contrast:
+    size, shape = data.draw(sizes), data.draw(shapes)
+    vectors = torch.randn(3, size, *shape, dtype=torch.float64, generator=data.draw(generators()))
+    return Contrast(vectors[0], vectors[1], vectors[2], data.draw(st.floats(0.1, 10)))
+
+
+def _two(data: st.DataObject) -> tuple[Contrast, Contrast]:
+    """Two unrelated contrasts with one time weight."""
+    vectors = torch.randn(6, 3, 2, dtype=torch.float64, generator=data.draw(generators()))
+    weight = data.draw(st.floats(0.1, 10))
+    return Contrast(vectors[0], vectors[1], vectors[2], weight), Contrast(vectors[3], vectors[4], vectors[5], weight)
+
+
+def _plain(name: str) -> DistillationLoss:
+    """The loss with its per-sample weight off: laws of expectations hold without it."""
+    loss = losses[name]()
+    return replace(loss, weight_power=0.0) if hasattr(loss, "weight_power") else loss  # type: ignore[type-var]
+
+
+@law("losses", tolerance=1e-10)
+def per_sample_identity(name: str, data: st.DataObject) -> float:
+    """T1: |f* - c|^2 - |f - c|^2 = -|d|^2 + 2 <d, c - f*>, sample by sample; every loss is made of such squares."""
+    x = _contrast(data)
+    squares = float(x.weight) * (square_norm(x.teacher - x.target) - square_norm(x.critic - x.target))
+    shape_is_kept = losses[name]().student_loss(x).shape == (len(x.critic),)
+    return (x.q(1, 1, 1) - squares).abs().max().item() + float(not shape_is_kept)
+
+
+@law("losses", tolerance=1e-12)
+def value_is_zero_where_critic_is_teacher(name: str, data: st.DataObject) -> float:
+    """At f = f* both losses vanish, for any target."""
+    x, y = _two(data)
+    x, y = replace(x, critic=x.teacher), replace(y, critic=y.teacher)
+    loss = losses[name]()
+    return max(loss.student_loss(x).abs().max().item(), loss.critic_loss(x, y).abs().max().item())
+
+
+def _critic_gradient(loss: DistillationLoss, x: Contrast, y: Contrast | None) -> torch.Tensor:
+    """Gradient of the critic's loss where generated and real points coincide: one critic value serves both."""
+    critic = x.teacher.clone().requires_grad_(True)
+    at_real = None if y is None else replace(y, critic=critic)
+    return torch.autograd.grad(loss.critic_loss(replace(x, critic=critic), at_real).sum(), critic)[0]
+
+
+@law("losses", tolerance=1e-10)
+def teacher_is_stationary_on_its_own_law(name: str, data: st.DataObject) -> float:
+    """T5: at q = p and an exact teacher, f = f* is stationary; E[c] = f* is made exact by targets in antithetic pairs."""
+    loss = data.draw(realuids()) if name == "realuid" else _plain(name)
+    x = _contrast(data)
+    mirrored = replace(x, target=2 * x.teacher - x.target)
+    gradient = _critic_gradient(loss, x, x) + _critic_gradient(loss, mirrored, mirrored)
+    return gradient.abs().max().item() / (1 + float(x.weight) * x.target.abs().max().item() * 10)
+
+
+@law("losses", tolerance=0.0)
+def critic_has_a_maximum(name: str, data: st.DataObject) -> float:
+    """The critic's loss grows without bound in every direction: its squares have positive total weight."""
+    loss = _plain(name)
+    x, y = _two(data)
+    far = [replace(z, critic=z.teacher + 1e6 * (z.critic - z.teacher)) for z in (x, y)]
+    return float(not (loss.critic_loss(*far) > 0).all())
+
+
+@law("losses", tolerance=0.0)
+def real_points_are_used_as_declared(name: str, data: st.DataObject) -> float:
+    """``uses_real`` is true exactly if real points change the critic's loss."""
+    loss = losses[name]()
+    x, y = _two(data)
+    changes = bool((loss.critic_loss(x, y) != loss.critic_loss(x, None)).any())
+    return float(changes != loss.uses_real)
+
+
+@law("losses", tolerance=1e-12)
+def weight_power_is_per_sample(name: str, data: st.DataObject) -> float:
+    """The per-sample weight multiplies the student's loss only: positive, constant in the gradient, absent from the critic's."""
+    if not hasattr(losses[name](), "weight_power"):
+        return 0.0
+    off, on = (replace(losses[name](), weight_power=power) for power in (0.0, 1.0))  # type: ignore[type-var]
+    x, y = _contrast(data), None
+    ratio = on.student_loss(x) / off.student_loss(x)
+    expected = 1 / ((x.target - x.teacher).abs().flatten(1).mean(1) * x.weight**0.5)
+    same = (on.critic_loss(x, y) - off.critic_loss(x, y)).abs().max().item()
+    return same + ((ratio - expected).abs() / expected).max().item()
+
+
+def _regression(loss: RealUID, x: Contrast, y: Contrast) -> torch.Tensor:
+    """T4: the critic's loss as a weighted regression, targets (beta c + (gamma - alpha) f*)/gamma and its real counterpart."""
+    alpha, beta, gamma = loss.alpha, loss.beta, loss.alpha if loss.gamma is None else loss.gamma
+    left = (beta * x.target + (gamma - alpha) * x.teacher) / gamma
+    right = ((1 - beta) * y.target + (alpha - gamma) * y.teacher) / (1 - gamma)
+    return gamma * x.weight * square_norm(x.critic - left) + (1 - gamma) * y.weight * square_norm(y.critic - right)
+
+
+@law("losses", tolerance=1e-9, examples=60)
+def realuid_is_a_regression(name: str, data: st.DataObject) -> float:
+    """T2, T4: between two critics, RealUID's critic loss differs as its regression form does (gamma = alpha included)."""
+    if name != "realuid":
+        return 0.0
+    loss = data.draw(realuids())
+    x, y = _two(data)
+    other = [replace(z, critic=torch.randn(3, 2, dtype=torch.float64, generator=data.draw(generators()))) for z in (x, y)]
+    bilinear = loss.critic_loss(x, y) - loss.critic_loss(*other)
+    regression = _regression(loss, x, y) - _regression(loss, *other)
+    return ((bilinear - regression).abs() / (1 + regression.abs())).max().item()
+
+
+@law("losses", tolerance=1e-9, examples=60)
+def reductions(name: str, data: st.DataObject) -> float:
+    """T3: RealUID(1, 1) = UID; SiD(1/2) = UID/2; FGM = UID - |d|^2 (its L2), so that L1 + L2 = UID; IBMD = UID in its space."""
+    x = _contrast(data)
+    uid = x.q(1, 1, 1)
+    d2 = x.weight * square_norm(x.critic - x.teacher)
+    expected = {"realuid": uid, "uid": uid, "ibmd": uid, "fgm": uid - d2, "sid": 0.5 * uid}
+    if name not in expected:
+        return 0.0
+    loss = _plain(name)
+    loss = replace(loss, a=0.5) if name == "sid" else loss  # type: ignore[type-var]
+    critic = -loss.critic_loss(x, None) - uid
+    return max((loss.student_loss(x) - expected[name]).abs().max().item(), critic.abs().max().item())
+
+
+@law("losses", tolerance=0.0)
+def gamma_matters(name: str, data: st.DataObject) -> float:
+    """T4: changing gamma changes both losses."""
+    if name != "realuid":
+        return 0.0
+    one, two = (RealUID(0.9, 0.9, gamma, weight_power=0.0) for gamma in (0.3, 0.6))
+    x, y = _two(data)
+    student = (one.student_loss(x) != two.student_loss(x)).all()
+    critic = (one.critic_loss(x, y) != two.critic_loss(x, y)).all()
+    return float(not (student and critic))
+
+
+@law("losses", tolerance=1e-4)
+def limits_are_continuous(name: str, data: st.DataObject) -> float:
+    """T2, T19: alpha -> 1 gives UID; alpha = beta -> infinity, divided by alpha^2 with d = alpha e, gives the limit."""
+    if name != "realuid":
+        return 0.0
+    x, y = _two(data)
+    near_one = RealUID(1 - 1e-9, 1 - 1e-9, weight_power=0.0)
+    gap = (near_one.critic_loss(x, y) - RealUID(weight_power=0.0).critic_loss(x, y)).abs().max()
+    alpha = 1e7
+    far = RealUID(alpha, alpha, 0.5, weight_power=0.0)
+    limit = RealUID(math.inf, math.inf, 0.5, weight_power=0.0)
+    stretched = [replace(z, critic=z.teacher + alpha * (z.critic - z.teacher)) for z in (x, y)]
+    gap_far = (far.critic_loss(*stretched) / alpha**2 - limit.critic_loss(x, y)).abs().max()
+    return max(gap.item(), gap_far.item())

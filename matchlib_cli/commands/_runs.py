@@ -1,0 +1,28 @@
+"""What train, distill and resume have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matchlib.runs.run import Hooks, Run
+from matchlib.training.trainer import Interrupted
+from matchlib_cli.errors import INTERRUPTED, fail
+from matchlib_cli.screen import console, hooks, show_report
+
+__all__ = ["carry_out"]
+
+
+def carry_out(start: Callable[[Hooks], Run]) -> int:
+    """Starts or opens a run, executes it with progress, and shows what came of it."""
+    with hooks() as shown:
+        run = start(shown)
+        shown.say(f"run: {run.folder}")
+        try:
+            report = run.execute()
+        except Interrupted as interrupted:
+            fail(f"{interrupted}; go on with: matchlib resume {run.folder}")
+            return INTERRUPTED
+    show_report(report)
+    for name in ("samples.png", "evaluation.json", *sorted(run.generators)):
+        console().print(f"wrote {run.folder / name}", markup=False)
+    return 0

@@ -1,0 +1,107 @@
+"""What a command shows: live progress on a terminal, plain lines elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from matchlib.runs.run import Hooks
+from matchlib.training.trainer import Progress as Row
+
+__all__ = ["console", "hooks", "show_report"]
+
+
+def console() -> Console:
+    """Returns a console on stdout; without a terminal it writes plain lines of any width."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+class _Stop:
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def hooks() -> Iterator[Hooks]:
+    """Yields hooks that show progress and listen to signals."""
+    stop, out = _Stop(), console()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    columns = (
+        TextColumn("{task.description:8}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    live = Progress(*columns, console=out) if out.is_terminal else None
+    tasks: dict[str, TaskID] = {}
+    first: dict[str, tuple[int, float]] = {}
+
+    def show(row: Row) -> None:
+        begun, since = first.setdefault(row.phase, (row.step, row.seconds))
+        speed = (row.step - begun) / (row.seconds - since) if row.seconds > since else 0.0
+        note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), f"{speed:.0f} steps/s" if speed else ""])
+        if live is None:
+            left = f"{(row.steps - row.step) / speed:.0f} s left" if speed else ""
+            print(f"{row.phase} {row.step}/{row.steps}  {note}  {left}".rstrip(), flush=True)
+            return
+        if row.phase not in tasks:
+            tasks[row.phase] = live.add_task(row.phase, total=row.steps, note="")
+        live.update(tasks[row.phase], completed=row.step, note=note)
+
+    try:
+        if live is not None:
+            live.start()
+        yield Hooks(show=show, say=lambda line: out.print(line, markup=False), stop=lambda: bool(stop))
+    finally:
+        if live is not None:
+            live.stop()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+COLUMNS = {
+    "nfe": "evaluations",
+    "frechet": "Frechet",
+    "frechet_raw": "Frechet, raw",
+    "sliced_wasserstein": "sliced W2",
+    "w2": "W2",
+    "coverage": "coverage",
+    "nearest_ratio": "nearest train",
+    "rmse": "rmse to truth",
+    "seconds": "s per 1,000",
+}
+
+
+def show_report(report: Mapping[str, Any]) -> None:
+    """Prints student, teacher and held-out data as rows of scores."""
+    rows = {kind.replace("_", "-"): report[kind] for kind in ("student", "teacher", "held_out") if kind in report}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    shown = [key for key in COLUMNS if any(key in row for row in rows.values())]
+    table.add_column("")
+    for key in shown:
+        table.add_column(COLUMNS[key], justify="right")
+    for kind, row in rows.items():
+        table.add_row(kind, *("" if key not in row else f"{row[key]:.3g}" for key in shown))
+    out = console()
+    out.print(table)
+    out.print(f"scored against the training split of {report['data']}, {report['samples']} samples at a time", markup=False)
