@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matchlib.algebra.model import MatchingModel
     from matchlib.algebra.objective import Objective
     from matchlib.cards import load
-    from matchlib.distill.student import Student
-    from matchlib.distill.teacher import Teacher
+    from matchlib.distillation.student import Student
+    from matchlib.distillation.teacher import Teacher
     from matchlib.plugins.losses.realuid import RealUID
     from matchlib.registries import (
         couplings,
@@ -45,8 +45,8 @@ _HOMES = {
     "Objective": "matchlib.algebra.objective",
     "RealUID": "matchlib.plugins.losses.realuid",
     "ScheduledInterpolant": "matchlib.algebra.interpolant",
-    "Student": "matchlib.distill.student",
-    "Teacher": "matchlib.distill.teacher",
+    "Student": "matchlib.distillation.student",
+    "Teacher": "matchlib.distillation.teacher",
     "Trainer": "matchlib.training.trainer",
     "couplings": "matchlib.registries",
     "datasets": "matchlib.registries",

@@ -20,9 +20,9 @@ from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.records import Batch
 from matchlib.algebra.times import Times
 from matchlib.data import Dataset
-from matchlib.distill.field import Preconditioned, Signature
-from matchlib.distill.student import Student
-from matchlib.distill.teacher import Teacher
+from matchlib.distillation.field import Preconditioned, Signature
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError, DataError, MatchlibError, SettingError
 from matchlib.registries import couplings, interpolants, networks, objectives, samplers, students
 from matchlib.sampling.base import SampledField, Sampler

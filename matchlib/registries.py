@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from matchlib.algebra.coupling import Coupling
     from matchlib.algebra.interpolant import Interpolant
     from matchlib.algebra.objective import Objective
-    from matchlib.distill.family import Family
-    from matchlib.distill.loss import DistillationLoss
-    from matchlib.distill.student import Student
+    from matchlib.distillation.family import Family
+    from matchlib.distillation.loss import DistillationLoss
+    from matchlib.distillation.student import Student
     from matchlib.sampling.base import Sampler
 
 __all__ = [

@@ -57,9 +57,9 @@ class TrainingSettings:
         warmup, decay, clip: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
-    steps: int = 2500
+    steps: int = 500
     batch: int = 256
-    rate: float = 1e-3
+    rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.999)
     ema: float = 0.999
     warmup: int = 100
@@ -126,16 +126,16 @@ class DistillSettings:
         warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
-    steps: int = 4000
-    batch: int = 128
+    steps: int = 3000
+    batch: int = 256
     critic_turns: int = 1
     student_rate: float | None = None
     critic_rate: float | None = None
     betas: tuple[float, float] = (0.0, 0.999)
-    ema: float = 0.99
+    ema: float = 0.999
     times: Piece | None = None
     warmup: int = 100
-    decay: float = 0.0
+    decay: float = 0.7
     clip: float = math.inf
     log_every: int = 100
     checkpoint_every: int = 500
@@ -160,7 +160,7 @@ class RunSettings:
 
     Args:
         command: ``train`` or ``distill``.
-        loss: piece.
+        loss: piece; by default RealUID extrapolates from the teacher towards the data (docs/decisions.md, 7).
         seed: of every random stream.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         out: folder of the run; None for ``runs/DATE-NAME``.
@@ -170,7 +170,7 @@ class RunSettings:
     data: DataSettings = field(default_factory=DataSettings)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     student: StudentSettings = field(default_factory=StudentSettings)
-    loss: Piece = field(default_factory=lambda: {"name": "realuid"})
+    loss: Piece = field(default_factory=lambda: {"name": "realuid", "alpha": 2.0, "beta": 2.0, "gamma": 0.5})
     trainer: DistillSettings = field(default_factory=DistillSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     seed: int = 0

@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def assign(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Sets ``tree[a][b][c]`` for the path ``a.b.c``; naming another plugin drops the settings of the one before.
+    """Sets ``tree[a][b][c]`` for the path ``a.b.c``; naming a plugin drops the settings of the one before.
 
     Raises:
         SettingError: a part of the path is not a mapping.
@@ -59,14 +59,14 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise SettingError(f"--set {path}: {'.'.join(parents[: i + 1])} is a value, not a group of settings")
-    if last == "name" and (*parents,) in PIECES and node.get("name") != value:
+    if last == "name" and (*parents,) in PIECES:
         node.clear()
     node[last] = value
 
 
 def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
     """Lays ``other`` over ``base``, mapping by mapping."""
-    if where in PIECES and "name" in other and other["name"] != base.get("name"):
+    if where in PIECES and "name" in other:
         base.clear()
     for key, value in other.items():
         if isinstance(value, Mapping) and isinstance(base.get(key), dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matchlib.algebra.records import Batch
 from matchlib.data import Dataset
-from matchlib.distill.distillation import Distillation
+from matchlib.distillation.distillation import Distillation
 from matchlib.errors import SettingError
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner, Turn

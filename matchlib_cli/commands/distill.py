@@ -34,7 +34,7 @@ def run(
     options = {
         "teacher.name": teacher,
         "student.name": student,
-        "loss.name": loss,
+        "loss.name": loss or ("realuid" if any(x is not None for x in (alpha, beta, gamma)) else None),
         "loss.alpha": alpha,
         "loss.beta": beta,
         "loss.gamma": gamma,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distill.family import Family, Recipe
+from matchlib.distillation.family import Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.couplings.paired import Paired
 from matchlib.plugins.interpolants.noisy_linear import NoisyLinear

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matchlib.distill.loss import BilinearLoss, Weights
+from matchlib.distillation.loss import BilinearLoss, Weights
 from matchlib.registries import losses
 
 __all__ = ["FGM"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from matchlib.distill.loss import BilinearLoss, Weights
+from matchlib.distillation.loss import BilinearLoss, Weights
 from matchlib.errors import SettingError
 from matchlib.registries import losses
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.records import Condition
-from matchlib.distill.field import Signature
+from matchlib.distillation.field import Signature
 
 __all__ = ["Embedding"]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matchlib.algebra.records import Condition
-from matchlib.distill.field import Signature
+from matchlib.distillation.field import Signature
 from matchlib.errors import SettingError
 from matchlib.plugins.networks._embedding import Embedding
 from matchlib.registries import networks
@@ -44,16 +44,17 @@ class ResidualMLP(nn.Module):
         signature: shapes and conditions.
         width: of the hidden layers, >= 1.
         depth: number of residual blocks, >= 1.
+        embedding: width of the embedding of time and label, >= 1.
     """
 
-    def __init__(self, signature: Signature, *, width: int = 256, depth: int = 3) -> None:
+    def __init__(self, signature: Signature, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
         super().__init__()
-        if width < 1 or depth < 1:
-            raise SettingError(f"mlp: width and depth must be at least 1, got {width}, {depth}")
+        if min(width, depth, embedding) < 1:
+            raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
         size = math.prod(signature.shape)
-        self.embed = Embedding(signature, width)
+        self.embed = Embedding(signature, embedding)
         self.enter = nn.Linear(size * (2 if signature.sees_source else 1), width)
-        self.modulate = nn.Linear(width, 2 * depth * width)
+        self.modulate = nn.Linear(embedding, 2 * depth * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
@@ -68,7 +69,7 @@ class ResidualMLP(nn.Module):
             x = torch.cat([x, condition.source.flatten(1)], 1)
         embedded = functional.silu(self.embed(time, condition))
         scales, shifts = self.modulate(embedded).chunk(2, 1)
-        x = self.enter(x) + embedded
+        x = self.enter(x)
         width = x.shape[1]
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
             x = block(x, 1 + scale, shift)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matchlib.algebra.records import Condition
-from matchlib.distill.field import Signature
+from matchlib.distillation.field import Signature
 from matchlib.errors import IncompatibleError, SettingError
 from matchlib.plugins.networks._embedding import Embedding
 from matchlib.registries import networks

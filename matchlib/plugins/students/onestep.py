@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
 from matchlib.algebra.records import Condition
-from matchlib.distill.student import Student
-from matchlib.distill.teacher import Teacher
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
 from matchlib.errors import SettingError
 from matchlib.plugins.objectives.data import Data
 from matchlib.registries import students

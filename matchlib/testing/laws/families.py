@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from matchlib.algebra.records import Batch
 from matchlib.cards import build_field, describe_model, model_of
-from matchlib.distill.distillation import Distillation
-from matchlib.distill.field import Signature
-from matchlib.distill.teacher import Teacher
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.field import Signature
+from matchlib.distillation.teacher import Teacher
 from matchlib.registries import families, losses, students
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, shapes, sizes

@@ -9,8 +9,8 @@ import torch
 from hypothesis import strategies as st
 
 from matchlib.algebra.model import square_norm
-from matchlib.distill.contrast import Contrast
-from matchlib.distill.loss import DistillationLoss
+from matchlib.distillation.contrast import Contrast
+from matchlib.distillation.loss import DistillationLoss
 from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import losses
 from matchlib.testing.law import law

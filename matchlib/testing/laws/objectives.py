@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from matchlib.algebra.convert import View, conversion
 from matchlib.algebra.model import MatchingModel, Moments
-from matchlib.distill.field import Preconditioned
+from matchlib.distillation.field import Preconditioned
 from matchlib.registries import objectives
 from matchlib.testing.gaussian import GaussianField
 from matchlib.testing.law import law

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from matchlib.algebra.records import Condition
 from matchlib.data import Dataset
-from matchlib.distill.field import Signature
+from matchlib.distillation.field import Signature
 from matchlib.errors import IncompatibleError
 from matchlib.evaluation.metric import Metric, Reference
 from matchlib.registries import datasets, metrics, networks

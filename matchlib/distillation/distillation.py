@@ -11,10 +11,10 @@ from matchlib.algebra.convert import view
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Point
 from matchlib.algebra.times import Times
-from matchlib.distill.contrast import Contrast
-from matchlib.distill.loss import DistillationLoss
-from matchlib.distill.student import Student
-from matchlib.distill.teacher import Teacher
+from matchlib.distillation.contrast import Contrast
+from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
 from matchlib.registries import objectives
 
 __all__ = ["Distillation"]

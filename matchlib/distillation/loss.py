@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from matchlib.distill.contrast import Contrast
+from matchlib.distillation.contrast import Contrast
 
 __all__ = ["BilinearLoss", "DistillationLoss", "Weights"]
 

@@ -1,0 +1,139 @@
+"""The laws can fail: each is broken once, on purpose, and must say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import matchlib
+from matchlib.algebra.convert import Conversion
+from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.interpolant import ScheduledInterpolant
+from matchlib.algebra.records import Batch, Pair
+from matchlib.algebra.rows import Coefficients
+from matchlib.distillation.contrast import Contrast
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.loss import Weights
+from matchlib.plugins.interpolants.linear import Linear
+from matchlib.plugins.losses.realuid import RealUID
+from matchlib.testing.law import LAWS, cases, check
+
+list(cases())  # enrols the laws
+
+
+def fails(law: str, plugin: str) -> bool:
+    return not check(LAWS[law], plugin).passed
+
+
+@contextmanager
+def registered(group: str, name: str, plugin: Any) -> Iterator[None]:
+    registry = getattr(matchlib, group)
+    registry.register(name)(plugin)
+    try:
+        yield
+    finally:
+        del registry._plugins[name]
+
+
+def test_a_dropped_real_term_breaks_stationarity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RealUID, "real", property(lambda self: Weights(1 - self._gamma, 0.0, 0.0)))
+    assert fails("teacher_is_stationary_on_its_own_law", "realuid")
+
+
+def test_an_ignored_gamma_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RealUID, "_gamma", property(lambda self: min(self.alpha, 0.99)))
+    assert fails("gamma_matters", "realuid")
+    assert fails("realuid_is_a_regression", "realuid")
+
+
+def test_a_lost_factor_of_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def q(self: Contrast, square: float, teacher: float, target: float) -> Tensor:
+        d = self.critic - self.teacher
+        return self.weight * (d * (target * self.target - teacher * self.teacher - square * d)).flatten(1).sum(1)
+
+    monkeypatch.setattr(Contrast, "q", q)
+    assert fails("per_sample_identity", "uid")
+
+
+def test_a_wrong_derivative_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Linear, "coefficients", lambda self, t: Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (1.0, 1.0, 0.0)))
+    assert fails("derivatives_are_derivatives", "linear")
+
+
+def test_a_reversed_time_is_noticed() -> None:
+    @dataclass(frozen=True)
+    class Reversed(ScheduledInterpolant):
+        def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
+            return t, 1.0 - t, 0.0
+
+    with registered("interpolants", "reversed", Reversed):
+        assert fails("the_path_begins_at_the_data", "reversed")
+
+
+def test_times_that_mix_are_noticed() -> None:
+    @dataclass(frozen=True)
+    class Mixed(ScheduledInterpolant):
+        def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
+            return 1.0 - t * t.mean(), t, 0.0
+
+    with registered("interpolants", "mixed", Mixed):
+        assert fails("times_do_not_mix", "mixed")
+
+
+def test_a_false_gaussian_is_noticed() -> None:
+    @dataclass(frozen=True)
+    class Copy(Coupling):
+        gaussian_source = True  # type: ignore[assignment]
+        reads_source = False  # type: ignore[assignment]
+
+        def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
+            return Pair(batch.data, batch.data.detach(), batch.label)
+
+        def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
+            return batch.data.detach()
+
+    with registered("couplings", "copy", Copy):
+        assert fails("a_declared_gaussian_is_one", "copy")
+
+
+def test_a_detached_coupling_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    coupling = matchlib.couplings["paired"]
+    pair = coupling.pair
+
+    def detached(self: Any, batch: Batch, *, generator: torch.Generator) -> Pair:
+        made = pair(self, batch, generator=generator)
+        return Pair(0 * made.data + made.data.detach(), made.source, made.label)
+
+    monkeypatch.setattr(coupling, "pair", detached)
+    assert fails("gradient_reaches_the_data", "paired")
+
+
+def test_a_wrong_conversion_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Conversion.coefficients
+    monkeypatch.setattr(Conversion, "coefficients", lambda self, at: [1.01 * k for k in right(self, at)])
+    assert fails("conversions_are_exact", "velocity")
+    assert fails("conversions_hold_on_latents", "velocity")
+    assert fails("reading_as_itself_changes_nothing", "velocity")
+
+
+def test_a_student_that_learns_in_the_critic_turn_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def critic_loss(self: Distillation, real: Batch, prompt: Batch, *, generator: torch.Generator) -> Tensor:
+        contrast = self.contrast(self.generated(prompt, real, generator=generator))
+        return self.loss.critic_loss(contrast, contrast).mean()
+
+    monkeypatch.setattr(Distillation, "critic_loss", critic_loss)
+    assert fails("turns_change_only_their_own_module", "flow")
+
+
+def test_a_detached_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    generate = Distillation.generate
+    monkeypatch.setattr(
+        Distillation, "generate", lambda self, prompt, generator: tuple(x.detach() for x in generate(self, prompt, generator=generator))
+    )
+    assert fails("turns_change_only_their_own_module", "bridge")

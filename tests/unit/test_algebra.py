@@ -1,0 +1,129 @@
+"""Rows, times, models: edges that no law covers."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import matchlib
+from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.pinned import pin
+from matchlib.algebra.records import Batch
+from matchlib.algebra.rows import Row, expand
+from matchlib.algebra.times import Times
+from matchlib.errors import IncompatibleError, SettingError
+
+PATHS, PAIRS, ROWS = matchlib.interpolants, matchlib.couplings, matchlib.objectives
+
+
+def test_a_time_of_another_size_is_refused_not_broadcast() -> None:
+    """A batch whose size equals its width must not be scaled along the wrong axis."""
+    x = torch.ones(5, 5)
+    assert torch.equal(expand(torch.arange(5.0), x) * x, torch.arange(5.0)[:, None].expand(5, 5))
+    with pytest.raises(ValueError, match="one time per sample"):
+        expand(torch.ones(1), x)
+    with pytest.raises(ValueError, match="one time per sample"):
+        expand(torch.ones(5, 1), x)
+
+
+def test_zero_coefficients_leave_latents_alone() -> None:
+    x = torch.ones(2, 3)
+    assert torch.equal(Row(data=2.0)(x, x * math.nan, None), 2 * x)
+    assert torch.equal(Row()(x, x, None), torch.zeros(2, 3))
+
+
+def test_brownian_bridge_coefficients() -> None:
+    """T15: a = 1 - t, b = t, c^2 = epsilon t (1 - t), the textbook bridge."""
+    t = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    at = PATHS["brownian-bridge"](epsilon=2.0).coefficients(t)
+    expected = torch.stack([1 - t, t, (2 * t * (1 - t)).sqrt()], -1)
+    assert torch.allclose(at.state.stack(t), expected, atol=1e-12)
+
+
+def test_a_pinned_process_has_the_law_of_the_process() -> None:
+    """Averaged over the source that the process itself reaches, the bridge has the process's own law at every time."""
+    bridge = PATHS["linear-sde-bridge"](rate=0.7, g2=1.3, warp=0.5)
+    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    alpha, var = bridge.prior(t)
+    alpha_1, var_1 = bridge.prior(torch.ones_like(t))
+    a, b, c2 = pin((alpha, var), (alpha_1, var_1))
+    assert torch.allclose(a + b * alpha_1, alpha)
+    assert torch.allclose(c2 + b**2 * var_1, var)
+
+
+def test_edm_steps_are_even_in_t() -> None:
+    """Karras et al. 2022, equation 5, with sigma_min = 0.002, sigma_max = 80, rho = 7 and N = 18."""
+    path = PATHS["ve"]()
+    n, low, high, rho = 18, 0.002, 80.0, 7.0
+    t = torch.linspace(1.0, path.time(low), n, dtype=torch.float64)
+    i = torch.arange(n, dtype=torch.float64)
+    karras = (high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+    assert torch.allclose(path.coefficients(t).state.stack(t)[:, 1], karras)
+
+
+@pytest.mark.parametrize("path", ["linear", "ve", "vp-linear", "brownian-bridge", "noisy-linear"])
+def test_log_ratio_times_are_normal_in_the_log_ratio(path: str) -> None:
+    interpolant = PATHS[path]()
+    times = Times(0.01, 0.99, (-0.5, 0.7))
+    t = times.sample(interpolant, torch.empty(20_000, 1, dtype=torch.float64), torch.Generator().manual_seed(0))
+    at = interpolant.coefficients(t)
+    ratio = 0.5 * torch.log(torch.as_tensor(at.variance)) - torch.log(torch.as_tensor(at.a).expand(t.shape))
+    inside = interpolant.coefficients(torch.tensor([0.01, 0.99], dtype=torch.float64))
+    edges = 0.5 * torch.log(inside.variance) - torch.log(torch.as_tensor(inside.a).expand(2))
+    normal = torch.distributions.Normal(-0.5, 0.7)
+    low, high = normal.cdf(edges)
+    uniform = ((normal.cdf(ratio) - low) / (high - low)).sort().values
+    assert (uniform - torch.linspace(0, 1, len(uniform), dtype=torch.float64)).abs().max() < 2e-3
+
+
+def test_times_are_even_over_a_batch_and_uniform_over_batches() -> None:
+    draw = lambda n, seed: Times().sample(PATHS["linear"](), torch.empty(n, 1), torch.Generator().manual_seed(seed))  # noqa: E731
+    assert (draw(10, 0).sort().values.diff() - 0.1).abs().max() < 1e-6
+    first = torch.stack([draw(1, seed) for seed in range(2000)]).flatten()
+    assert abs(first.mean() - 0.5) < 5 * (1 / 12 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize("times", [{"low": 0.5, "high": 0.5}, {"low": -0.1}, {"high": 1.1}, {"log_ratio": (0.0, 0.0)}])
+def test_times_outside_their_domain_are_refused(times: dict) -> None:
+    with pytest.raises(SettingError):
+        Times(**times)
+
+
+def test_a_model_without_its_prediction_is_refused_when_composed() -> None:
+    for coupling, path, objective in (
+        ("independent", "linear", "noise"),
+        ("independent", "linear", "drift"),
+        ("paired", "linear", "score"),
+        ("paired", "trigonometric", "epsilon"),
+    ):
+        with pytest.raises(IncompatibleError):
+            MatchingModel(PAIRS[coupling](), PATHS[path](), ROWS[objective]())
+
+
+def test_the_gradient_of_the_loss_reaches_the_data() -> None:
+    model = matchlib.families["flow"]().model(paired=False)
+    x = torch.randn(3, 2, requires_grad=True)
+    loss = model.loss(lambda state, time, condition: state, Batch(x), generator=torch.Generator().manual_seed(0))
+    assert loss.shape == (3,)
+    assert torch.autograd.grad(loss.sum(), x)[0].abs().min() > 0
+
+
+def test_whitened_rows_have_the_product_of_the_latents() -> None:
+    """E[left right] from the moments equals the dot product of whitened rows."""
+    moments = Moments(data=2.0, source=3.0, cross=1.5)
+    left, right = Row(0.3, -1.2, 0.7), Row(2.0, 0.4, -0.1)
+    expected = 0.3 * 2.0 * 2.0 - 1.2 * 0.4 * 3.0 + 0.7 * -0.1 + (0.3 * 0.4 - 1.2 * 2.0) * 1.5
+    assert moments.whiten(left).dot(moments.whiten(right)) == pytest.approx(expected)
+
+
+def test_optimal_transport_is_optimal_and_blocks_do_not_mix() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data, source = torch.randn(2, 6, 2, generator=generator)
+    pair = PAIRS["minibatch-ot"](block=3).pair(Batch(data, source), generator=generator)
+    for block in (slice(0, 3), slice(3, 6)):
+        from itertools import permutations
+
+        cost = min(float((data[block] - source[block][list(p)]).square().sum()) for p in permutations(range(3)))
+        assert float((data[block] - pair.source[block]).square().sum()) == pytest.approx(cost, rel=1e-5)

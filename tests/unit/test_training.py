@@ -1,0 +1,128 @@
+"""The trainer: resume, interruption, divergence, averages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from matchlib.errors import CardError, DivergedError, SettingError
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Algorithm, Learner, Turn
+from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.ema import EMA
+from matchlib.training.log import Log
+from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
+
+
+class Toy(Algorithm):
+    """Two learners, in turn, on random data."""
+
+    def __init__(self, seed: int = 0, poison: int | None = None) -> None:
+        torch.manual_seed(seed)
+        self.learners = {"left": Learner(nn.Linear(3, 3), 1e-2), "right": Learner(nn.Linear(3, 3), 1e-2, ema=0.5)}
+        self.streams, self.poison = Streams(seed, torch.device("cpu")), poison
+
+    def turn(self, step: int) -> Turn:
+        name = "left" if step % 3 else "right"
+        x = torch.randn(4, 3, generator=self.streams("x", step))
+        loss = self.learners[name].module(x).square().mean()
+        return Turn(name, loss * float("nan") if step == self.poison else loss)
+
+
+def fit(folder: Path | None, steps: int = 20, stop_at: int | None = None, **kwargs: object) -> dict[str, nn.Module]:
+    toy = Toy(**kwargs)  # type: ignore[arg-type]
+    count = iter(range(10**6))
+    trainer = Trainer(
+        toy,
+        TrainerSettings(steps, warmup=3, decay=0.5, log_every=4, checkpoint_every=5),
+        phase="toy",
+        checkpoints=Checkpoints(folder / "checkpoints", "toy") if folder else None,
+        log=Log(folder / "metrics.jsonl" if folder else None),
+        stop=lambda: stop_at is not None and next(count) + 1 == stop_at,
+    )
+    return trainer.fit()
+
+
+def weights(modules: dict[str, nn.Module]) -> list[torch.Tensor]:
+    return [w for name in sorted(modules) for w in modules[name].parameters()]
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7, 13, 19])
+def test_an_interrupted_run_resumes_bit_for_bit(tmp_path: Path, stop_at: int) -> None:
+    straight = weights(fit(None))
+    with pytest.raises(Interrupted, match=f"after step {stop_at} of 20"):
+        fit(tmp_path, stop_at=stop_at)
+    resumed = weights(fit(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(straight, resumed, strict=True))
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 20
+
+
+def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(tmp_path, stop_at=12)
+    last = sorted((tmp_path / "checkpoints").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(CardError, match=r"toy-00000012.*the one before it is .*toy-00000010"):
+        fit(tmp_path)
+
+
+def test_a_checkpoint_of_other_networks_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        fit(tmp_path, stop_at=5)
+    toy = Toy()
+    toy.learners = {"left": Learner(nn.Linear(2, 2)), "right": Learner(nn.Linear(3, 3))}
+    with pytest.raises(CardError, match="cannot be loaded"):
+        Trainer(toy, TrainerSettings(9), phase="toy", checkpoints=Checkpoints(tmp_path / "checkpoints", "toy")).fit()
+
+
+def test_divergence_stops_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"step 12 of toy.*toy-00000010\.safetensors"):
+        fit(tmp_path, poison=10)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir())[-1] == "toy-00000010.safetensors"
+
+
+def test_the_seed_decides() -> None:
+    one, same, other = (weights(fit(None, seed=seed)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not torch.equal(one[0], other[0])
+
+
+def test_streams_are_independent_of_each_other() -> None:
+    streams = Streams(0, torch.device("cpu"))
+    draws = [torch.randn(3, generator=streams(name, step)) for name in ("a", "b") for step in (0, 1)]
+    assert len({tuple(x.tolist()) for x in draws}) == 4
+    assert torch.equal(torch.randn(3, generator=streams("a", 0)), draws[0])
+
+
+def test_an_average_of_constant_weights_is_those_weights() -> None:
+    module = nn.Linear(2, 2)
+    ema = EMA(module, 0.9)
+    before = [w.clone() for w in module.parameters()]
+    with torch.no_grad():
+        for w in module.parameters():
+            w.add_(1.0)
+    for _ in range(500):
+        ema.update()
+    assert all(torch.allclose(w, b + 1) for w, b in zip(ema.copy().parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 5, "decay": 2.0}, {"steps": 5, "clip": 0.0}, {"steps": 5, "log_every": 0}])
+def test_settings_outside_their_domain_are_refused(bad: dict) -> None:
+    with pytest.raises(SettingError):
+        TrainerSettings(**bad)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine: the CUDA path is not tested here")
+def test_the_trainer_runs_on_cuda() -> None:
+    toy = Toy()
+    toy.streams = Streams(0, torch.device("cuda"))
+    for learner in toy.learners.values():
+        learner.module.cuda()
+    assert all(w.is_cuda for w in weights(Trainer(toy, TrainerSettings(10)).fit()))
