@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
-from matchlib.algebra.rows import Coefficients, Row, scaled
+from matchlib.algebra.rows import Coefficients, Row, Scalar, scaled
 from matchlib.errors import ConversionError, IncompatibleError, UnknownNameError
 from matchlib.registries import objectives
 
@@ -115,9 +115,13 @@ class Conversion:
             predictions: one tensor ``(b, *event)`` per head.
             source: needed where the model sees it.
         """
-        seen = (*predictions, state) if source is None or not self.model.sees_source else (*predictions, state, source)
-        pairs = zip(self.coefficients(at), seen, strict=True)
-        terms = [scaled(k, x) for k, x in pairs if isinstance(k, Tensor)]
+        return self.combine(self.coefficients(at), predictions, state, source)
+
+    def combine(self, coefficients: Sequence[Scalar], predictions: Sequence[Tensor], state: Tensor, source: Tensor | None) -> Tensor:
+        """Returns the combination with given coefficients, those that are exactly 0.0 left out."""
+        seen = (*predictions, state, source) if self.model.sees_source else (*predictions, state)
+        pairs = zip(coefficients, seen, strict=True)
+        terms = [scaled(k, x) for k, x in pairs if x is not None and (isinstance(k, Tensor) or k != 0.0)]
         return sum(terms[1:], start=terms[0])
 
 

@@ -47,8 +47,8 @@ class Moments:
 
     def whiten(self, row: Row) -> Row:
         """Returns the row in an orthonormal basis of the latents, in which E[left right] is the dot product (a Cholesky factor)."""
-        if self.cross == 0.0:
-            return Row(row.data * math.sqrt(self.data), row.source * math.sqrt(self.source), row.noise)
+        if self == Moments():
+            return row
         root = math.sqrt(self.data)
         own = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
         return Row(row.data * root + row.source * (self.cross / root), row.source * own, row.noise)

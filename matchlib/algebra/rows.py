@@ -42,7 +42,21 @@ def _is_zero(scalar: Scalar) -> bool:
 
 
 def _times(left: Scalar, right: Scalar) -> Scalar:
-    return 0.0 if _is_zero(left) or _is_zero(right) else left * right
+    """The product, without an operation where a factor is exactly zero or one."""
+    if _is_zero(left) or _is_zero(right):
+        return 0.0
+    if isinstance(left, float) and left == 1.0:
+        return right
+    return left if isinstance(right, float) and right == 1.0 else left * right
+
+
+def _plus(left: Scalar, right: Scalar) -> Scalar:
+    """The sum, without an operation where a term is exactly zero."""
+    return right if _is_zero(left) else left if _is_zero(right) else left + right
+
+
+def _minus(left: Scalar, right: Scalar) -> Scalar:
+    return left if _is_zero(right) else left - right
 
 
 @dataclass(frozen=True)
@@ -69,7 +83,7 @@ class Row:
         return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(data)
 
     def __add__(self, other: Row) -> Row:
-        return Row(self.data + other.data, self.source + other.source, self.noise + other.noise)
+        return Row(_plus(self.data, other.data), _plus(self.source, other.source), _plus(self.noise, other.noise))
 
     def __mul__(self, scalar: Scalar) -> Row:
         return Row(_times(self.data, scalar), _times(self.source, scalar), _times(self.noise, scalar))
@@ -78,14 +92,15 @@ class Row:
 
     def dot(self, other: Row) -> Scalar:
         """Returns the dot product of the coefficients."""
-        return _times(self.data, other.data) + _times(self.source, other.source) + _times(self.noise, other.noise)
+        products = (_times(self.data, other.data), _times(self.source, other.source), _times(self.noise, other.noise))
+        return _plus(_plus(*products[:2]), products[2])
 
     def cross(self, other: Row) -> Row:
         """Returns the cross product: its length is the area that the two rows span, computed without cancellation."""
         return Row(
-            _times(self.source, other.noise) - _times(self.noise, other.source),
-            _times(self.noise, other.data) - _times(self.data, other.noise),
-            _times(self.data, other.source) - _times(self.source, other.data),
+            _minus(_times(self.source, other.noise), _times(self.noise, other.source)),
+            _minus(_times(self.noise, other.data), _times(self.data, other.noise)),
+            _minus(_times(self.data, other.source), _times(self.source, other.data)),
         )
 
     def stack(self, t: Tensor) -> Tensor:
@@ -123,4 +138,4 @@ class Coefficients:
     @property
     def variance(self) -> Scalar:
         """Variance b^2 + c^2 of the state around ``a data``, for a source of unit variance."""
-        return _times(self.b, self.b) + _times(self.c, self.c)
+        return _plus(_times(self.b, self.b), _times(self.c, self.c))

@@ -62,8 +62,8 @@ class Preconditioned(nn.Module):
         """Returns (inner, skip, out) at ``time``, each ``(b,)``."""
         at = self.model.interpolant.coefficients(time)
         state, row = self.moments.whiten(at.state), self.moments.whiten(self.model.row(at))
-        size = _length(state)
-        return 1.0 / size, row.dot(state) / (size * size), _length(row.cross(state)) / size
+        inner = torch.as_tensor(state.dot(state)).rsqrt()
+        return inner, row.dot(state) * (inner * inner), _length(row.cross(state)) * inner
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction of the model's row, shape ``(b, *event)``."""

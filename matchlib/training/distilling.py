@@ -46,7 +46,9 @@ class Distilling(Algorithm):
 
     def turn(self, step: int) -> Turn:
         generator = self.streams("point", step)
-        prompt, real = self._draw("prompt", step), self._draw("real", step)
+        prompt = self._draw("prompt", step)
         if (step + 1) % self.cycle == 0:
-            return Turn("student", self.distillation.student_loss(prompt, real, generator=generator))
+            other = self._draw("real", step) if self.dataset.paired else prompt  # only its source is used
+            return Turn("student", self.distillation.student_loss(prompt, other, generator=generator))
+        real = self._draw("real", step) if self.dataset.paired or self.distillation.loss.uses_real else prompt
         return Turn("critic", self.distillation.critic_loss(real, prompt, generator=generator))

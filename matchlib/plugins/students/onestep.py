@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from matchlib.algebra.convert import view
+from matchlib.algebra.convert import conversion
 from matchlib.algebra.records import Condition
 from matchlib.distillation.student import Student
 from matchlib.distillation.teacher import Teacher
@@ -42,13 +42,16 @@ class OneStep(Student):
         model = teacher.model
         if not model.times.low < start <= 1:
             raise SettingError(f"onestep: start must lie in ({model.times.low}, 1], got {start}")
-        if field is None:
-            field = view(copy.deepcopy(teacher.field), model, Data())
+        predicts = model if field is None else replace(model, objective=Data())
+        field = copy.deepcopy(teacher.field) if field is None else field
         self.field = field.train().requires_grad_(True)
-        self.model, self.moments, self.start = replace(model, objective=Data()), teacher.moments, start
-        self.nfe = 1
+        self.model, self.moments, self.start, self.nfe = model, teacher.moments, start, 1
+        self.conversion = conversion(predicts, Data())
+        at = model.interpolant.coefficients(torch.tensor([start], dtype=torch.float64))
+        self.weights = [float(k) for k in self.conversion.coefficients(at)]  # constant, since the time is
 
     def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
         t = torch.full(source.shape[:1], self.start, dtype=source.dtype, device=source.device)
         state = self.model.start(source, t, self.moments, generator=generator)
-        return self.field(state, t, condition)
+        prediction = self.field(state, t, condition)
+        return self.conversion.combine(self.weights, (prediction,), state, condition.source)

@@ -1,0 +1,77 @@
+"""Does the same command distil every family? Student against teacher against held-out data, defaults only.
+
+python benchmarks/families.py [--seeds 0] [--only flow ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from typing import Any
+
+from record import CACHE, cell, save
+
+from matchlib.training.files import read_json
+
+CELLS = [
+    ("flow", "digits"),
+    ("diffusion", "digits"),
+    ("diffusion-vp", "digits"),
+    ("bridge", "digits"),
+    ("interpolant", "digits"),
+    ("bridge", "digits-restore"),
+]
+SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "coverage", "nearest_ratio", "rmse", "seconds")
+
+
+def run(family: str, data: str, seed: int, more: list[str]) -> dict[str, Any]:
+    """Runs the command and returns its scores and how long it took, teacher included."""
+    folder, cache = CACHE / f"run-{family}-{data}-{seed}", CACHE / "teachers"
+    shutil.rmtree(folder, ignore_errors=True)
+    options = ["--teacher", family, "--data", data, "--seed", str(seed), "--out", str(folder), *more]
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "matchlib_cli", "distill", *options],
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.DEVNULL,
+    )
+    seconds = time.perf_counter() - begin
+    report = read_json(folder / "evaluation.json")
+    kinds = ("student", "teacher", "held_out")
+    return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+")
+    given, more = parser.parse_known_args()
+    rows = []
+    for family, data in CELLS:
+        if given.only and family not in given.only:
+            continue
+        for seed in given.seeds:
+            key = {"benchmark": "families", "family": family, "data": data, "seed": seed, "more": more}
+            row = {"family": family, "data": data, "seed": seed} | cell(key, lambda f=family, d=data, s=seed: run(f, d, s, more))
+            student, teacher, held = row["student"], row["teacher"], row["held_out"]
+            row["student_over_teacher"] = student["frechet"] / teacher["frechet"]
+            row["teacher_over_held_out"] = teacher["frechet"] / held["frechet"]
+            rows.append(row)
+            print(
+                f"{family:13} {data:15} seed {seed}  Frechet: student {student['frechet']:.3f}  teacher {teacher['frechet']:.3f} "
+                f"({teacher['nfe']} evaluations)  held-out {held['frechet']:.3f}  raw: {student['frechet_raw']:.3f} "
+                f"{teacher['frechet_raw']:.3f}  "
+                f"student/teacher {row['student_over_teacher']:.2f}  {row['seconds_in_all']:.0f} s",
+                flush=True,
+            )
+    if not given.only and not more:
+        save("families", rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Every snippet and command of the documents is executed."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+QUICK = [
+    "--set", "teacher.network={name: mlp, width: 8, depth: 1}", "--set", "teacher.training.steps=3", "--set", "trainer.steps=4",
+    "--set", "evaluation.draws=1",
+]  # fmt: skip
+
+
+def pages_with(language: str) -> list:
+    return [
+        pytest.param(page, id=str(page.relative_to(ROOT)))
+        for page in PAGES
+        if any(lang == language for lang, _ in FENCE.findall(page.read_text()))
+    ]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for lang, body in FENCE.findall(page.read_text()) if lang == language]
+
+
+@pytest.fixture
+def clean_registries() -> object:
+    """Plugins that a page registers are forgotten after it."""
+    from matchlib.registries import ALL
+
+    before = {name: dict(registry._plugins) for name, registry in ALL.items()}
+    yield
+    for name, registry in ALL.items():
+        for plugin in set(registry._plugins) - set(before[name]):
+            if registry._owner(plugin) is None:
+                del registry._plugins[plugin]
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registries: object) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {"__name__": "snippet"}
+    for body in blocks(page, "python"):
+        exec(compile(body, str(page), "exec"), scope)
+
+
+@pytest.mark.parametrize("page", pages_with("console"))
+def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable) -> None:
+    """Each ``$ matchlib`` line exits with 0; runs are shortened, everything else is word for word."""
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {"__name__": "snippet"}
+    for body in blocks(page, "python"):
+        if "np.savez" in body:
+            exec(compile(body, str(page), "exec"), scope)
+    for body in blocks(page, "console"):
+        for line in body.splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["make"]:
+                assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text()
+                continue
+            if words[:1] != ["matchlib"]:
+                assert words[:1] in (["git"], ["cd"], ["."]), f"no test runs: {line}"
+                continue
+            shortened = [*words[1:], *QUICK] if words[1] in ("train", "distill") else words[1:]
+            code, _, err = cli(*shortened)
+            assert code == 0, (line, err)
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page}: {target}"
