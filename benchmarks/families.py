@@ -46,6 +46,27 @@ def run(family: str, data: str, seed: int, more: list[str]) -> dict[str, Any]:
     return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Returns the table of README.md."""
+    lines = [
+        "| family | data | student, 1 evaluation | teacher (evaluations) | ratio | raw: student, teacher | nearest train |"
+    ]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in rows:
+        student, teacher = row["student"], row["teacher"]
+        cells = [
+            f"`{row['family']}`",
+            f"`{row['data']}`",
+            f"{student['frechet']:.2f}",
+            f"{teacher['frechet']:.2f} ({teacher['nfe']})",
+            f"{row['student_over_teacher']:.2f}",
+            f"{student['frechet_raw']:.2f}, {teacher['frechet_raw']:.2f}",
+            f"{student['nearest_ratio']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -70,6 +91,7 @@ def main() -> None:
                 flush=True,
             )
     if not given.only and not more:
+        print(markdown(rows))
         save("families", rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
 
 

@@ -57,7 +57,7 @@ class TrainingSettings:
         warmup, decay, clip: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
-    steps: int = 500
+    steps: int = 400
     batch: int = 256
     rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.999)
@@ -126,7 +126,7 @@ class DistillSettings:
         warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
-    steps: int = 3000
+    steps: int = 3200
     batch: int = 256
     critic_turns: int = 1
     student_rate: float | None = None

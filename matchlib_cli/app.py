@@ -26,4 +26,5 @@ for command in (train, distill, sample, evaluate, resume, plugins, check):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a command and exits: 0 done, 2 wrong input, 3 training stopped itself, 130 interrupted."""
-    sys.exit(exit_code(lambda: app(args=list(sys.argv[1:] if argv is None else argv), standalone_mode=False, prog_name="matchlib")))
+    args = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(exit_code(lambda: app(args=args, standalone_mode=False, prog_name="matchlib"), given=" ".join(["matchlib", *args])))

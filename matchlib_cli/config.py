@@ -61,7 +61,10 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
             raise SettingError(f"--set {path}: {'.'.join(parents[: i + 1])} is a value, not a group of settings")
     if last == "name" and (*parents,) in PIECES:
         node.clear()
-    node[last] = value
+    if isinstance(value, dict) and isinstance(node.get(last), dict):
+        merge(node[last], value, (*parents, last))
+    else:
+        node[last] = value
 
 
 def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:

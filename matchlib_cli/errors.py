@@ -21,8 +21,8 @@ def fail(message: str) -> None:
     print(f"matchlib: error: {' '.join(message.split())}", file=sys.stderr)
 
 
-def exit_code(command: Callable[[], Any]) -> int:
-    """Runs a command and returns the exit code that its end deserves."""
+def exit_code(command: Callable[[], Any], *, given: str) -> int:
+    """Runs a command and returns the exit code that its end deserves; ``given`` is the command line, for errors in its usage."""
     try:
         result = command()
         sys.stdout.flush()
@@ -37,13 +37,13 @@ def exit_code(command: Callable[[], Any]) -> int:
     except typer.Exit as error:
         return error.exit_code
     except Exception as error:
-        return _usage(error)
+        return _usage(error, given)
     return result if isinstance(result, int) else DONE
 
 
-def _usage(error: Exception) -> int:
+def _usage(error: Exception, given: str) -> int:
     """Usage errors of the option parser carry their own message; anything else is our own bug and keeps its traceback."""
     if not hasattr(error, "format_message"):
         raise error
-    fail(f"{error.format_message()} (matchlib --help lists commands and options)")
+    fail(f"{error.format_message()} In: {given} (see matchlib --help)")
     return WRONG

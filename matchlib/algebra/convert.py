@@ -8,6 +8,7 @@ is made; at run time the coefficients are a 3 x 3 solve in float64 by triple pro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -98,6 +99,20 @@ class Conversion:
         if chosen is None:
             raise ConversionError(_refusal(model, self.predicted, wanted))
         self.chosen = chosen
+
+    def check_at(self, t: float) -> None:
+        """Refuses a time at which the conversion is singular, such as an end of the interval.
+
+        Raises:
+            ConversionError: some coefficient is not finite at ``t``.
+        """
+        found = self.coefficients(self.model.interpolant.coefficients(torch.tensor([t], dtype=torch.float64)))
+        if not all(math.isfinite(float(k)) for k in found):
+            raise ConversionError(
+                f"{' and '.join(map(_name, self.predicted))} read as {_name(self.wanted)} is singular at t = {t:g} for "
+                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.low=0.001 or "
+                "teacher.times.high=0.999"
+            )
 
     def coefficients(self, at: Coefficients) -> list[Tensor | float]:
         """Returns one coefficient, ``(b,)`` or exactly 0.0, for each prediction and then for each known row."""

@@ -53,6 +53,14 @@ class Sampler(ABC):
     """Generates data from a source by evaluating a field many times."""
 
     @abstractmethod
+    def check(self, model: MatchingModel) -> None:
+        """Refuses a model whose field it cannot sample; asked before anything is trained.
+
+        Raises:
+            IncompatibleError: saying what is missing.
+        """
+
+    @abstractmethod
     def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
         """Returns samples.
 

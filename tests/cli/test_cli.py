@@ -107,7 +107,7 @@ def test_every_family_distils(tmp_path: Path, cli: Cli, small: list[str], family
     [
         "teacher.interpolant.name=trigonometric",
         "teacher.coupling.name=minibatch-ot",
-        "teacher.objective.name=data",
+        "teacher={objective: {name: data}, times: {low: 0.001}}",
         "teacher.network={name: unet, channels: 8}",
         "teacher.sampler={name: ode, method: dopri5}",
         "loss={name: realuid, alpha: 2, beta: 2, gamma: 0.5}",
@@ -184,6 +184,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("paired without source", ["distill", "--set", "teacher.coupling.name=paired"], "reads a source"),
     ("objective that is not there", ["distill", "--set", "teacher.objective.name=noise"], "noise is not a prediction"),
     ("space that is not determined", ["distill", "--set", "loss.space=drift"], "no prior process"),
+    ("reading that is singular at an end", ["distill", "--set", "teacher.objective.name=data"], "teacher.times.low=0.001"),
     ("unknown space", ["distill", "--set", "loss.space=velocty"], "did you mean 'velocity'"),
     ("unknown method", ["distill", "--set", "teacher.sampler={name: ode, method: rk5}"], "method must be one of"),
     ("sampler that does not fit", ["distill", "--set", "teacher.sampler.name=ancestral"], "use the sampler ode or sde"),

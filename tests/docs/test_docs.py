@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -46,9 +49,10 @@ def clean_registries() -> object:
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registries: object) -> None:
     monkeypatch.chdir(tmp_path)
-    scope: dict = {"__name__": "snippet"}
+    module = ModuleType("snippet")  # dataclasses look their module up
+    monkeypatch.setitem(sys.modules, "snippet", module)
     for body in blocks(page, "python"):
-        exec(compile(body, str(page), "exec"), scope)
+        exec(compile(body, str(page), "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("page", pages_with("console"))
@@ -78,3 +82,13 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_table_of_the_readme_is_that_of_the_benchmark() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from families import markdown
+    finally:
+        sys.path.pop(0)
+    rows = json.loads((ROOT / "benchmarks" / "results" / "families.json").read_text())["rows"]
+    assert markdown(rows) in (ROOT / "README.md").read_text()

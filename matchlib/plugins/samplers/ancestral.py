@@ -12,7 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from matchlib.algebra.convert import view
+from matchlib.algebra.convert import conversion, view
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.pinned import PriorInterpolant
 from matchlib.errors import IncompatibleError
 from matchlib.plugins.objectives.data import Data
@@ -40,13 +41,17 @@ class Ancestral(Sampler):
     def __post_init__(self) -> None:
         check_steps("ancestral", self.steps)
 
-    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
-        model, counted = of.model, CountedField(of.field)
+    def check(self, model: MatchingModel) -> None:
         if not isinstance(model.interpolant, PriorInterpolant):
             raise IncompatibleError(
                 f"ancestral steps need a path that is a process of its own, which {type(model.interpolant).__name__} is not; "
                 "use the sampler ode or sde"
             )
+        conversion(model, Data())
+
+    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
+        model, counted = of.model, CountedField(of.field)
+        self.check(model)
         condition = model.condition(source, label)
         predict = view(counted, model, Data())
         grid = times_down(model.times, self.steps, source)

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torchdiffeq import odeint
 
-from matchlib.algebra.convert import view
+from matchlib.algebra.convert import conversion, view
+from matchlib.algebra.model import MatchingModel
 from matchlib.errors import SettingError, nearest
 from matchlib.plugins.objectives.data import Data
 from matchlib.plugins.objectives.velocity import Velocity
@@ -53,6 +54,13 @@ class ODE(Sampler):
             )
         if not (self.rtol > 0 and self.atol > 0):
             raise SettingError(f"ode: rtol and atol must be positive, got {self.rtol}, {self.atol}")
+
+    def check(self, model: MatchingModel) -> None:
+        velocity = conversion(model, Velocity())
+        velocity.check_at(model.times.low)
+        velocity.check_at(model.times.high)
+        if model.times.low > 0:
+            conversion(model, Data())
 
     def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
         model, counted = of.model, CountedField(of.field)

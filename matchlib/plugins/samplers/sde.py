@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from matchlib.algebra.convert import view
+from matchlib.algebra.convert import conversion, view
 from matchlib.algebra.interpolant import draw_like
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.rows import expand
 from matchlib.errors import SettingError
 from matchlib.plugins.objectives.data import Data
@@ -45,6 +46,10 @@ class SDE(Sampler):
         check_steps("sde", self.steps)
         if not self.level >= 0:
             raise SettingError(f"sde: level must be at least 0, got {self.level}")
+
+    def check(self, model: MatchingModel) -> None:
+        for wanted in (Velocity(), Score(), *((Data(),) if model.times.low > 0 else ())):
+            conversion(model, wanted).check_at(model.times.high)
 
     def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
         model, counted = of.model, CountedField(of.field)

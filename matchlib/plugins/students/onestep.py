@@ -47,6 +47,7 @@ class OneStep(Student):
         self.field = field.train().requires_grad_(True)
         self.model, self.moments, self.start, self.nfe = model, teacher.moments, start, 1
         self.conversion = conversion(predicts, Data())
+        self.conversion.check_at(start)
         at = model.interpolant.coefficients(torch.tensor([start], dtype=torch.float64))
         self.weights = [float(k) for k in self.conversion.coefficients(at)]  # constant, since the time is
 
