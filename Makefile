@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/matchlib distill --teacher flow --student onestep
 
 test: $(STAMP)-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow

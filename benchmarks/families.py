@@ -48,9 +48,7 @@ def run(family: str, data: str, seed: int, more: list[str]) -> dict[str, Any]:
 
 def markdown(rows: list[dict[str, Any]]) -> str:
     """Returns the table of README.md."""
-    lines = [
-        "| family | data | student, 1 evaluation | teacher (evaluations) | ratio | raw: student, teacher | nearest train |"
-    ]
+    lines = ["| family | data | student, 1 evaluation | teacher (evaluations) | ratio | raw: student, teacher | nearest train |"]
     lines.append("|---|---|---|---|---|---|---|")
     for row in rows:
         student, teacher = row["student"], row["teacher"]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from matchlib.algebra.interpolant import Interpolant, ScheduledInterpolant
     from matchlib.algebra.model import MatchingModel
     from matchlib.algebra.objective import Objective
-    from matchlib.cards import load
     from matchlib.distillation.student import Student
     from matchlib.distillation.teacher import Teacher
+    from matchlib.generator import load
     from matchlib.plugins.losses.realuid import RealUID
     from matchlib.registries import (
         couplings,
@@ -53,7 +53,7 @@ _HOMES = {
     "distill": "matchlib.runs.api",
     "families": "matchlib.registries",
     "interpolants": "matchlib.registries",
-    "load": "matchlib.cards",
+    "load": "matchlib.generator",
     "losses": "matchlib.registries",
     "metrics": "matchlib.registries",
     "networks": "matchlib.registries",

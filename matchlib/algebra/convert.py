@@ -134,9 +134,12 @@ class Conversion:
 
     def combine(self, coefficients: Sequence[Scalar], predictions: Sequence[Tensor], state: Tensor, source: Tensor | None) -> Tensor:
         """Returns the combination with given coefficients, those that are exactly 0.0 left out."""
-        seen = (*predictions, state, source) if self.model.sees_source else (*predictions, state)
+        seen: tuple[Tensor, ...] = (*predictions, state)
+        if self.model.sees_source:
+            assert source is not None, "a field that sees the source is asked with it"
+            seen = (*seen, source)
         pairs = zip(coefficients, seen, strict=True)
-        terms = [scaled(k, x) for k, x in pairs if x is not None and (isinstance(k, Tensor) or k != 0.0)]
+        terms = [scaled(k, x) for k, x in pairs if isinstance(k, Tensor) or k != 0.0]
         return sum(terms[1:], start=terms[0])
 
 
@@ -181,7 +184,7 @@ class View(nn.Module):
 
 def view(field: nn.Module, model: MatchingModel, wanted: Objective) -> nn.Module:
     """Returns ``field`` read as ``wanted``: itself if it predicts that already, else a View."""
-    return field if type(wanted) is type(model.objective) else View(field, model, wanted)
+    return field if wanted == model.objective else View(field, model, wanted)
 
 
 def _stack(rows: Sequence[Row], at: Coefficients) -> Tensor:

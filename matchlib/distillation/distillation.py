@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
-from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Point
 from matchlib.algebra.times import Times
 from matchlib.distillation.contrast import Contrast
@@ -20,7 +19,6 @@ from matchlib.registries import objectives
 __all__ = ["Distillation"]
 
 
-@dataclass(frozen=True)
 class Distillation:
     """The two losses of a distillation, for any teacher, student and loss.
 
@@ -29,27 +27,21 @@ class Distillation:
         student: the generator.
         critic: a field that predicts the teacher's own row.
         loss: compares them.
-        times: density of t; the teacher's own where it is None.
+        times: density of t; None for the teacher's own.
+
+    Attributes:
+        model: the teacher's, with the loss's space as objective and the times of the distillation.
 
     Raises:
         ConversionError: the teacher's prediction does not determine the loss's space.
     """
 
-    teacher: Teacher
-    student: Student
-    critic: nn.Module
-    loss: DistillationLoss
-    times: Times | None = None
-
-    def __post_init__(self) -> None:
-        space = self.loss.space
-        model = self.teacher.model
-        wanted = model.objective if space is None else objectives[space]()
-        object.__setattr__(self, "model", replace(model, objective=wanted, times=self.times or model.times))
-        object.__setattr__(self, "_read_teacher", view(self.teacher, model, wanted))
-        object.__setattr__(self, "_read_critic", view(self.critic, model, wanted))
-
-    model: MatchingModel = None  # type: ignore[assignment]  # the teacher's, with the loss's space and times
+    def __init__(self, teacher: Teacher, student: Student, critic: nn.Module, loss: DistillationLoss, times: Times | None = None) -> None:
+        self.teacher, self.student, self.critic, self.loss = teacher, student, critic, loss
+        own = teacher.model
+        space = own.objective if loss.space is None else objectives[loss.space]()
+        self.model = replace(own, objective=space, times=times or own.times)
+        self._read_teacher, self._read_critic = view(teacher, own, space), view(critic, own, space)
 
     def generate(self, prompt: Batch, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Returns (data, source): the student's samples and what they were made from.
@@ -76,8 +68,8 @@ class Distillation:
         """Compares critic, teacher and target at the points."""
         seen = (point.state, point.time, point.condition)
         return Contrast(
-            critic=self._read_critic(*seen),  # type: ignore[attr-defined]
-            teacher=self._read_teacher(*seen),  # type: ignore[attr-defined]
+            critic=self._read_critic(*seen),
+            teacher=self._read_teacher(*seen),
             target=self.model.target(point),
             weight=self.model.weight(point.coefficients),
         )

@@ -21,8 +21,9 @@ def run(
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
     from dataclasses import replace
 
-    from matchlib.cards import dataset_of, load
+    from matchlib.cards import dataset_of
     from matchlib.errors import SettingError
+    from matchlib.generator import load
     from matchlib.runs.build import data_piece, device_of
     from matchlib.runs.evaluate import evaluate
     from matchlib.runs.folder import read_config

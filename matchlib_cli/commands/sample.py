@@ -24,8 +24,8 @@ def run(
     device: Device = None,
 ) -> int:
     """Generate samples with a run's student or teacher."""
-    from matchlib.cards import load
     from matchlib.errors import SettingError
+    from matchlib.generator import load
     from matchlib.runs.build import device_of
     from matchlib_cli.files import parse_labels, write_samples
 

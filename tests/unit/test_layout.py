@@ -90,7 +90,7 @@ def test_no_core_file_names_a_family_student_or_loss() -> None:
             assert not constants(path) & names, (name, constants(path) & names)
 
 
-RANKS = ("errors", "registry", "algebra", "sampling", "distillation", "training", "evaluation", "cards", "runs")
+RANKS = ("errors", "registry", "algebra", "sampling", "distillation", "training", "evaluation", "cards", "generator", "runs")
 
 
 def test_rooms_are_stacked() -> None:

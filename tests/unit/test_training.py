@@ -116,13 +116,3 @@ def test_an_average_of_constant_weights_is_those_weights() -> None:
 def test_settings_outside_their_domain_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError):
         TrainerSettings(**bad)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine: the CUDA path is not tested here")
-def test_the_trainer_runs_on_cuda() -> None:
-    toy = Toy()
-    toy.streams = Streams(0, torch.device("cuda"))
-    for learner in toy.learners.values():
-        learner.module.cuda()
-    assert all(w.is_cuda for w in weights(Trainer(toy, TrainerSettings(10)).fit()))

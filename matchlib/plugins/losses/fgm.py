@@ -28,13 +28,5 @@ class FGM(BilinearLoss):
     weight_power: float = 1.0
 
     @property
-    def generated(self) -> Weights:
-        return Weights(1.0, 1.0, 1.0)
-
-    @property
-    def real(self) -> Weights:
-        return Weights(0.0, 0.0, 0.0)
-
-    @property
     def student(self) -> Weights:
         return Weights(2.0, 1.0, 1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from matchlib.distillation.loss import BilinearLoss, Weights
+from matchlib.distillation.loss import BilinearLoss
 from matchlib.registries import losses
 
 __all__ = ["IBMD"]
@@ -26,11 +26,3 @@ class IBMD(BilinearLoss):
 
     space: str | None = "prior-score"
     weight_power: float = 1.0
-
-    @property
-    def generated(self) -> Weights:
-        return Weights(1.0, 1.0, 1.0)
-
-    @property
-    def real(self) -> Weights:
-        return Weights(0.0, 0.0, 0.0)

@@ -31,13 +31,5 @@ class SiD(BilinearLoss):
     weight_power: float = 1.0
 
     @property
-    def generated(self) -> Weights:
-        return Weights(1.0, 1.0, 1.0)
-
-    @property
-    def real(self) -> Weights:
-        return Weights(0.0, 0.0, 0.0)
-
-    @property
     def student(self) -> Weights:
         return Weights(self.a, 0.5, 0.5)

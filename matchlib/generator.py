@@ -1,0 +1,156 @@
+"""Generators: saved students and teachers, ready to sample. ``matchlib.load`` makes one of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.records import Batch
+from matchlib.cards import Card, dataset_of, load_bundle
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import CardError, DataError, SettingError
+from matchlib.registries import samplers
+from matchlib.sampling.base import SampledField, Sampler
+from matchlib.streams import Streams
+
+__all__ = ["Generator", "load"]
+
+CHUNK = 2000  # samples generated at once
+
+
+class Generator:
+    """A saved student or teacher, ready to sample.
+
+    Args:
+        card: describes it.
+        module: the student or teacher.
+        device: where it runs.
+        sampler: for a teacher; None for the card's own.
+    """
+
+    def __init__(self, card: Card, module: Teacher | Student, device: torch.device | str = "cpu", sampler: Sampler | None = None) -> None:
+        self.card, self.device = card, torch.device(device)
+        self.module = module.to(self.device).eval()
+        self.sampler: Sampler = sampler or samplers.build(card.sampler)
+        self.nfe = 0  # evaluations that each of the latest samples cost
+
+    def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None) -> Tensor:
+        """Generates samples.
+
+        Args:
+            n: how many, >= 1.
+            seed: the same seed gives the same samples on the same machine.
+            labels: one class, n classes, or ``(n, *)`` for labels that are not classes; None draws classes as the data had them.
+            source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of the card's data.
+
+        Returns:
+            Shape ``(n, *event)``, in data units, on the generator's device.
+
+        Raises:
+            SettingError: n, labels or source do not fit.
+        """
+        data = self.card.data
+        z = None if source is None else self._source(source, n)
+        return data["shift"] + data["scale"] * self.sample_units(n, seed=seed, labels=labels, source=z)
+
+    @torch.no_grad()
+    def sample_units(self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None) -> Tensor:
+        """As ``sample``, with source and samples in model units."""
+        if n < 1:
+            raise SettingError(f"the number of samples must be at least 1, got {n}")
+        streams = Streams(seed, self.device)
+        label = self._labels(labels, n, streams)
+        if source is None and self.card.model.coupling.reads_source:
+            source, label = self._held_out(n, label, labels is None)
+        parts = []
+        for i, begin in enumerate(range(0, n, CHUNK)):
+            size = min(CHUNK, n - begin)
+            piece = slice(begin, begin + size)
+            prompt = Batch(
+                torch.zeros(size, *self.card.signature.shape, device=self.device),
+                None if source is None else source[piece],
+                None if label is None else label[piece],
+            )
+            parts.append(self._generate(prompt, streams("sample", i), drawn=source is None))
+        return torch.cat(parts)
+
+    def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
+        model = self.card.model
+        source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
+        assert source is not None
+        if isinstance(self.module, Student):
+            self.nfe = self.module.nfe
+            return self.module(source, model.condition(source, prompt.label), generator=generator)
+        of = SampledField(self.module, model, self.card.moments)
+        result = self.sampler.sample(of, source, prompt.label, generator=generator)
+        self.nfe = result.nfe
+        return result.data
+
+    def _labels(self, labels: Any, n: int, streams: Streams) -> Tensor | None:
+        signature = self.card.signature
+        if signature.classes is None and signature.label_shape is None:
+            if labels is not None:
+                raise SettingError("this model was trained without labels, so none can be asked for")
+            return None
+        if signature.classes is None:
+            if labels is None:
+                return None
+            label = torch.as_tensor(labels, dtype=torch.float32, device=self.device)
+            if tuple(label.shape) != (n, *(signature.label_shape or ())):
+                raise SettingError(f"labels must have shape ({n}, {signature.label_shape}), got {tuple(label.shape)}")
+            return label
+        if labels is None:
+            shares = torch.tensor(self.card.data["label_shares"], device=self.device)
+            return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
+        label = torch.as_tensor(labels, device=self.device).reshape(-1)
+        if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= signature.classes:
+            raise SettingError(f"labels must be one integer or {n} integers from 0 to {signature.classes - 1}, got {label.tolist()[:10]}")
+        return label.long().expand(n) if label.numel() == 1 else label.long()
+
+    def _source(self, source: Any, n: int) -> Tensor:
+        z = torch.as_tensor(source, dtype=torch.float32, device=self.device)
+        if tuple(z.shape) != (n, *self.card.signature.shape):
+            raise SettingError(f"source must have shape {(n, *self.card.signature.shape)}, got {tuple(z.shape)}")
+        return (z - self.card.data["shift"]) / self.card.data["scale"]
+
+    def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor, Tensor | None]:
+        """Held-out sources, repeated as needed, with their labels unless others were asked for."""
+        dataset = dataset_of(self.card.data)
+        held = dataset.held_out
+        if held.source is None:
+            raise DataError(f"the model's source is data, but {dataset.name} has none; give source")
+        index = torch.arange(n) % len(held.source)
+        if matched and label is not None and held.label is not None:
+            label = held.label[index].to(self.device)
+        return held.source[index].to(self.device), label
+
+
+def load(run: str | Path, of: str | None = None, device: str = "cpu") -> Generator:
+    """Loads a run's student (or its teacher, where it has no student).
+
+    Args:
+        run: folder of a run, or of a bundle.
+        of: ``student`` or ``teacher``; None for the student if there is one.
+        device: where to run it.
+
+    Raises:
+        CardError: nothing finished is there, or it is damaged.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise CardError(f"there is no run at {folder}")
+    if of not in (None, "student", "teacher"):
+        raise SettingError(f"of must be student or teacher, got {of!r}")
+    here = [folder] if (folder / "card.json").exists() else []
+    places = here or [folder / kind for kind in ((of,) if of else ("student", "teacher"))]
+    found = next((place for place in places if (place / "card.json").exists()), None)
+    if found is None:
+        raise CardError(
+            f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
+        )
+    card, module = load_bundle(found)
+    return Generator(card, module, device)
