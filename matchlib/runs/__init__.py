@@ -1,0 +1,1 @@
+"""From settings to a folder with a teacher, a student, their scores and a picture."""

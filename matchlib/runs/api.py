@@ -1,0 +1,129 @@
+"""What the commands do, from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matchlib.cards import Card, dataset_of
+from matchlib.data import Dataset
+from matchlib.generator import Generator
+from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.teacher import Teacher
+from matchlib.registries import losses, samplers
+from matchlib.runs.build import data_piece, data_record, signature_of
+from matchlib.runs.folder import start_run
+from matchlib.runs.run import Hooks
+from matchlib.settings import RunSettings, from_tree, to_tree
+
+__all__ = ["distill", "train"]
+
+
+def _settings(command: str, changes: Mapping[str, Any]) -> RunSettings:
+    """Returns the defaults with ``{"dotted.path": value}`` changed; None leaves a default."""
+    tree = {**to_tree(RunSettings(command=command))}
+    for path, value in changes.items():
+        if value is None:
+            continue
+        *parents, last = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return from_tree(tree)
+
+
+def train(
+    family: str = "flow",
+    data: str | Path | Dataset = "digits",
+    *,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    hooks: Hooks | None = None,
+) -> Generator:
+    """Trains a teacher, as ``matchlib train --family`` does.
+
+    Args:
+        family: registered name.
+        data: registered name, path, or a data set.
+        steps: of the optimiser.
+        out: folder of the run; None for ``runs/DATE-NAME``.
+        settings: further settings by dotted path, as in ``--set``.
+
+    Returns:
+        The teacher, ready to sample.
+    """
+    changes = {"teacher.name": family, "teacher.training.steps": steps, "seed": seed, "device": device, **(settings or {})}
+    made = _settings("train", changes | _named(data, out))
+    run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None)
+    run.execute()
+    return run.generators["teacher"]
+
+
+def distill(
+    teacher: str | Path | Teacher = "flow",
+    data: str | Path | Dataset = "digits",
+    student: str | Path = "onestep",
+    loss: str | DistillationLoss | None = None,
+    *,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    settings: Mapping[str, Any] | None = None,
+    hooks: Hooks | None = None,
+) -> Generator:
+    """Distils a teacher, as ``matchlib distill`` does.
+
+    Args:
+        teacher: name of a family (its default teacher is trained, or taken from the cache), folder of a run, or a Teacher.
+        data: registered name, path, or a data set.
+        student: registered name, or folder of a run whose student goes on.
+        loss: registered name, or a loss; None for the default of the settings.
+        steps: turns of critic and student.
+        out: folder of the run; None for ``runs/DATE-NAME``.
+        settings: further settings by dotted path, as in ``--set``.
+
+    Returns:
+        The student, ready to sample.
+    """
+    spec = {"name": loss} if isinstance(loss, str) else None if loss is None else losses.describe(loss)
+    changes = {
+        "teacher.name": "python" if isinstance(teacher, Teacher) else str(teacher),
+        "student.name": str(student),
+        "loss": spec,
+        "trainer.steps": steps,
+        "seed": seed,
+        "device": device,
+        **(settings or {}),
+    }
+    made = _settings("distill", changes | _named(data, out))
+    given = (_card(teacher, data, made), teacher) if isinstance(teacher, Teacher) else None
+    run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None, teacher=given)
+    run.execute()
+    return run.generators["student"]
+
+
+def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]:
+    name = data.name if isinstance(data, Dataset) else str(data)
+    return {"data.name": name, "out": None if out is None else str(out)}
+
+
+def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> Card:
+    """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
+    dataset = data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data))
+    sampler = {"name": "ode"} if settings.teacher.sampler is None else settings.teacher.sampler
+    return Card(
+        kind="teacher",
+        network=getattr(teacher.field, "spec", {"name": None}),
+        signature=signature_of(dataset, sees_source=teacher.model.sees_source),
+        model=teacher.model,
+        moments=teacher.moments,
+        sampler=samplers.describe(samplers.build(sampler)),
+        data=data_record(settings.data, dataset),
+        seed=settings.seed,
+    )

@@ -1,0 +1,233 @@
+"""From settings to pieces; everything that can be refused is refused here, before anything is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from matchlib.algebra.model import MatchingModel
+from matchlib.cards import Card, build_field, build_student, load_bundle, times_of
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.field import Signature
+from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.registries import couplings, families, interpolants, objectives, samplers, students
+from matchlib.registry import Registry
+from matchlib.settings import DataSettings, Piece, RunSettings, TeacherSettings, from_tree
+from matchlib.training.trainer import TrainerSettings
+
+__all__ = [
+    "Distilled",
+    "data_piece",
+    "data_record",
+    "device_of",
+    "distillation_of",
+    "fresh_teacher",
+    "recipe_of",
+    "signature_of",
+    "student_steps",
+    "teacher_card",
+    "teacher_of_run",
+    "teacher_steps",
+]
+
+
+def device_of(name: str) -> torch.device:
+    """Returns the device that a setting names; ``auto`` is CUDA where there is one.
+
+    Raises:
+        SettingError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingError(f"device {name!r} is not available here (auto, cpu, cuda or cuda:N): {str(error).splitlines()[0]}") from error
+    return device
+
+
+def data_piece(data: DataSettings) -> dict[str, Any]:
+    """Returns what a card records of the data's name."""
+    return {"name": data.name, "options": data.options, "labels": data.labels}
+
+
+def teacher_steps(settings: RunSettings) -> TrainerSettings:
+    """Returns the trainer's settings for the teacher's phase."""
+    return _steps(settings, settings.teacher.training)
+
+
+def student_steps(settings: RunSettings) -> TrainerSettings:
+    """Returns the trainer's settings for the student's phase."""
+    return _steps(settings, settings.trainer)
+
+
+def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
+    own = {key: getattr(phase, key) for key in ("steps", "warmup", "decay", "clip")}
+    return TrainerSettings(**own, log_every=settings.trainer.log_every, checkpoint_every=settings.trainer.checkpoint_every)
+
+
+def family_of(settings: TeacherSettings) -> Family:
+    """Returns the family that the settings name, with its options."""
+    return families.build({"name": settings.name, **settings.options}, beside=[f.name for f in fields(settings)])
+
+
+def recipe_of(settings: TeacherSettings, card: Card, *, paired: bool) -> Recipe:
+    """Returns the recipe of the teacher's family; for a teacher from a run, of the family that the run names."""
+    if settings.name in families:
+        return family_of(settings).recipe(paired=paired)
+    config = Path(settings.name) / "config.yaml"
+    if config.exists():
+        made: TeacherSettings = from_tree(yaml.safe_load(config.read_text(encoding="utf-8"))).teacher
+        if made != settings:
+            return recipe_of(made, card, paired=paired)
+    return Recipe(samplers.build(card.sampler))
+
+
+def _model(settings: TeacherSettings, dataset: Dataset) -> MatchingModel:
+    """Returns the family's model with the pieces that the settings replace."""
+    model = family_of(settings).model(paired=dataset.paired)
+    pieces: dict[str, tuple[Registry[Any], Piece | None]] = {
+        "coupling": (couplings, settings.coupling),
+        "interpolant": (interpolants, settings.interpolant),
+        "objective": (objectives, settings.objective),
+    }
+    changes: dict[str, Any] = {name: registry.build(spec) for name, (registry, spec) in pieces.items() if spec is not None}
+    if settings.times is not None:
+        changes["times"] = times_of({**asdict(model.times), **settings.times})
+    if settings.sees_source is not None:
+        changes["sees_source"] = settings.sees_source
+    model = replace(model, **changes)
+    if model.coupling.reads_source and not dataset.paired:
+        raise IncompatibleError(
+            f"coupling {couplings.name_of(model.coupling)!r} reads a source from the data, but {dataset.name} has none; "
+            "use digits-restore, an npz with an array 'source', or another coupling"
+        )
+    return model
+
+
+def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
+    """Returns the card of the teacher that a family makes for the data."""
+    t = settings.teacher
+    model = _model(t, dataset)
+    sampler = family_of(t).recipe(paired=dataset.paired).sampler if t.sampler is None else samplers.build(t.sampler)
+    return Card(
+        kind="teacher",
+        network=t.network,
+        signature=signature_of(dataset, sees_source=model.sees_source),
+        model=model,
+        moments=dataset.moments(model.coupling),
+        sampler=samplers.describe(sampler),
+        data=data_record(settings.data, dataset),
+        seed=settings.seed,
+    )
+
+
+def data_record(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
+    """Returns what a card records of the data: name, normalisation, limits and the law of the labels."""
+    label, shares = dataset.train.label, None
+    if dataset.classes is not None and label is not None:
+        shares = (torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist()
+    numbers = {"shift": dataset.shift, "scale": dataset.scale, "limits": list(dataset.limits), "label_shares": shares}
+    return data_piece(data) | numbers
+
+
+def signature_of(dataset: Dataset, *, sees_source: bool) -> Signature:
+    """Returns what a network for the data must accept."""
+    label = dataset.train.label
+    label_shape = tuple(label.shape[1:]) if label is not None and dataset.classes is None else None
+    return Signature(dataset.shape, dataset.classes, sees_source, label_shape)
+
+
+def fresh_teacher(card: Card, seed: int) -> Teacher:
+    """Returns an untrained teacher of a card; the seed decides its weights."""
+    torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
+    return Teacher(build_field(card.network, card.signature, card.model, card.moments), card.model, card.moments)
+
+
+def teacher_of_run(name: str, dataset: Dataset) -> tuple[Card, Teacher]:
+    """Loads the teacher of a finished run.
+
+    Raises:
+        UnknownNameError: there is no such run.
+        IncompatibleError: the teacher is for other data.
+    """
+    folder = Path(name)
+    place = folder / "teacher" if (folder / "teacher").is_dir() else folder
+    if not (place / "card.json").exists():
+        known = ", ".join(families)
+        raise UnknownNameError(f"teacher {name!r} is neither a family ({known}) nor the folder of a finished run{nearest(name, families)}")
+    card, teacher = load_bundle(place)
+    if not isinstance(teacher, Teacher):
+        raise CardError(f"{place} holds a student, not a teacher")
+    wanted = signature_of(dataset, sees_source=card.signature.sees_source)
+    if card.signature != wanted:
+        raise IncompatibleError(
+            f"the teacher of {name} was made for events of shape {card.signature.shape} with {card.signature.classes or 'no'} classes, "
+            f"but {dataset.name} has shape {wanted.shape} and {wanted.classes or 'no'} classes (data.labels=false leaves labels out)"
+        )
+    if card.model.coupling.reads_source and not dataset.paired:
+        raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
+    return card, teacher
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A distillation ready to train, the student's spec for its card, and the step sizes of student and critic."""
+
+    distillation: Distillation
+    student: Mapping[str, Any]
+    student_rate: float
+    critic_rate: float
+
+
+def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: DistillationLoss, *, paired: bool) -> Distilled:
+    """Builds student and critic for a teacher.
+
+    Raises:
+        MatchlibError: student, loss and teacher do not fit.
+    """
+    recipe, t = recipe_of(settings.teacher, card, paired=paired), settings.trainer
+    spec, student = _student(settings, card, teacher, recipe)
+    critic = copy.deepcopy(teacher.field).train().requires_grad_(True)
+    times = recipe.times if t.times is None else times_of({**asdict(recipe.times or card.model.times), **t.times})
+    return Distilled(
+        Distillation(teacher, student, critic, loss, times),
+        spec,
+        t.student_rate or recipe.student_rate,
+        t.critic_rate or recipe.critic_rate,
+    )
+
+
+def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe) -> tuple[Mapping[str, Any], Student]:
+    """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
+    s = settings.student
+    if s.name in students:
+        own = {} if s.network is None else {"network": s.network}
+        spec = {"name": s.name, "start": recipe.start, **s.options, **own}
+        torch.manual_seed(settings.seed)
+        return spec, build_student(spec, teacher, card.signature)
+    folder = Path(s.name)
+    place = folder / "student" if (folder / "student").is_dir() else folder
+    if not (place / "card.json").exists():
+        known = ", ".join(students)
+        raise UnknownNameError(
+            f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
+        )
+    other, student = load_bundle(place)
+    if not isinstance(student, Student) or other.student is None:
+        raise CardError(f"{place} holds a teacher, not a student")
+    if other.signature != card.signature:
+        raise IncompatibleError(f"the student of {folder} was made for {other.signature}, the teacher for {card.signature}")
+    return other.student, student

@@ -1,0 +1,75 @@
+"""The folder of a run: where it is and what it was asked to do."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from matchlib.errors import CardError, SettingError
+from matchlib.runs.run import Hooks, Run
+from matchlib.settings import RunSettings, from_tree, to_tree
+from matchlib.training.files import write_atomically
+
+__all__ = ["open_run", "read_config", "start_run", "write_config"]
+
+
+def _default_folder(settings: RunSettings) -> Path:
+    """``runs/DATE-NAME``, with a number behind it if that is taken."""
+    teacher, data = Path(settings.teacher.name).name, Path(settings.data.name).stem
+    base = Path("runs") / f"{datetime.now():%Y-%m-%d}-{settings.command}-{teacher}-{data}"
+    candidates = (base if i == 1 else Path(f"{base}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def write_config(path: Path, settings: RunSettings) -> None:
+    """Writes the complete settings as YAML, atomically."""
+    text = yaml.safe_dump(to_tree(settings), sort_keys=False)
+    write_atomically(path, lambda temporary: _write(temporary, text))
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads the settings of a run.
+
+    Raises:
+        CardError: there is no run, or its settings are damaged.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise CardError(f"there is no run at {folder}: {path} is missing")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CardError(f"{path} cannot be read: {error}") from error
+    if not isinstance(tree, dict):
+        raise CardError(f"{path} is not a mapping of settings")
+    return tree
+
+
+def start_run(settings: RunSettings, hooks: Hooks | None = None, **given: Any) -> Run:
+    """Checks the settings, then makes the folder of a new run and writes its ``config.yaml``.
+
+    Args:
+        given: ``dataset``, ``teacher`` and ``loss`` made in Python, as in ``Run``.
+
+    Raises:
+        SettingError: the folder holds a run already.
+        MatchlibError: the settings cannot work; nothing was written.
+    """
+    folder = _default_folder(settings) if settings.out is None else Path(settings.out)
+    if (folder / "config.yaml").exists():
+        raise SettingError(f"{folder} holds a run already; choose another --out, or go on with: matchlib resume {folder}")
+    run = Run(settings, folder, hooks or Hooks(), **given)
+    write_config(folder / "config.yaml", settings)
+    return run
+
+
+def open_run(folder: Path, hooks: Hooks | None = None) -> Run:
+    """Opens the folder of a run that was started before."""
+    return Run(from_tree(read_config(folder)), folder, hooks or Hooks())

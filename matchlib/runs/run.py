@@ -1,0 +1,206 @@
+"""Runs: settings to folders. A run is a list of phases, and a phase whose result is there is skipped: resuming is running again.
+
+    settings -> data, teacher (trained, cached or taken from a run) -> Distillation -> Trainer.fit -> run folder
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from matchlib.cards import Card, dataset_of, load_bundle, save_bundle
+from matchlib.data import Dataset
+from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import CardError
+from matchlib.evaluation.features import cache_folder
+from matchlib.generator import Generator
+from matchlib.registries import families, losses, metrics, samplers
+from matchlib.runs.build import (
+    data_piece,
+    device_of,
+    distillation_of,
+    fresh_teacher,
+    student_steps,
+    teacher_card,
+    teacher_of_run,
+    teacher_steps,
+)
+from matchlib.runs.evaluate import evaluate
+from matchlib.settings import RunSettings
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Algorithm, Learner
+from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.distilling import Distilling
+from matchlib.training.log import Log
+from matchlib.training.matching import Matching
+from matchlib.training.trainer import Progress, Trainer, TrainerSettings
+
+__all__ = ["Hooks", "Run"]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """How a run talks to whoever started it.
+
+    Args:
+        show: called with a Progress now and then.
+        say: called with one line at each event.
+        stop: asked after every step; True ends the run with a checkpoint.
+    """
+
+    show: Callable[[Progress], None] = lambda progress: None
+    say: Callable[[str], None] = lambda line: None
+    stop: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Run:
+    """One run and its folder.
+
+    Args:
+        settings: complete.
+        folder: where results go.
+        hooks: for progress and interruption.
+        dataset, teacher, loss: made in Python, in place of those that the settings name.
+
+    Raises:
+        MatchlibError: the settings cannot work; nothing was written.
+    """
+
+    settings: RunSettings
+    folder: Path
+    hooks: Hooks = field(default_factory=Hooks)
+    dataset: Dataset | None = None
+    teacher: tuple[Card, Teacher] | None = None
+    loss: DistillationLoss | None = None
+    generators: dict[str, Generator] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.settings.device)
+        self.streams = Streams(self.settings.seed, self.device)
+        self.data: Dataset = self.dataset or dataset_of(data_piece(self.settings.data))
+        self.card, untrained = self._teacher_before_training()
+        samplers.build(self.card.sampler).check(self.card.model)
+        for name in self.settings.evaluation.metrics or ():
+            metrics[name]
+        teacher_steps(self.settings)
+        if self.settings.command == "distill":
+            self._loss: DistillationLoss = self.loss or losses.build(self.settings.loss)
+            student_steps(self.settings)
+            distillation_of(self.settings, self.card, untrained, self._loss, paired=self.data.paired)
+
+    def _teacher_before_training(self) -> tuple[Card, Teacher]:
+        if self.teacher is not None:
+            return self.teacher
+        if self.settings.teacher.name in families:
+            card = teacher_card(self.settings, self.data)
+            return card, fresh_teacher(card, self.settings.seed)
+        return teacher_of_run(self.settings.teacher.name, self.data)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase is done."""
+        return (self.folder / "evaluation.json").exists()
+
+    def execute(self) -> dict[str, Any]:
+        """Runs every phase that is not done and returns the evaluation.
+
+        Raises:
+            Interrupted: ``hooks.stop`` said so; a checkpoint is written.
+            DivergedError: training stopped itself.
+        """
+        teacher = self._finish("teacher", self._make_teacher)
+        self.generators = {"teacher": Generator(self.card, teacher, self.device)}
+        if self.settings.command == "distill":
+            student = self._finish("student", lambda: self._make_student(teacher))
+            self.generators["student"] = Generator(self.card, student, self.device)
+        return self.evaluate()
+
+    def evaluate(self) -> dict[str, Any]:
+        """Scores what ``execute`` made, and returns and writes the evaluation."""
+        self.hooks.say("evaluation: sampling and scoring")
+        return evaluate(self.folder, self.generators, self.data, self.settings.evaluation, self.settings.seed)
+
+    def _finish(self, kind: str, make: Callable[[], tuple[Card, nn.Module]]) -> Any:
+        """Returns the module in the run's folder, made and saved first if it is not there."""
+        target = self.folder / kind
+        if (target / "card.json").exists() and not (kind == "teacher" and self.teacher is not None):
+            return load_bundle(target)[1]
+        card, module = make()
+        save_bundle(target, card, module)
+        return module
+
+    # -- the teacher -----------------------------------------------------------------------------------------------------
+
+    def _make_teacher(self) -> tuple[Card, nn.Module]:
+        name = self.settings.teacher.name
+        if self.teacher is not None:
+            return self.teacher
+        if name not in families:
+            self.hooks.say(f"teacher: taken from {name}")
+            return teacher_of_run(name, self.data)
+        cached = cache_folder() / "teachers" / self._teacher_key()
+        try:
+            teacher = load_bundle(cached)[1]
+            self.hooks.say(f"teacher: taken from the cache, {cached}")
+            return self.card, teacher
+        except CardError:  # not there, or damaged: train
+            teacher = self._train_teacher()
+        try:
+            save_bundle(cached, self.card, teacher)
+        except CardError as error:
+            self.hooks.say(f"teacher: not cached ({error})")
+        return self.card, teacher
+
+    def _teacher_key(self) -> str:
+        """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
+        card = {key: value for key, value in self.card.to_json().items() if key not in ("sampler", "data")}
+        training = asdict(self.settings.teacher.training)
+        digest = hashlib.sha256(json.dumps([card, training, self.device.type], sort_keys=True).encode())
+        for tensor in (self.data.train.data, self.data.train.source, self.data.train.label):
+            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:20]
+
+    def _train_teacher(self) -> Teacher:
+        training, card = self.settings.teacher.training, self.card
+        field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True).to(self.device)
+        learner = Learner(field_, training.rate, training.betas, training.ema)
+        algorithm = Matching(learner, card.model, self.data.to(self.device), self.streams, batch=training.batch)
+        return Teacher(self._fit(algorithm, teacher_steps(self.settings), "teacher")["field"], card.model, card.moments)
+
+    # -- the student -----------------------------------------------------------------------------------------------------
+
+    def _make_student(self, teacher: Teacher) -> tuple[Card, nn.Module]:
+        t = self.settings.trainer
+        made = distillation_of(self.settings, self.card, teacher, self._loss, paired=self.data.paired)
+        distillation = made.distillation
+        algorithm = Distilling(
+            distillation,
+            Learner(distillation.student.to(self.device), made.student_rate, t.betas, t.ema),
+            Learner(distillation.critic.to(self.device), made.critic_rate, t.betas, 0.0),
+            self.data.to(self.device),
+            self.streams,
+            batch=t.batch,
+            critic_turns=t.critic_turns,
+        )
+        student = self._fit(algorithm, student_steps(self.settings), "student")["student"]
+        return replace(self.card, kind="student", student=dict(made.student)), student
+
+    def _fit(self, algorithm: Algorithm, settings: TrainerSettings, phase: str) -> dict[str, nn.Module]:
+        trainer = Trainer(
+            algorithm,
+            settings,
+            phase=phase,
+            checkpoints=Checkpoints(self.folder / "checkpoints", phase),
+            log=Log(self.folder / "metrics.jsonl"),
+            show=self.hooks.show,
+            stop=self.hooks.stop,
+        )
+        return trainer.fit()
