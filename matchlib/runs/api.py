@@ -8,9 +8,9 @@ from typing import Any
 
 from matchlib.cards import Card, dataset_of
 from matchlib.data import Dataset
-from matchlib.generator import Generator
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
+from matchlib.generator import Generator
 from matchlib.registries import losses, samplers
 from matchlib.runs.build import data_piece, data_record, signature_of
 from matchlib.runs.folder import start_run

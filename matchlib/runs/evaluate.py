@@ -12,8 +12,8 @@ from torch import Tensor
 
 from matchlib.data import Dataset
 from matchlib.errors import DivergedError
-from matchlib.generator import Generator
 from matchlib.evaluation.evaluate import reference_of, scores
+from matchlib.generator import Generator
 from matchlib.pictures import draw
 from matchlib.settings import EvaluationSettings
 from matchlib.training.files import write_json

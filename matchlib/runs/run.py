@@ -1,6 +1,6 @@
 """Runs: settings to folders. A run is a list of phases, and a phase whose result is there is skipped: resuming is running again.
 
-    settings -> data, teacher (trained, cached or taken from a run) -> Distillation -> Trainer.fit -> run folder
+settings -> data, teacher (trained, cached or taken from a run) -> Distillation -> Trainer.fit -> run folder
 """
 
 from __future__ import annotations
