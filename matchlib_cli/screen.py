@@ -46,7 +46,7 @@ def hooks() -> Iterator[Hooks]:
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     columns = (
         TextColumn("{task.description:8}"),
-        BarColumn(),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
@@ -80,15 +80,15 @@ def hooks() -> Iterator[Hooks]:
 
 
 COLUMNS = {
-    "nfe": "evaluations",
+    "nfe": "NFE",
     "frechet": "Frechet",
-    "frechet_raw": "Frechet, raw",
-    "sliced_wasserstein": "sliced W2",
+    "frechet_raw": "raw",
+    "sliced_wasserstein": "sliced",
     "w2": "W2",
-    "coverage": "coverage",
-    "nearest_ratio": "nearest train",
-    "rmse": "rmse to truth",
-    "seconds": "s per 1,000",
+    "coverage": "cover",
+    "nearest_ratio": "nearest",
+    "rmse": "rmse",
+    "seconds": "s/1,000",
 }
 
 
@@ -104,4 +104,7 @@ def show_report(report: Mapping[str, Any]) -> None:
         table.add_row(kind, *("" if key not in row else f"{row[key]:.3g}" for key in shown))
     out = console()
     out.print(table)
-    out.print(f"scored against the training split of {report['data']}, {report['samples']} samples at a time", markup=False)
+    out.print(
+        f"against the training split of {report['data']}, {report['samples']} samples at a time; s/1,000: seconds for 1,000 samples",
+        markup=False,
+    )

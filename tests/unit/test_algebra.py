@@ -127,3 +127,20 @@ def test_optimal_transport_is_optimal_and_blocks_do_not_mix() -> None:
 
         cost = min(float((data[block] - source[block][list(p)]).square().sum()) for p in permutations(range(3)))
         assert float((data[block] - pair.source[block]).square().sum()) == pytest.approx(cost, rel=1e-5)
+
+
+def test_the_gradient_through_optimal_transport_misses_its_jumps() -> None:
+    """Two points, two sources: as x crosses the other point its source jumps from -1 to 1, and the gradient knows nothing of that."""
+    source = torch.tensor([[-1.0], [1.0]])
+
+    def partner(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        data = torch.cat([x, torch.zeros(1, 1)])
+        pair = PAIRS["minibatch-ot"]().pair(Batch(data, source), generator=torch.Generator())
+        return pair.data, pair.source
+
+    left, right = (partner(torch.tensor([[x]], requires_grad=True)) for x in (-0.1, 0.1))
+    assert (left[1][0].item(), right[1][0].item()) == (-1.0, 1.0)
+    assert not right[1].requires_grad
+    x = torch.tensor([[0.1]], requires_grad=True)
+    data, joined = partner(x)
+    assert torch.autograd.grad((data * joined).sum(), x)[0].item() == 1.0  # the plan held fixed
