@@ -88,9 +88,9 @@ def main() -> None:
                 f"student/teacher {row['student_over_teacher']:.2f}  {row['seconds_in_all']:.0f} s",
                 flush=True,
             )
-    if not given.only and not more:
+    if not more:
         print(markdown(rows))
-        save("families", rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
+        save("-".join(["families", *(given.only or ())]), rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
 
 
 if __name__ == "__main__":
