@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from matchlib.distillation.contrast import Contrast
+from matchlib.errors import SettingError
 
 __all__ = ["BilinearLoss", "DistillationLoss", "Weights"]
 
@@ -60,6 +61,10 @@ class BilinearLoss(DistillationLoss):
     """
 
     weight_power: float
+
+    def __post_init__(self) -> None:
+        if not self.weight_power >= 0:
+            raise SettingError(f"{type(self).__name__}: weight_power must be at least 0, got {self.weight_power}")
 
     @property
     def generated(self) -> Weights:

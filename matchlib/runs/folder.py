@@ -11,7 +11,7 @@ import yaml
 from matchlib.errors import CardError, SettingError
 from matchlib.runs.run import Hooks, Run
 from matchlib.settings import RunSettings, from_tree, to_tree
-from matchlib.training.files import write_atomically
+from matchlib.training.files import write_text
 
 __all__ = ["open_run", "read_config", "start_run", "write_config"]
 
@@ -27,11 +27,7 @@ def _default_folder(settings: RunSettings) -> Path:
 def write_config(path: Path, settings: RunSettings) -> None:
     """Writes the complete settings as YAML, atomically."""
     text = yaml.safe_dump(to_tree(settings), sort_keys=False)
-    write_atomically(path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

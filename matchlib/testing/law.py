@@ -16,9 +16,7 @@ from hypothesis.errors import Unsatisfiable
 from matchlib.errors import MatchlibError
 from matchlib.registries import ALL
 
-__all__ = ["LAWS", "Draw", "Law", "Outcome", "cases", "check", "law"]
-
-Draw = Callable[[st.SearchStrategy], object]
+__all__ = ["LAWS", "Law", "Outcome", "cases", "check", "law"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Law:
         function: called with (plugin name, draw); returns the error, which must not exceed the tolerance.
         tolerance: largest error, in the law's own unit.
         examples: drawn cases a plugin.
+        where: which plugins of the group it is about.
     """
 
     name: str
@@ -40,6 +39,7 @@ class Law:
     function: Callable[[str, st.DataObject], float]
     tolerance: float
     examples: int
+    where: Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ class Outcome:
 LAWS: dict[str, Law] = {}
 
 
-def law(group: str, *, tolerance: float, examples: int = 20) -> Callable[[Callable], Callable]:
+def law(
+    group: str, *, tolerance: float, examples: int = 20, where: Callable[[str], bool] = lambda name: True
+) -> Callable[[Callable], Callable]:
     """Returns a decorator that enrols a law."""
 
     def enrol(function: Callable[[str, st.DataObject], float]) -> Callable[[str, st.DataObject], float]:
         statement = (function.__doc__ or "").strip().splitlines()[0]
-        LAWS[function.__name__] = Law(function.__name__, group, statement, function, tolerance, examples)
+        LAWS[function.__name__] = Law(function.__name__, group, statement, function, tolerance, examples, where)
         return function
 
     return enrol
@@ -80,7 +82,7 @@ def cases(group: str | None = None, plugin: str | None = None) -> Iterator[tuple
     for one in LAWS.values():
         if group in (None, one.group):
             names = [ALL[one.group].canonical(plugin)] if plugin is not None else list(ALL[one.group])
-            yield from ((one, name) for name in names)
+            yield from ((one, name) for name in names if one.where(name))
 
 
 def check(one: Law, plugin: str) -> Outcome:

@@ -13,7 +13,7 @@ from torch import Tensor
 from matchlib.algebra.convert import determines, spanning_rows
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.errors import IncompatibleError, MatchlibError
+from matchlib.errors import IncompatibleError
 from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import couplings, interpolants, objectives
 from matchlib.testing.gaussian import GaussianLaw
@@ -108,12 +108,3 @@ def batch_for(size: int, shape: tuple[int, ...], generator: torch.Generator) -> 
 
     data, source = torch.randn(2, size, *shape, dtype=torch.float64, generator=generator)
     return Batch(data, source, torch.randint(3, (size,), generator=generator))
-
-
-def refused(make: Any) -> bool:
-    """Whether building something is refused with one of our errors."""
-    try:
-        make()
-    except MatchlibError:
-        return True
-    return False

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from matchlib.errors import CardError
 
-__all__ = ["read_json", "read_tensors", "write_atomically", "write_json", "write_tensors"]
+__all__ = ["read_json", "read_tensors", "write_atomically", "write_json", "write_tensors", "write_text"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -46,11 +46,16 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object atomically; NaN becomes null and infinities strings, so that every reader can read it."""
     text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, text)
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Writes text as UTF-8, atomically."""
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matchlib.errors import CardError
-from matchlib.training.files import write_atomically
+from matchlib.training.files import write_text
 
 __all__ = ["Log"]
 
@@ -46,8 +46,4 @@ class Log:
             if row.get("phase") != phase or row["step"] <= step:
                 kept.append(line)
         text = "".join(f"{line}\n" for line in kept)
-        write_atomically(self.path, lambda temporary: _write(temporary, text))
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        write_text(self.path, text)

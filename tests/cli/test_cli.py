@@ -150,6 +150,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("alpha not positive", ["distill", "--alpha", "-1"], "alpha and beta must be positive"),
     ("gamma outside", ["distill", "--gamma", "1.5"], "gamma must lie in (0, 1)"),
     ("alpha for a loss without", ["distill", "--loss", "uid", "--alpha", "2"], "no setting 'alpha'"),
+    ("negative weight power", ["distill", "--loss", "uid", "--set", "loss.weight_power=-1"], "weight_power must be at least 0"),
     ("alpha not a number", ["distill", "--alpha", "two"], "two"),
     ("negative steps", ["distill", "--steps", "-5"], "steps must be at least 1, got -5"),
     ("steps not a number", ["distill", "--set", "trainer.steps=many"], "trainer.steps"),

@@ -42,7 +42,8 @@ class RealUID(BilinearLoss):
     weight_power: float = 1.0
 
     def __post_init__(self) -> None:
-        gamma = self.alpha if self.gamma is None else self.gamma
+        super().__post_init__()
+        gamma = self._gamma
         given = f"got alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
         if not (self.alpha > 0 and self.beta > 0):
             raise SettingError(f"realuid: alpha and beta must be positive, {given}")
@@ -53,8 +54,6 @@ class RealUID(BilinearLoss):
                 "realuid: gamma must lie in (0, 1), or be 1 with alpha = beta = 1 (else the critic's maximum is infinite); "
                 f"{given}: set gamma, for example gamma=0.5"
             )
-        if not self.weight_power >= 0:
-            raise SettingError(f"realuid: weight_power must be at least 0, got {self.weight_power}")
 
     @property
     def _gamma(self) -> float:
