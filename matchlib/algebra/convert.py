@@ -173,13 +173,12 @@ class View(nn.Module):
         super().__init__()
         self.field = field
         self.conversion = conversion(model, wanted)
-        self.model = replace(model, objective=wanted)
+        self.interpolant = model.interpolant
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction, shape ``(b, *event)``."""
         prediction = self.field(state, time, condition)
-        at = self.model.interpolant.coefficients(time)
-        return self.conversion((prediction,), state, at, condition.source)
+        return self.conversion((prediction,), state, self.interpolant.coefficients(time), condition.source)
 
 
 def view(field: nn.Module, model: MatchingModel, wanted: Objective) -> nn.Module:

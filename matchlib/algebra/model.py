@@ -90,6 +90,21 @@ class MatchingModel:
                 f"{type(self.objective).__name__} is not finite along {type(self.interpolant).__name__} with "
                 f"{type(self.coupling).__name__}; choose another objective or interpolant"
             )
+        if self._leaves_nothing_to_learn():
+            raise IncompatibleError(
+                f"a field that sees the state{' and the source' if self.sees_source else ''} of {type(self.interpolant).__name__} with "
+                f"{type(self.coupling).__name__} knows {type(self.objective).__name__} without learning anything; "
+                "choose another objective, a path with noise, or sees_source=false"
+            )
+
+    def _leaves_nothing_to_learn(self) -> bool:
+        """Whether the objective's row is, at every probed time, a combination of what the field sees and of the relations."""
+        at = self.probe()
+        wanted = self.row(at).stack(at.time)[:, None]
+        known = torch.stack([row.stack(at.time) for row in (*self.known(at), *self.relations(at))], 1)
+        known = known / known.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(known.dtype).tiny)
+        made = wanted @ torch.linalg.pinv(known) @ known
+        return bool(((made - wanted).norm(dim=-1) <= 1e-8 * wanted.norm(dim=-1)).all())
 
     def probe(self, knots: int = 257) -> Coefficients:
         """Returns float64 coefficients at midpoints of the model's interval, away from its ends."""

@@ -50,7 +50,16 @@ class CountedField(nn.Module):
 
 
 class Sampler(ABC):
-    """Generates data from a source by evaluating a field many times."""
+    """Generates data from a source by evaluating a field many times.
+
+    Attributes:
+        order: of convergence in law: halving the step divides the error of the samples' mean and variance by 2 to this power, or more;
+            None where no number of steps is set.
+    """
+
+    @property
+    def order(self) -> float | None:
+        return None
 
     @abstractmethod
     def check(self, model: MatchingModel) -> None:

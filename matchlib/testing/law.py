@@ -76,6 +76,7 @@ def law(
 
 def cases(group: str | None = None, plugin: str | None = None) -> Iterator[tuple[Law, str]]:
     """Yields every (law, plugin), or those of one group or plugin; a new plugin is enrolled by being registered."""
+    importlib.import_module("matchlib.testing.strategies").all_models()  # made once, outside of any drawing
     package = importlib.import_module("matchlib.testing.laws")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

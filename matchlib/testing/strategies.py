@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,14 +10,31 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from matchlib.algebra.convert import determines, spanning_rows
+from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.records import Batch
 from matchlib.algebra.times import Times
 from matchlib.errors import IncompatibleError
 from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import couplings, interpolants, objectives
-from matchlib.testing.gaussian import GaussianLaw
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.testing.world import World
 
-__all__ = ["batch_for", "gaussian_laws", "generators", "law_for", "models", "readable", "realuids", "seen", "shapes", "times_in"]
+__all__ = [
+    "batch_for",
+    "exactly_known",
+    "generators",
+    "mixtures",
+    "models",
+    "moderate_times",
+    "moderate_times_of",
+    "readable",
+    "realuids",
+    "seen",
+    "shapes",
+    "times_in",
+    "worlds",
+]
 
 INSIDE = Times(0.02, 0.98)  # where every interpolant and prediction is finite and well scaled
 
@@ -44,13 +60,17 @@ def _try(make: Any) -> Any:
         return None
 
 
-@lru_cache(maxsize=1)
 def all_models() -> tuple[tuple[str, str, str, MatchingModel], ...]:
     """Every composition of registered pieces with default settings that is a model, with the names of its pieces."""
+    return _compositions(tuple(couplings), tuple(interpolants), tuple(objectives))
+
+
+@lru_cache(maxsize=4)
+def _compositions(*names: tuple[str, ...]) -> tuple[tuple[str, str, str, MatchingModel], ...]:
     found = []
-    for c in couplings:
-        for i in interpolants:
-            for o in objectives:
+    for c in names[0]:
+        for i in names[1]:
+            for o in names[2]:
                 for sees in (False, True):
                     parts = (couplings[c](), interpolants[i](), objectives[o](), INSIDE, sees)
                     model = _try(lambda parts=parts: MatchingModel(*parts))
@@ -78,19 +98,33 @@ def seen(model: MatchingModel, wanted: str) -> bool:
     return spanning_rows(model, (), objectives[wanted]()) is not None
 
 
-def gaussian_laws() -> st.SearchStrategy[GaussianLaw]:
-    """Laws of independent data and standard normal source."""
-    return st.builds(GaussianLaw, st.floats(-2, 2), st.floats(0.3, 2))
+def _covariances(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random covariances, shape ``(count, size, size)``, standard deviations between .3 and 2 along random axes."""
+    axes, _ = torch.linalg.qr(torch.randn(count, size, size, dtype=torch.float64, generator=generator))
+    std = 0.3 * (2 / 0.3) ** torch.rand(count, size, dtype=torch.float64, generator=generator)
+    return axes @ torch.diag_embed(std.square()) @ axes.mT
 
 
 @st.composite
-def law_for(draw: st.DrawFn, model: MatchingModel) -> GaussianLaw:
-    """A Gaussian law that the model's coupling keeps: correlated only if it keeps pairs."""
-    law = draw(gaussian_laws())
-    if model.coupling.gaussian_source or not model.coupling.reads_source:
-        return law
-    law = replace(law, source_std=draw(st.floats(0.3, 2)))
-    return replace(law, correlation=draw(st.floats(-0.8, 0.8))) if model.coupling.paired else law
+def mixtures(draw: st.DrawFn, coupling: Coupling, *, dimension: int = 1, components: int = 3, classes: int = 1) -> Mixture:
+    """Laws of up to ``components`` Gaussians a class that a coupling keeps: pairs are correlated only if the coupling keeps pairs."""
+    k = draw(st.integers(1, components))
+    generator = draw(generators())
+    weights = 0.2 + torch.rand(classes, k, dtype=torch.float64, generator=generator)
+    mean = 4 * torch.rand(classes, k, 2, dimension, dtype=torch.float64, generator=generator) - 2
+    covariance = torch.zeros(classes, k, 2, dimension, 2, dimension, dtype=torch.float64)
+    if coupling.paired:
+        covariance = _covariances(classes * k, 2 * dimension, generator).reshape(covariance.shape)
+    else:
+        mean[:, :, 1] = mean[0, 0, 1].clone()
+        covariance[:, :, 0, :, 0] = _covariances(classes * k, dimension, generator).reshape(classes, k, dimension, dimension)
+        covariance[:, :, 1, :, 1] = _covariances(1, dimension, generator)
+    return Mixture(weights / weights.sum(), mean, covariance).coupled(coupling)
+
+
+def exactly_known(model: MatchingModel) -> bool:
+    """Whether the coupling keeps a Gaussian mixture one (a transport plan does not)."""
+    return model.coupling.gaussian_source or model.coupling.reads_source
 
 
 @st.composite
@@ -102,9 +136,40 @@ def realuids(draw: st.DrawFn, **fixed: Any) -> RealUID:
     return RealUID(**{"alpha": alpha, "beta": draw(st.floats(0.1, 8)), "gamma": gamma, "weight_power": 0.0} | fixed)
 
 
-def batch_for(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Any:
+def batch_for(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Batch:
     """A batch of random data, sources and labels, float64."""
-    from matchlib.algebra.records import Batch
-
     data, source = torch.randn(2, size, *shape, dtype=torch.float64, generator=generator)
     return Batch(data, source, torch.randint(3, (size,), generator=generator))
+
+
+def moderate_times(model: MatchingModel) -> st.SearchStrategy[float]:
+    """Times at which noise and signal are of one order, so that no quantity of a law is a difference of huge ones."""
+    return st.sampled_from(moderate_times_of(model))
+
+
+def moderate_times_of(model: MatchingModel) -> list[float]:
+    """The probed times at which (b^2 + c^2)/a^2 lies between 1/20 and 20."""
+    at = model.probe()
+    ratio = (torch.as_tensor(at.variance) / torch.as_tensor(at.a).square()).expand(at.time.shape)
+    return at.time[(ratio > 0.05) & (ratio < 20)].tolist()
+
+
+@st.composite
+def worlds(
+    draw: st.DrawFn, *, space: str | None = None, gaussian: bool = False, components: int = 2, wrong_teacher: bool | None = None
+) -> World:
+    """Worlds of any model whose field predicts ``space``, the generated law another than the real one.
+
+    Args:
+        space: name of an objective; None for any.
+        gaussian: only models with an unseen independent Gaussian source.
+        components: of each law, at most.
+        wrong_teacher: whether the teacher is that of a third law; None for either.
+    """
+    fitting = models() if space is None else models(objective=space)
+    model = draw(fitting.filter(lambda m: exactly_known(m) and (m.gaussian or not gaussian)))
+    real = draw(mixtures(model.coupling, components=components))
+    made = draw(mixtures(model.coupling, components=components)).shifted(draw(st.floats(0.3, 1.0)))
+    wrong = draw(st.booleans()) if wrong_teacher is None else wrong_teacher
+    teacher = GaussianField(model, draw(mixtures(model.coupling, components=components)).shifted(-0.2)) if wrong else None
+    return World(model, real, made, draw(moderate_times(model)), teacher)

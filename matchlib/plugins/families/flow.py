@@ -24,10 +24,13 @@ __all__ = ["Flow"]
 @families.register("flow")
 @dataclass(frozen=True)
 class Flow(Family):
-    """Velocity along straight lines from a standard normal source, or from the data's own sources."""
+    """Velocity along straight lines from a standard normal source, or from the data's own sources.
+
+    The field does not see the source: on a path without noise, state and source would tell it the data.
+    """
 
     def model(self, *, paired: bool) -> MatchingModel:
-        return MatchingModel(Paired() if paired else Independent(), Linear(), Velocity(), Times(), sees_source=paired)
+        return MatchingModel(Paired() if paired else Independent(), Linear(), Velocity(), Times())
 
     def recipe(self, *, paired: bool) -> Recipe:
         return Recipe(sampler=ODE(method="heun2", steps=25))

@@ -41,6 +41,10 @@ class Ancestral(Sampler):
     def __post_init__(self) -> None:
         check_steps("ancestral", self.steps)
 
+    @property
+    def order(self) -> float:
+        return 1.0
+
     def check(self, model: MatchingModel) -> None:
         if not isinstance(model.interpolant, PriorInterpolant):
             raise IncompatibleError(

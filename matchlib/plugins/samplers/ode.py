@@ -25,8 +25,18 @@ from matchlib.sampling.grid import check_steps
 
 __all__ = ["ODE"]
 
-FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams", "implicit_adams", "fixed_adams")
+FIXED: dict[str, float | None] = {
+    "euler": 1.0,
+    "midpoint": 2.0,
+    "heun2": 2.0,
+    "heun3": 3.0,
+    "rk4": 4.0,
+    "explicit_adams": None,  # unstable with few steps
+    "implicit_adams": 4.0,
+    "fixed_adams": 4.0,
+}  # and their orders
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
+METHODS = (*FIXED, *ADAPTIVE)
 
 
 @samplers.register("ode")
@@ -48,12 +58,14 @@ class ODE(Sampler):
 
     def __post_init__(self) -> None:
         check_steps("ode", self.steps)
-        if self.method not in FIXED + ADAPTIVE:
-            raise SettingError(
-                f"ode: method must be one of {', '.join(FIXED + ADAPTIVE)}, got {self.method!r}{nearest(self.method, FIXED + ADAPTIVE)}"
-            )
+        if self.method not in METHODS:
+            raise SettingError(f"ode: method must be one of {', '.join(METHODS)}, got {self.method!r}{nearest(self.method, METHODS)}")
         if not (self.rtol > 0 and self.atol > 0):
             raise SettingError(f"ode: rtol and atol must be positive, got {self.rtol}, {self.atol}")
+
+    @property
+    def order(self) -> float | None:
+        return FIXED.get(self.method)
 
     def check(self, model: MatchingModel) -> None:
         velocity = conversion(model, Velocity())

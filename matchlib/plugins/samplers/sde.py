@@ -47,6 +47,10 @@ class SDE(Sampler):
         if not self.level >= 0:
             raise SettingError(f"sde: level must be at least 0, got {self.level}")
 
+    @property
+    def order(self) -> float:
+        return 1.0
+
     def check(self, model: MatchingModel) -> None:
         for wanted in (Velocity(), Score(), *((Data(),) if model.times.low > 0 else ())):
             conversion(model, wanted).check_at(model.times.high)

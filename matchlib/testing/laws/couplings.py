@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
 
+from matchlib.errors import DataError
 from matchlib.registries import couplings
 from matchlib.testing.law import law
 from matchlib.testing.strategies import batch_for, generators, shapes
@@ -20,6 +22,7 @@ def data_and_labels_are_kept(name: str, data: st.DataObject) -> float:
     batch = batch_for(data.draw(several), data.draw(shapes), data.draw(generators()))
     pair = couplings[name]().pair(batch, generator=data.draw(generators()))
     assert pair.label is not None
+    assert batch.label is not None
     for value, label in zip(pair.data, pair.label, strict=True):
         match = [(value == x).all() and label == y for x, y in zip(batch.data, batch.label, strict=True)]
         if not any(match):
@@ -55,6 +58,7 @@ def empirical_sources_are_kept(name: str, data: st.DataObject) -> float:
     coupling = couplings[name]()
     batch = batch_for(data.draw(several), (2,), data.draw(generators()))
     pair = coupling.pair(batch, generator=data.draw(generators()))
+    assert batch.source is not None
     return (pair.source.sort(0).values - batch.source.sort(0).values).abs().max().item()
 
 
@@ -65,3 +69,24 @@ def seeds_decide(name: str, data: st.DataObject) -> float:
     batch = batch_for(4, (2,), data.draw(generators()))
     first, second = (coupling.pair(batch, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
     return (first.source - second.source).abs().max().item()
+
+
+@law("couplings", tolerance=1e-9, where=lambda name: name == "minibatch-ot")
+def transport_is_cheapest(name: str, data: st.DataObject) -> float:
+    """The mean squared distance of optimally coupled pairs is that of the best permutation of the batch, so at most the independent one."""
+    batch = batch_for(data.draw(st.sampled_from([2, 3, 4, 5])), (2,), data.draw(generators()))
+    pair = couplings[name]().pair(batch, generator=data.draw(generators()))
+    assert batch.source is not None
+    costs = [(batch.data - batch.source[list(order)]).square().sum().item() for order in itertools.permutations(range(len(batch.data)))]
+    return (pair.data - pair.source).square().sum().item() - min(costs)
+
+
+@law("couplings", tolerance=0.0, examples=10)
+def a_batch_of_one_is_paired(name: str, data: st.DataObject) -> float:
+    """A batch of one gives a pair of the batch's shape, or is refused in one line because a sample may not meet its own source."""
+    batch = batch_for(1, data.draw(shapes), data.draw(generators()))
+    try:
+        pair = couplings[name]().pair(batch, generator=data.draw(generators()))
+    except DataError:
+        return 0.0
+    return float(pair.source.shape != batch.data.shape or not torch.equal(pair.data, batch.data))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 
 from matchlib.algebra.interpolant import Interpolant
-from matchlib.registries import interpolants
+from matchlib.algebra.pinned import PinnedInterpolant
+from matchlib.algebra.records import Condition
+from matchlib.registries import interpolants, objectives
+from matchlib.testing.gaussian import GaussianField, seen_by
 from matchlib.testing.law import law
-from matchlib.testing.strategies import generators
+from matchlib.testing.strategies import exactly_known, generators, mixtures, models, shapes
+from matchlib.testing.world import affine_divergence
 
 inner = st.floats(0.02, 0.98).map(lambda t: torch.tensor([t], dtype=torch.float64))
 
@@ -69,3 +75,56 @@ def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
     off_mean = (moved.mean() - mean).abs() / (variance / n).sqrt()
     off_variance = (moved.var() - variance).abs() / (variance * (2 / n) ** 0.5)
     return max(off_mean.item(), off_variance.item())
+
+
+@law("interpolants", tolerance=1e-10)
+def states_are_linear(name: str, data: st.DataObject) -> float:
+    """The state is a data + b source + c noise, for events of any shape: linear, with coefficients that do not depend on the latents."""
+    path, generator, shape = interpolants[name](), data.draw(generators()), data.draw(shapes)
+    t = torch.cat([data.draw(inner) for _ in range(2)])
+    x, y = torch.randn(2, 3, 2, *shape, dtype=torch.float64, generator=generator)
+    row, k = path.coefficients(t).state, data.draw(st.floats(-2, 2))
+    whole = row(*(x + k * y))
+    by_hand = torch.einsum("bi,ib...->b...", row.stack(t), x)
+    return max((whole - row(*x) - k * row(*y)).abs().max().item(), (row(*x) - by_hand).abs().max().item())
+
+
+@law("interpolants", tolerance=1e-4, examples=10)
+def velocities_carry_the_law(name: str, data: st.DataObject) -> float:
+    """The exact velocity v obeys the continuity equation, d density/dt + d (density v)/d state = 0 (Albergo et al. 2023, theorem 6)."""
+    model = data.draw(models(interpolant=name, objective="velocity").filter(exactly_known))
+    model, t, h = replace(model, sees_source=False), data.draw(inner), 1e-5
+    given = data.draw(mixtures(model.coupling))
+    x = torch.linspace(-4, 4, 41, dtype=torch.float64)[:, None].requires_grad_(True)
+
+    def density(time: torch.Tensor) -> torch.Tensor:
+        return given.log_density(*seen_by(model, x, time, None)).exp()
+
+    flux = density(t) * GaussianField(model, given)(x, t.expand(len(x)), Condition())[:, 0]
+    (divergence,) = torch.autograd.grad(flux.sum(), x)
+    rate = (density(t + h) - density(t - h)) / (2 * h)
+    return ((rate + divergence[:, 0]).abs().max() / (1 + divergence.abs().max())).item()
+
+
+@law("interpolants", tolerance=1e-6, examples=1, where=lambda name: isinstance(interpolants[name](), PinnedInterpolant))
+def bridges_are_pinned_at_both_ends(name: str, data: st.DataObject) -> float:
+    """T15: (a, b, c) -> (1, 0, 0) as t -> 0 and (0, 1, 0) as t -> 1, c^2 as the distance to the end."""
+    path = interpolants[name]()
+    ends = ((1e-14, [1.0, 0.0, 0.0]), (1 - 1e-14, [0.0, 1.0, 0.0]))
+    return max((_triple(path, torch.tensor([t], dtype=torch.float64)) - torch.tensor(end)).abs().max().item() for t, end in ends)
+
+
+@law("interpolants", tolerance=1e-6, examples=10, where=lambda name: interpolants[name]().noisy)
+def scores_are_blind_to_the_coupling(name: str, data: st.DataObject) -> float:
+    """T16: an antisymmetric change of the cross-covariance of data and source leaves the score as it was and changes the velocity."""
+    velocity = data.draw(models(interpolant=name, objective="velocity", coupling="paired").filter(lambda m: not m.sees_source))
+    t = data.draw(st.floats(0.2, 0.8))
+    given = data.draw(mixtures(velocity.coupling, dimension=2, components=1))
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64) * 0.05
+    changed = given.covariance.clone()
+    changed[:, :, 0, :, 1] += turn
+    changed[:, :, 1, :, 0] += turn.T
+    other = replace(given, covariance=changed)
+    score = replace(velocity, objective=objectives["score"]())
+    blind, seeing = (affine_divergence(model, given, other, t).item() for model in (score, velocity))
+    return abs(blind) if seeing > 1e-7 else 1.0

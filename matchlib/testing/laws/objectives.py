@@ -9,17 +9,18 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from matchlib.algebra.convert import View, conversion
-from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.model import MatchingModel
 from matchlib.distillation.field import Preconditioned
+from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import objectives
-from matchlib.testing.gaussian import GaussianField
+from matchlib.testing.gaussian import GaussianField, Mixture, seen_by
 from matchlib.testing.law import law
-from matchlib.testing.strategies import generators, law_for, models, readable, seen, times_in
+from matchlib.testing.strategies import exactly_known, generators, mixtures, models, readable, seen, times_in, worlds
 
 
 def _states(data: st.DataObject, model: MatchingModel) -> tuple:
     """An exact field, and a point to ask it at."""
-    exact = GaussianField(model, data.draw(law_for(model)))
+    exact = GaussianField(model, data.draw(mixtures(model.coupling, dimension=2)))
     generator = data.draw(generators())
     t = data.draw(times_in(model))
     state, source = torch.randn(2, len(t), 2, dtype=torch.float64, generator=generator)
@@ -34,8 +35,8 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
 def conversions_are_exact(name: str, data: st.DataObject) -> float:
     """T14: an exact field read as another prediction is the exact field of that prediction (theory: one linear solve modulo relations)."""
     model = data.draw(models(objective=name))
-    assume(model.coupling.gaussian_source or model.coupling.reads_source)
-    wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other)]))
+    assume(exactly_known(model))
+    wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other) and not seen(model, other)]))
     exact, point = _states(data, model)
     return _gap(
         View(exact, model, objectives[wanted]())(*point), GaussianField(replace(model, objective=objectives[wanted]()), exact.law)(*point)
@@ -95,10 +96,10 @@ def conversions_hold_on_latents(name: str, data: st.DataObject) -> float:
 def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
     """The error of the exact field is uncorrelated with 1 and with the state, within 5 standard errors: it is the regression of the row."""
     model = data.draw(models(objective=name))
-    assume(model.coupling.gaussian_source or model.coupling.reads_source)
-    given = data.draw(law_for(model))
+    assume(exactly_known(model))
+    given = data.draw(mixtures(model.coupling))
     generator = data.draw(generators())
-    batch = given.sample(4000, (1,), generator)
+    batch = given.sample(4000, generator)
     t = data.draw(times_in(model, 1)).expand(4000)
     point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
     error = GaussianField(model, given)(point.state, t, point.condition) - model.target(point)
@@ -118,15 +119,88 @@ def weights_are_positive(name: str, data: st.DataObject) -> float:
 def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
     """Karras et al. 2022: a preconditioned network's input and target have variance one, within 5 standard errors."""
     model = data.draw(models(objective=name))
-    assume(model.coupling.gaussian_source or model.coupling.reads_source)
-    given = replace(data.draw(law_for(model)), mean=0.0)
+    assume(exactly_known(model))
+    given = data.draw(mixtures(model.coupling, components=1))
+    given = replace(given, mean=torch.zeros_like(given.mean))
     n, generator = 4000, data.draw(generators())
-    batch = given.sample(n, (1,), generator)
-    cross = given.correlation * given.std * given.source_std
-    field = Preconditioned(torch.nn.Identity(), model, Moments(given.std**2, given.source_std**2, cross))
+    batch = given.sample(n, generator)
+    field = Preconditioned(torch.nn.Identity(), model, given.moments())
     t = data.draw(times_in(model, 1)).expand(n)
     point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
     inner, skip, out = (torch.as_tensor(scale)[:, None] for scale in field.scales(t))
     assume(out.min() > 1e-6)
     seen, target = inner * point.state, (model.target(point) - skip * point.state) / out
     return max((x.square().mean() - 1).abs().item() * (n / 2) ** 0.5 for x in (seen, target))
+
+
+@law("objectives", tolerance=1e-6, examples=15, where=lambda name: name in ("score", "epsilon"))
+def scores_are_gradients(name: str, data: st.DataObject) -> float:
+    """The score is the gradient of the logarithm of the state's density, and epsilon is minus the score times sqrt(b^2 + c^2).
+
+    With a source that the field sees, of the density given the source (Vincent 2011).
+    """
+    model = data.draw(models(objective=name).filter(exactly_known))
+    given = data.draw(mixtures(model.coupling, dimension=2))
+    t, generator = data.draw(times_in(model)), data.draw(generators())
+    state, source = torch.randn(2, len(t), 2, dtype=torch.float64, generator=generator)
+    condition = model.condition(source, None)
+    state.requires_grad_(True)
+    (slope,) = torch.autograd.grad(given.log_density(*seen_by(model, state, t, condition.source)).sum(), state)
+    at = model.interpolant.coefficients(t)
+    std = torch.as_tensor(at.variance if model.gaussian else at.c * at.c).sqrt()
+    scale = torch.ones_like(std) if name == "score" else -std
+    return _gap(GaussianField(model, given)(state, t, condition), scale[:, None] * slope)
+
+
+@law("objectives", tolerance=1e-7, examples=25)
+def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
+    """T11: for alpha = beta another space multiplies the loss by A(t)^2, A the conversion's coefficient, whatever the teacher."""
+    world = data.draw(worlds(space=name))
+    model = world.model
+    others = [other for other in objectives if readable(model, other) and not seen(model, other)]
+    wanted = replace(model, objective=objectives[data.draw(st.sampled_from(others))]())
+    at = model.interpolant.coefficients(torch.tensor([world.time], dtype=torch.float64))
+    factor = torch.as_tensor(conversion(model, wanted.objective).coefficients(at)[0]).square() / world.weight
+    alpha = data.draw(st.floats(0.3, 4))
+    loss = RealUID(alpha, alpha, data.draw(st.floats(0.1, 0.9)), weight_power=0.0)
+    teacher = None if world.teacher is None else View(world.teacher, model, wanted.objective)
+    there = replace(world, model=wanted, teacher=teacher)
+    ratio = there.value(loss) / there.weight / (factor * world.value(loss))
+    return (ratio - 1).abs().item()
+
+
+@law("objectives", tolerance=1e-7, examples=25)
+def translation_is_felt_as_the_theory_says(name: str, data: st.DataObject) -> float:
+    """T12: moving all data leaves the value as it is if alpha = beta or if the row has no part of the data, and changes it otherwise."""
+    world = data.draw(worlds(space=name, wrong_teacher=False))
+    alpha, by = data.draw(st.floats(0.5, 2)), data.draw(st.floats(0.5, 2))
+    beta = data.draw(st.sampled_from([alpha, alpha + 0.3]))
+    loss = RealUID(alpha, beta, data.draw(st.floats(0.2, 0.8)), weight_power=0.0)
+    moved = replace(world, real=world.real.shifted(by), made=world.made.shifted(by))
+    here, there = world.value(loss), moved.value(loss)
+    change = ((there - here).abs() / (1e-3 + here)).item()
+    part = world.model.row(world.model.interpolant.coefficients(torch.tensor([world.time], dtype=torch.float64))).data
+    if alpha == beta or not bool(torch.as_tensor(part).abs() > 1e-9):
+        return change
+    return float(change < 1e-9)
+
+
+@law("objectives", tolerance=1e-6, examples=10, where=lambda name: name == "score")
+def dmd_is_a_difference_of_scores(name: str, data: st.DataObject) -> float:
+    """T20: the slope of KL(alpha q + (1 - alpha) p || p) in the student's mean is alpha E_q[a (score of the mixture - score of p)].
+
+    Yin et al., "One-step Diffusion with Distribution Matching Distillation", 2023, https://arxiv.org/abs/2311.18828; real data mixed in.
+    """
+    world = data.draw(worlds(space=name, gaussian=True, wrong_teacher=False))
+    alpha = data.draw(st.floats(0.2, 1))
+    shift = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    mean = world.made.mean + shift * torch.tensor([1.0, 0.0], dtype=torch.float64)[:, None]
+    moving = replace(world, made=replace(world.made, mean=mean))
+    mixed = alpha * moving.q + (1 - alpha) * moving.p
+    tiny = torch.finfo(mixed.dtype).tiny
+    (slope,) = torch.autograd.grad((mixed * (mixed.clamp_min(tiny) / moving.p.clamp_min(tiny)).log()).sum(), shift)
+    shares = torch.cat([alpha * world.made.weights, (1 - alpha) * world.real.weights], 1)
+    mixture = Mixture(shares, *(torch.cat([getattr(world.made, key), getattr(world.real, key)], 1) for key in ("mean", "covariance")))
+    a = torch.as_tensor(world.model.interpolant.coefficients(torch.tensor([world.time], dtype=torch.float64)).a, dtype=torch.float64)
+    difference = (world.exact(mixture) - world.exact(world.real))[:, 0]
+    return (slope - alpha * (a * world.q * difference).sum()).abs().item() / (1e-3 + slope.abs().item())

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis import assume
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
-from matchlib.algebra.model import Moments
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
 from matchlib.errors import IncompatibleError
 from matchlib.registries import families, samplers
-from matchlib.sampling.base import SampledField
-from matchlib.testing.gaussian import GaussianField, GaussianLaw
+from matchlib.sampling.base import SampledField, Sampler
+from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.testing.law import law
-from matchlib.testing.strategies import generators
+from matchlib.testing.strategies import generators, moderate_times_of
 
 SIZE = 4000
 
 
-@law("samplers", tolerance=0.08, examples=6)
+@law("samplers", tolerance=0.08, examples=3)
 def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
     """From an exact field, 4,000 samples have the mean and standard deviation of the data (four times the default steps), every family."""
     plugin = families[data.draw(st.sampled_from(list(families)))]()
     model = plugin.model(paired=False)
     if model.interpolant.noisy:  # a stochastic path's velocity is singular at its ends
         model = replace(model, times=Times(max(model.times.low, 0.01), min(model.times.high, 0.99)))
-    given = GaussianLaw(data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2)))
+    mean, std = data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2))
+    given = Mixture.normal(mean, std)
     generator = data.draw(generators())
-    of = SampledField(GaussianField(model, given), model, Moments(given.std**2))
+    of = SampledField(GaussianField(model, given), model, given.moments())
     source = torch.randn(SIZE, 1, dtype=torch.float64, generator=generator)
     sampler = samplers[name]()
     sampler = replace(sampler, steps=4 * sampler.steps) if hasattr(sampler, "steps") else sampler  # type: ignore[type-var]
@@ -37,7 +40,7 @@ def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
         samples = sampler.sample(of, source, None, generator=generator).data
     except IncompatibleError:  # refused, as it should be where the sampler would be wrong
         assume(False)
-    return max((samples.mean() - given.mean).abs().item(), (samples.std() / given.std - 1).abs().item())
+    return max((samples.mean() - mean).abs().item(), (samples.std() / std - 1).abs().item())
 
 
 @law("samplers", tolerance=0.0, examples=4)
@@ -54,6 +57,59 @@ def evaluations_are_counted(name: str, data: st.DataObject) -> float:
             asked += 1
             return super().forward(*seen)  # type: ignore[arg-type]
 
-    of = SampledField(Counting(model, GaussianLaw()), model)
+    of = SampledField(Counting(model, Mixture.normal()), model)
     result = sampler.sample(of, torch.zeros(2, 1, dtype=torch.float64), None, generator=data.draw(generators()))
     return float(result.nfe != asked or result.nfe < getattr(sampler, "steps", 1))
+
+
+class _UnitNoise(TorchFunctionMode):
+    """In place of the i-th normal draw, a one in row i and zeros elsewhere: what an affine map does to it is the gain of that draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws = 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.randn:
+            return function(*args, **(kwargs or {}))
+        self.draws += 1
+        zeros = torch.zeros(*args, **{key: value for key, value in (kwargs or {}).items() if key != "generator"})
+        zeros[self.draws] = 1.0
+        return zeros
+
+
+def _exact_moments(sampler: Sampler, of: SampledField, rows: int) -> torch.Tensor:
+    """Mean and variance of the samples of an affine field from a standard normal source, without sampling error."""
+    source = torch.zeros(rows, 1, dtype=torch.float64)
+    source[-1] = 1.0
+    with _UnitNoise(), torch.no_grad():
+        x = sampler.sample(of, source, None, generator=torch.Generator()).data[:, 0]
+    return torch.stack([x[0], (x[1:] - x[0]).square().sum()])
+
+
+def _accepted(name: str) -> MatchingModel:
+    """A family's model that the sampler takes, where signal and noise are of one order."""
+    for family in ("diffusion-vp", *families):
+        model = families[family]().model(paired=False)
+        times = sorted(moderate_times_of(model))
+        model = replace(model, times=Times(times[0], times[-1]))
+        try:
+            samplers[name]().check(model)
+        except IncompatibleError:
+            continue
+        return model
+    raise IncompatibleError(f"no family's model is sampled by {name}")
+
+
+@law("samplers", tolerance=0.25, examples=2, where=lambda name: samplers[name]().order is not None)
+def measured_order_is_the_declared_order(name: str, data: st.DataObject) -> float:
+    """Halving the step divides what the step changes in the samples' mean and variance by 2 to the declared order (32, 64, 128 steps)."""
+    model = _accepted(name)
+    given = Mixture.normal(data.draw(st.floats(0.5, 1)), data.draw(st.floats(0.4, 0.8)))
+    of = SampledField(GaussianField(model, given), model, given.moments())
+    runs = [replace(samplers[name](), steps=n) for n in (32, 64, 128)]  # type: ignore[type-var]
+    coarse, middle, fine = (_exact_moments(run, of, 2 * run.steps + 4) for run in runs)  # type: ignore[attr-defined]
+    order = ((coarse - middle).norm() / (middle - fine).norm()).log2().item()
+    declared = samplers[name]().order
+    assert declared is not None
+    return abs(order - declared)

@@ -1,0 +1,188 @@
+"""Laws of whole distillations, by Monte Carlo through the library's own losses; T7, T9, T17 and T18 of the theory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.records import Batch, Condition
+from matchlib.algebra.times import Times
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.loss import BilinearLoss
+from matchlib.distillation.teacher import Teacher
+from matchlib.plugins.losses.uid import UID
+from matchlib.registries import families
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.testing.law import law
+from matchlib.testing.strategies import generators, mixtures, moderate_times, realuids
+from matchlib.testing.world import AffineStudent, World
+
+SIZE, ROUNDS = 1000, 24
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """A distillation whose laws are known, at one time.
+
+    Args:
+        model: the family's, with the one time.
+        loss: without per-sample weight.
+        real: law of the data, classes included.
+        student: its law is known.
+        teacher: law whose exact field is the teacher's.
+    """
+
+    model: MatchingModel
+    loss: BilinearLoss
+    real: Mixture
+    student: AffineStudent
+    teacher: Mixture
+    time: float
+
+    def made(self, shift: Tensor | None = None, stretch: Tensor | None = None) -> Mixture:
+        """The student's law joined to its source, classes in the data's shares."""
+        law_ = self.student.law(self.model.coupling, self.real, shift, stretch)
+        return Mixture(self.real.weights.sum(1, keepdim=True).expand_as(law_.weights), law_.mean, law_.covariance)
+
+    def world(self, label: int | None, shift: Tensor | None = None, stretch: Tensor | None = None) -> World:
+        """The same distillation as integrals, for one class."""
+        return World(self.model, self.real, self.made(shift, stretch), self.time, GaussianField(self.model, self.teacher), label)
+
+    def expected(self, shift: Tensor, stretch: Tensor) -> Tensor:
+        """The value, classes averaged with the data's shares, as a function of the student's parameters."""
+        shares = self.real.weights.sum(1).tolist()
+        labels = list(range(len(shares))) if len(shares) > 1 else [None]
+        return sum(share * self.world(label, shift, stretch).value(self.loss) for share, label in zip(shares, labels, strict=True))
+
+    def distillation(self) -> Distillation:
+        """The library's own, with the exact teacher and the best critic."""
+        best = self.world(None).best(self.loss)
+        return Distillation(Teacher(GaussianField(self.model, self.teacher), self.model), self.student, best, self.loss)
+
+    def batches(self, generator: torch.Generator) -> tuple[Batch, Batch]:
+        prompt, real = (self.real.sample(SIZE, generator) for _ in range(2))
+        return prompt, real
+
+
+@st.composite
+def settings(draw: st.DrawFn, name: str, loss: BilinearLoss | None = None) -> Setting:
+    """A family's distillation with one component a class and up to two classes."""
+    paired = draw(st.booleans())
+    model = families[name]().model(paired=paired)
+    time = draw(moderate_times(model))
+    model = replace(model, times=Times(time * (1 - 1e-9), time))
+    classes = draw(st.integers(1, 2))
+    real = draw(mixtures(model.coupling, components=1, classes=classes))
+    teacher = draw(mixtures(model.coupling, components=1, classes=classes)) if draw(st.booleans()) else real
+    shift = torch.tensor([draw(st.floats(-1, 1)) for _ in range(classes)], dtype=torch.float64)
+    student = AffineStudent(shift, draw(st.floats(0.2, 0.8)), draw(st.floats(0.4, 0.9)))
+    return Setting(model, draw(realuids()) if loss is None else loss, real, student, teacher, time)
+
+
+def _errors(found: list[Tensor], exact: Tensor) -> float:
+    """The largest distance of the mean of rounds from the exact value, in standard errors."""
+    rounds = torch.stack(found).reshape(len(found), -1)
+    error = (rounds.mean(0) - exact.reshape(-1)).abs()
+    return (error / (rounds.std(0) / len(rounds) ** 0.5 + 1e-9 * (1 + exact.reshape(-1).abs()))).max().item()
+
+
+@law("families", tolerance=6.0, examples=5)
+def the_best_critic_has_the_value(name: str, data: st.DataObject) -> float:
+    """T7, T17: the library's critic loss at the best critic is minus the value by quadrature, labels and all, within 6 standard errors."""
+    given = data.draw(settings(name))
+    distillation, generator = given.distillation(), data.draw(generators())
+    with torch.no_grad():
+        found = [-distillation.critic_loss(*reversed(given.batches(generator)), generator=generator) for _ in range(ROUNDS)]
+        exact = given.expected(given.student.shift, given.student.stretch)
+    return _errors(found, exact)
+
+
+@law("families", tolerance=6.0, examples=5)
+def student_gradients_are_those_of_the_value(name: str, data: st.DataObject) -> float:
+    """T9: at the best critic the gradient of the library's student loss, through state and target, is the gradient of the value."""
+    given = data.draw(settings(name))
+    distillation, generator = given.distillation(), data.draw(generators())
+    parameters = [given.student.shift, given.student.stretch]
+    found = []
+    for _ in range(ROUNDS):
+        loss = distillation.student_loss(*given.batches(generator), generator=generator)
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
+    free = [x.detach().clone().requires_grad_(True) for x in parameters]
+    exact = torch.cat([g.flatten() for g in torch.autograd.grad(given.expected(*free), free)])
+    return _errors(found, exact)
+
+
+@law("families", tolerance=5.0, examples=5)
+def joined_sources_are_fresh(name: str, data: st.DataObject) -> float:
+    """T18: the source that joins a sample is the one it was made from if the coupling keeps pairs, and independent of it if not."""
+    given = data.draw(settings(name))
+    distillation, generator = given.distillation(), data.draw(generators())
+    prompt, other = given.batches(generator)
+    seed = data.draw(st.integers(0, 2**31))
+    _, made_from = distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))
+    point = distillation.generated(prompt, other, generator=torch.Generator().manual_seed(seed))
+    if given.model.coupling.paired:
+        return 0.0 if torch.equal(point.source, made_from) else 99.0
+    x, y = ((z - z.mean()) / z.std() for z in (point.source, made_from))
+    return (x * y).mean().abs().item() * SIZE**0.5
+
+
+@law("families", tolerance=0.0, examples=5)
+def labels_matter(name: str, data: st.DataObject) -> float:
+    """T17: a student with its two classes swapped has the right law without labels (value 0) and the wrong one given them."""
+    model = families[name]().model(paired=data.draw(st.booleans()))
+    one = data.draw(mixtures(model.coupling, components=1))
+    gap = data.draw(st.floats(0.5, 2))
+    low, high = (replace(one.shifted(by), weights=torch.full_like(one.weights, 0.5)) for by in (-gap, gap))
+    real, swapped = (_classes(*pair) for pair in ((low, high), (high, low)))
+    loss, time = UID(weight_power=0.0), data.draw(moderate_times(model))
+    blind, *seeing = (World(model, real, swapped, time, None, label).value(loss) for label in (None, 0, 1))
+    return float(blind.abs() > 1e-9 or not all(value > 1e-6 for value in seeing))
+
+
+def _classes(*laws: Mixture) -> Mixture:
+    """One law whose classes are the components of given ones."""
+    return Mixture(*(torch.cat([getattr(x, name) for x in laws]) for name in ("weights", "mean", "covariance")))
+
+
+class _Guided(nn.Module):
+    """``uncond + w (cond - uncond)`` for the class 0."""
+
+    def __init__(self, field: nn.Module, w: float) -> None:
+        super().__init__()
+        self.field, self.w = field, w
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        free = self.field(state, time, replace(condition, label=None))
+        return free + self.w * (self.field(state, time, replace(condition, label=torch.zeros(len(state), dtype=torch.long))) - free)
+
+
+@law("families", tolerance=0.0, examples=2)
+def a_guided_teacher_leaves_a_positive_optimum(name: str, data: st.DataObject) -> float:
+    """T17: guidance with w > 1 minimises no matching loss: the least value over Gaussian students stays positive; with w = 1 it is 0."""
+    model = families[name]().model(paired=False)
+    time, w = data.draw(moderate_times(model)), data.draw(st.floats(2, 4))
+    real = _classes(*(replace(Mixture.normal(mean, 0.55), weights=torch.full((1, 1), 0.5, dtype=torch.float64)) for mean in (1.0, -1.5)))
+    least = [_least(model, real, _Guided(GaussianField(model, real), weight), time) for weight in (1.0, w)]
+    return float(not (least[0] < 1e-8 and least[1] > 1e-5))
+
+
+def _least(model: MatchingModel, real: Mixture, teacher: nn.Module, time: float) -> float:
+    """The least value of UID over students N(mean, std^2), by quadrature and L-BFGS."""
+    knobs = torch.tensor([0.5, -0.3], dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([knobs], max_iter=40, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+    first = Mixture(torch.ones(1, 1, dtype=torch.float64), real.mean[:1], real.covariance[:1])
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        made = Mixture.normal(knobs[0], knobs[1].exp())
+        value = World(model, first, made, time, teacher).value(UID(weight_power=0.0))
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return closure().item()

@@ -1,0 +1,175 @@
+"""Laws of distillation losses in the Gaussian world; T6 to T13, T19 and T20 of the theory, each by quadrature of the library's own loss.
+
+Notation: p and q are the laws of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the teacher,
+N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p with a loss's weights (g, a, b) and (g', a', b').
+
+References:
+    "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from matchlib.distillation.loss import BilinearLoss
+from matchlib.errors import SettingError
+from matchlib.plugins.losses.realuid import RealUID
+from matchlib.plugins.losses.sid import SiD
+from matchlib.plugins.losses.uid import UID
+from matchlib.registries import losses
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.testing.law import law
+from matchlib.testing.strategies import realuids, worlds
+from matchlib.testing.world import affine_divergence, weights_of
+
+DATA_FREE = ((1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def _bilinear(name: str) -> bool:
+    return isinstance(losses[name](), BilinearLoss)
+
+
+def _is_data_free(name: str) -> bool:
+    return _bilinear(name) and weights_of(losses[name]()) == DATA_FREE  # type: ignore[arg-type]
+
+
+def _loss(name: str, data: st.DataObject) -> BilinearLoss:
+    """The loss without per-sample weight; RealUID over its whole domain."""
+    return data.draw(realuids()) if name == "realuid" else replace(losses[name](), weight_power=0.0)  # type: ignore[type-var, return-value]
+
+
+def _relative(left: Tensor, right: Tensor) -> float:
+    return ((left - right).abs() / (1e-3 + right.abs())).max().item()
+
+
+@law("losses", tolerance=1e-8, examples=25, where=_bilinear)
+def the_best_critic_is_stationary(name: str, data: st.DataObject) -> float:
+    """T7: what the critic maximises has no slope at f~ + N/m, for any real and generated law and any teacher."""
+    loss = _loss(name, data)
+    world = data.draw(worlds(space=loss.space))
+    critics = [x.detach().requires_grad_(True) for x in (world.best(loss)(*world.point), world.guess)]
+    at_best, at_teacher = (torch.autograd.grad(world.critic_gain(loss, critic), critic)[0].abs().sum().item() for critic in critics)
+    return at_best / at_teacher
+
+
+@law("losses", tolerance=1e-7, examples=25, where=_bilinear)
+def other_critics_gain_less(name: str, data: st.DataObject) -> float:
+    """T7: the maximum is the integral of |N|^2/m, and a critic that is off by delta misses it by the integral of m |delta|^2."""
+    loss = _loss(name, data)
+    world = data.draw(worlds(space=loss.space))
+    best = world.best(loss)(*world.point)
+    delta = data.draw(st.floats(0.1, 2)) * torch.sin(data.draw(st.floats(0.1, 3)) * world.point[0])
+    (g, _, _), (g1, _, _) = weights_of(loss)
+    missed = g * world.distance(world.made, best, best + delta) + g1 * world.distance(world.real, best, best + delta)
+    value = world.value(loss)
+    return max(_relative(world.critic_gain(loss, best), value), _relative(world.critic_gain(loss, best + delta), value - missed))
+
+
+@law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
+def data_free_gains_are_lower_bounds(name: str, data: st.DataObject) -> float:
+    """T6: without real data a critic f gains D - E_q|f - f_q|^2, with D = E_q|f_p - f_q|^2 in closed form."""
+    loss = _loss(name, data)
+    if name == "realuid":
+        loss = RealUID(weight_power=0.0)
+    world = data.draw(worlds(space=loss.space, components=1, wrong_teacher=False))
+    critic = torch.cos(data.draw(st.floats(0.1, 3)) * world.point[0])
+    bound = affine_divergence(world.model, world.real, world.made, world.time)
+    return _relative(world.critic_gain(loss, critic), bound - world.distance(world.made, critic, world.exact(world.made)))
+
+
+@law("losses", tolerance=0.0, examples=25, where=_bilinear)
+def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> float:
+    """T8: with an exact teacher and an unseen Gaussian source the maximum over critics is 0 if q = p, and positive if q is another law."""
+    loss = _loss(name, data)
+    world = data.draw(worlds(space=loss.space, gaussian=True, wrong_teacher=False))
+    same = replace(world, made=world.real)
+    return float(not (world.value(loss) > 1e-7 and same.value(loss).abs() < 1e-12 * (1 + world.value(loss))))
+
+
+@law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
+def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
+    """T10: at f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM."""
+    loss = _loss(name, data)
+    loss = RealUID(weight_power=0.0) if name == "realuid" else loss
+    if isinstance(loss, SiD):
+        loss = replace(loss, a=data.draw(st.floats(0.3, 2)))
+    world = data.draw(worlds(space=loss.space, components=1, wrong_teacher=False))
+    worth = {"sid": 1 - getattr(loss, "a", 0.0), "fgm": 0.0}.get(name, 1.0)
+    divergence = affine_divergence(world.model, world.real, world.made, world.time)
+    found = world.student_loss(loss, world.best(loss)(*world.point))
+    return ((found - worth * divergence).abs() / (1e-3 + divergence)).item()
+
+
+@law("losses", tolerance=1e-7, examples=25, where=lambda name: name == "realuid")
+def a_wrong_teacher_is_felt_at_the_real_law(name: str, data: st.DataObject) -> float:
+    """T13: at q = p the value is E_p|f~ - f_p|^2 for every alpha, beta and gamma: the real law is not a zero if the teacher is wrong."""
+    loss = _loss(name, data)
+    world = data.draw(worlds(wrong_teacher=True))
+    world = replace(world, made=world.real)
+    return _relative(world.value(loss), world.distance(world.real, world.guess, world.exact(world.real)))
+
+
+@law("losses", tolerance=0.05, examples=15, where=lambda name: name == "realuid")
+def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
+    """T13: for alpha = beta and a teacher whose law is shifted by a small h, the student's optimum is shifted by h/alpha.
+
+    The slope of the value in the student's mean there is compared with that at the real law.
+    """
+    alpha, h = data.draw(st.floats(0.3, 8)), 1e-3
+    loss = RealUID(alpha, alpha, data.draw(st.floats(0.2, 0.8)), weight_power=0.0)
+    world = data.draw(worlds(components=1, gaussian=True))
+    shift = torch.tensor([h / alpha, 0.0], dtype=torch.float64, requires_grad=True)
+    teacher = GaussianField(world.model, world.real.shifted(h))
+    values = [replace(world, teacher=teacher, made=_moved(world.real, x)).value(loss) for x in shift]
+    there, here = torch.autograd.grad(sum(values[1:], start=values[0]), shift)[0].abs().tolist()
+    return there / here
+
+
+def _moved(law_: Mixture, by: Tensor) -> Mixture:
+    return Mixture(law_.weights, torch.stack([law_.mean[:, :, 0] + by, law_.mean[:, :, 1]], 2), law_.covariance)
+
+
+@law("losses", tolerance=0.0, examples=40, where=lambda name: name == "realuid")
+def settings_outside_the_domain_are_refused(name: str, data: st.DataObject) -> float:
+    """T19: exactly alpha, beta > 0 with gamma in (0, 1), or alpha = beta = gamma = 1, are accepted; elsewhere no maximum exists."""
+    number = st.sampled_from([-1.0, 0.0, 0.3, 1.0, 1.5, 4.0, math.nan])
+    alpha, beta, gamma = data.draw(number), data.draw(number), data.draw(st.one_of(st.none(), number))
+    tied = alpha if gamma is None else gamma
+    allowed = alpha > 0 and beta > 0 and (0 < tied < 1 or alpha == beta == tied == 1)
+    try:
+        losses[name](alpha=alpha, beta=beta, gamma=gamma)  # type: ignore[call-arg]
+    except SettingError:
+        return float(allowed)
+    return float(not allowed)
+
+
+@law("losses", tolerance=1e-3, examples=15, where=lambda name: name == "realuid")
+def the_normalised_loss_is_worth_the_integral_of_n(name: str, data: st.DataObject) -> float:
+    """T20: with d/|d| in place of d in the linear terms the maximum is 2 times the integral of |N|; any other direction gains less."""
+    loss = _loss(name, data)
+    world = data.draw(worlds())
+    direction = torch.sign(world.best(loss)(*world.point) - world.guess)
+    other = torch.sign(torch.sin(data.draw(st.floats(0.5, 3)) * world.point[0] + 0.1))
+    small = 1e-6
+
+    def gained(unit: Tensor) -> Tensor:
+        return world.critic_gain(loss, world.guess + small * unit) / small
+
+    density = weights_of(loss)[0][0] * world.q + weights_of(loss)[1][0] * world.p
+    n = density * (world.best(loss)(*world.point) - world.guess)[:, 0]
+    most = 2 * world.weight * n.abs().sum()
+    too_much = float(gained(other) > gained(direction) + 1e-9)
+    return max(_relative(gained(direction), most), too_much)
+
+
+@law("losses", tolerance=1e-7, examples=15, where=lambda name: name == "uid")
+def uid_is_realuid_at_one(name: str, data: st.DataObject) -> float:
+    """T3, in values: the limit alpha = beta -> 1 of RealUID's value is UID's, at gamma = 1 - 1e-9."""
+    world = data.draw(worlds(components=1, wrong_teacher=False))
+    near = RealUID(1.0, 1.0, 1 - 1e-9, weight_power=0.0)
+    return _relative(world.value(near), world.value(UID(weight_power=0.0)))
