@@ -19,7 +19,7 @@ from torch import nn
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.times import Times
 from matchlib.data import Dataset
-from matchlib.distillation.field import Preconditioned, Signature
+from matchlib.distillation.field import ClosedField, Preconditioned, Signature
 from matchlib.distillation.student import Student
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError, MatchlibError, SettingError
@@ -72,8 +72,10 @@ def model_of(spec: Mapping[str, Any]) -> MatchingModel:
     )
 
 
-def build_field(network: Mapping[str, Any], signature: Signature, model: MatchingModel, moments: Moments) -> Preconditioned:
-    """Returns a fresh preconditioned field; its weights are drawn from torch's global generator."""
+def build_field(network: Mapping[str, Any], signature: Signature, model: MatchingModel, moments: Moments) -> nn.Module:
+    """Returns a fresh field: a network, preconditioned, its weights drawn from torch's global generator; or a formula as it is."""
+    if issubclass(networks[network["name"]], ClosedField):
+        return networks.build(network, signature, model)
     field = Preconditioned(networks.build(network, signature), model, moments)
     field.spec = dict(network)
     return field

@@ -74,7 +74,7 @@ class TeacherSettings:
     Args:
         name: of a family, or the folder of a finished run.
         coupling, interpolant, objective: pieces that replace the family's own.
-        network: piece.
+        network: piece; where the family's teacher is a formula, that of critic and student.
         sampler: piece; None for the family's own.
         times: ``{"low": ..., "high": ..., "log_ratio": ...}``; None for the family's own.
         sees_source: whether the field sees the source; None for the family's own choice.
@@ -101,7 +101,7 @@ class StudentSettings:
 
     Args:
         name: of a student plugin, or the folder of a finished run whose student goes on.
-        network: piece for a network of the student's own; None copies the teacher's with its weights.
+        network: piece for a network of the student's own; None copies the teacher's with its weights, if it has any.
         options: settings of the plugin.
     """
 

@@ -30,11 +30,13 @@ class Interpolant(ABC):
     Attributes:
         noisy: whether c is anything but identically zero.
         low, high: the ends of the open interval in which every coefficient and its derivative is finite.
+        examples: further settings that the laws try; each must change the path.
     """
 
     noisy: ClassVar[bool] = False
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:

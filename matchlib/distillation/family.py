@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
@@ -36,6 +38,10 @@ class Family(ABC):
     @abstractmethod
     def model(self, *, paired: bool) -> MatchingModel:
         """Returns the family's model for data that come with a source (``paired``) or without."""
+
+    def network(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the piece of the teacher's network: the one that the settings ask for, unless the family has its own."""
+        return asked
 
     @abstractmethod
     def recipe(self, *, paired: bool) -> Recipe:

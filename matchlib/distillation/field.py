@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.model import MatchingModel, Moments
-from matchlib.algebra.records import Condition
+from matchlib.algebra.records import Batch, Condition
 from matchlib.algebra.rows import Row, Scalar, scaled
 
-__all__ = ["Preconditioned", "Signature"]
+__all__ = ["ClosedField", "Preconditioned", "Signature"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,17 @@ class Signature:
     classes: int | None = None
     sees_source: bool = False
     label_shape: tuple[int, ...] | None = None
+
+
+class ClosedField(nn.Module, ABC):
+    """A field that is a formula, without weights to train: it stands among the networks and is fitted to the data instead.
+
+    Constructed as ``Plugin(signature, model, **settings)``; it predicts the row of ``model.objective`` itself.
+    """
+
+    @abstractmethod
+    def fit(self, data: Batch) -> None:
+        """Takes from the training data, in model units, whatever its settings leave open."""
 
 
 def _length(row: Row) -> Tensor:

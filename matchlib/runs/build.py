@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.cards import Card, build_field, build_student, load_bundle, times_of
@@ -124,7 +125,7 @@ def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
     sampler = family_of(t).recipe(paired=dataset.paired).sampler if t.sampler is None else samplers.build(t.sampler)
     return Card(
         kind="teacher",
-        network=t.network,
+        network=dict(family_of(t).network(t.network)),
         signature=signature_of(dataset, sees_source=model.sees_source),
         model=model,
         moments=dataset.moments(model.coupling),
@@ -200,7 +201,7 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     """
     recipe, t = recipe_of(settings.teacher, card, paired=paired), settings.trainer
     spec, student = _student(settings, card, teacher, recipe)
-    critic = copy.deepcopy(teacher.field).train().requires_grad_(True)
+    critic = _critic(settings, card, teacher)
     times = recipe.times if t.times is None else times_of({**asdict(recipe.times or card.model.times), **t.times})
     return Distilled(
         Distillation(teacher, student, critic, loss, times),
@@ -210,11 +211,23 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     )
 
 
+def _has_weights(teacher: Teacher) -> bool:
+    return any(True for _ in teacher.field.parameters())
+
+
+def _critic(settings: RunSettings, card: Card, teacher: Teacher) -> nn.Module:
+    """Returns a copy of the teacher's field, or a fresh network where the teacher has no weights that could learn."""
+    if _has_weights(teacher):
+        return copy.deepcopy(teacher.field).train().requires_grad_(True)
+    torch.manual_seed(settings.seed + 1)  # not the student's weights again
+    return build_field(settings.teacher.network, card.signature, card.model, card.moments)
+
+
 def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe) -> tuple[Mapping[str, Any], Student]:
     """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name in students:
-        own = {} if s.network is None else {"network": s.network}
+        own = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher) else {}
         spec = {"name": s.name, "start": recipe.start, **s.options, **own}
         torch.manual_seed(settings.seed)
         return spec, build_student(spec, teacher, card.signature)

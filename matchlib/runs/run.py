@@ -16,6 +16,7 @@ from torch import nn
 
 from matchlib.cards import Card, dataset_of, load_bundle, save_bundle
 from matchlib.data import Dataset
+from matchlib.distillation.field import ClosedField
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError
@@ -171,6 +172,9 @@ class Run:
     def _train_teacher(self) -> Teacher:
         training, card = self.settings.teacher.training, self.card
         field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True).to(self.device)
+        if isinstance(field_, ClosedField):
+            field_.fit(self.data.train)
+            return Teacher(field_, card.model, card.moments)
         learner = Learner(field_, training.rate, training.betas, training.ema)
         algorithm = Matching(learner, card.model, self.data.to(self.device), self.streams, batch=training.batch)
         return Teacher(self._fit(algorithm, teacher_steps(self.settings), "teacher")["field"], card.model, card.moments)

@@ -96,7 +96,7 @@ def check(one: Law, plugin: str) -> Outcome:
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate,),
         print_blob=False,
     )
     @given(st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from matchlib.algebra.times import Times
 from matchlib.errors import IncompatibleError
 from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import couplings, interpolants, objectives
+from matchlib.registry import Registry
 from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.testing.world import World
 
@@ -24,6 +26,7 @@ __all__ = [
     "batch_for",
     "exactly_known",
     "generators",
+    "made",
     "mixtures",
     "models",
     "moderate_times",
@@ -33,6 +36,7 @@ __all__ = [
     "seen",
     "shapes",
     "times_in",
+    "variants",
     "worlds",
 ]
 
@@ -60,8 +64,18 @@ def _try(make: Any) -> Any:
         return None
 
 
+def made(registry: Registry[Any], name: str) -> st.SearchStrategy[Any]:
+    """The plugin with its default settings, or with those that it names as examples."""
+    return st.sampled_from([registry[name](**settings) for settings in variants(registry[name])])
+
+
+def variants(plugin: Any) -> list[dict[str, Any]]:
+    """The settings that laws try: the defaults, and the plugin's ``examples``."""
+    return [{}, *getattr(plugin, "examples", ())]
+
+
 def all_models() -> tuple[tuple[str, str, str, MatchingModel], ...]:
-    """Every composition of registered pieces with default settings that is a model, with the names of its pieces."""
+    """Every composition of registered pieces that is a model, with the names of its pieces; interpolants with their examples, too."""
     return _compositions(tuple(couplings), tuple(interpolants), tuple(objectives))
 
 
@@ -69,13 +83,12 @@ def all_models() -> tuple[tuple[str, str, str, MatchingModel], ...]:
 def _compositions(*names: tuple[str, ...]) -> tuple[tuple[str, str, str, MatchingModel], ...]:
     found = []
     for c in names[0]:
-        for i in names[1]:
-            for o in names[2]:
-                for sees in (False, True):
-                    parts = (couplings[c](), interpolants[i](), objectives[o](), INSIDE, sees)
-                    model = _try(lambda parts=parts: MatchingModel(*parts))
-                    if model is not None:
-                        found.append((c, i, o, model))
+        for i, path in [(name, interpolants[name](**settings)) for name in names[1] for settings in variants(interpolants[name])]:
+            for o, sees in product(names[2], (False, True)):
+                parts = (couplings[c](), path, objectives[o](), INSIDE, sees)
+                model = _try(lambda parts=parts: MatchingModel(*parts))
+                if model is not None:
+                    found.append((c, i, o, model))
     return tuple(found)
 
 
@@ -131,7 +144,7 @@ def exactly_known(model: MatchingModel) -> bool:
 def realuids(draw: st.DrawFn, **fixed: Any) -> RealUID:
     """RealUID losses over the whole domain, without per-sample weight."""
     tied = draw(st.booleans())
-    alpha = draw(st.floats(0.1, 0.95)) if tied else draw(st.floats(0.1, 8))
+    alpha = draw(st.floats(0.1, 0.95)) if tied else draw(st.one_of(st.just(1.0), st.floats(0.1, 8)))
     gamma = None if tied else draw(st.floats(0.05, 0.95))
     return RealUID(**{"alpha": alpha, "beta": draw(st.floats(0.1, 8)), "gamma": gamma, "weight_power": 0.0} | fixed)
 

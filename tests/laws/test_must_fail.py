@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ import matchlib
 from matchlib.algebra.convert import Conversion
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.interpolant import ScheduledInterpolant
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Pair
 from matchlib.algebra.rows import Coefficients
 from matchlib.distillation.contrast import Contrast
@@ -22,6 +23,7 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import Weights
 from matchlib.plugins.interpolants.linear import Linear
 from matchlib.plugins.losses.realuid import RealUID
+from matchlib.testing.gaussian import BestCritic
 from matchlib.testing.law import LAWS, cases, check
 
 list(cases())  # enrols the laws
@@ -137,3 +139,78 @@ def test_a_detached_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         Distillation, "generate", lambda self, prompt, generator: tuple(x.detach() for x in generate(self, prompt, generator=generator))
     )
     assert fails("turns_change_only_their_own_module", "bridge")
+
+
+# -- the Gaussian world --------------------------------------------------------------------------------------------------------
+
+
+def test_a_detached_target_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = MatchingModel.target
+    monkeypatch.setattr(MatchingModel, "target", lambda self, point: target(self, point).detach())
+    assert fails("student_gradients_are_those_of_the_value", "flow")
+
+
+def test_a_detached_state_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    contrast = Distillation.contrast
+    monkeypatch.setattr(Distillation, "contrast", lambda self, point: contrast(self, replace(point, state=point.state.detach())))
+    assert fails("student_gradients_are_those_of_the_value", "flow")
+
+
+def test_another_critic_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BestCritic, "forward", lambda self, *point: self.teacher(*point) + 0.3)
+    assert fails("student_gradients_are_those_of_the_value", "flow")
+    assert fails("the_best_critic_has_the_value", "flow")
+    assert fails("the_best_critic_is_stationary", "realuid")
+
+
+def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T18: a third-party FGM joins a sample with the very latent that it was made from."""
+
+    def generated(self: Distillation, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Any:
+        data, source = self.generate(prompt, generator=generator)
+        t = self.model.times.sample(self.model.interpolant, data, generator)
+        return self.model.join(Pair(data, source, prompt.label), t, generator=generator)
+
+    monkeypatch.setattr(Distillation, "generated", generated)
+    assert fails("joined_sources_are_fresh", "flow")
+    assert fails("the_best_critic_has_the_value", "flow")
+
+
+def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T22: a time weight on the square but not on the linear terms."""
+
+    def q(self: Contrast, square: float, teacher: float, target: float) -> Tensor:
+        d = self.critic - self.teacher
+        linear = (2 * target) * self.target - (2 * teacher) * self.teacher
+        return (d * (linear - 1.5 * square * d)).flatten(1).sum(1)
+
+    monkeypatch.setattr(Contrast, "q", q)
+    assert fails("data_free_gains_are_lower_bounds", "uid")
+
+
+def test_sids_gradient_is_that_of_the_divergence_at_one_half_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T10: with the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
+    for a, wrong in ((0.5, False), (1.2, True)):
+        monkeypatch.setattr(RealUID, "student", property(lambda self, a=a: Weights(2 * a, 1.0, 1.0)))
+        monkeypatch.setattr(RealUID, "generated", property(lambda self: Weights(1.0, 1.0, 1.0)))
+        monkeypatch.setattr(RealUID, "real", property(lambda self: Weights(0.0, 0.0, 0.0)))
+        assert fails("student_gradients_are_those_of_the_value", "flow") == wrong
+
+
+def test_ignored_labels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    condition = MatchingModel.condition
+    monkeypatch.setattr(MatchingModel, "condition", lambda self, source, label: condition(self, source, None))
+    assert fails("the_best_critic_has_the_value", "flow")
+
+
+def test_a_score_that_is_no_score_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = matchlib.objectives["score"]
+    row = score.row
+    monkeypatch.setattr(score, "row", lambda self, model, at: 0.5 * row(self, model, at))
+    assert fails("scores_are_gradients", "score")
+
+
+def test_a_sampler_of_lower_order_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ode = matchlib.samplers["ode"]
+    monkeypatch.setattr(ode, "order", property(lambda self: 3.0))
+    assert fails("measured_order_is_the_declared_order", "ode")

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class BrownianBridge(PinnedInterpolant):
         epsilon: variance of the prior process at t = 1, > 0.
     """
 
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"epsilon": 0.3},)
     epsilon: float = 1.0
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class LinearSDEBridge(PinnedInterpolant):
         warp: in [0, 1].
     """
 
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"rate": -0.5}, {"g2": 0.7}, {"warp": 1.0})
     rate: float = 1.0
     g2: float = 2.0
     warp: float = 0.0

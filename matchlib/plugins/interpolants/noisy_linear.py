@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ class NoisyLinear(ScheduledInterpolant):
     """
 
     noisy: ClassVar[bool] = True
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"scale": 1.2},)
     scale: float = 0.5
 
     def __post_init__(self) -> None:

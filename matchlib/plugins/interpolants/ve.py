@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -30,6 +31,7 @@ class VE(PriorInterpolant, ScheduledInterpolant):
         rho: exponent of the grid, >= 1 (7 in EDM).
     """
 
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"sigma_max": 3.0}, {"rho": 2.0})
     sigma_max: float = 80.0
     rho: float = 7.0
 

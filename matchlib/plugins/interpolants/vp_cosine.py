@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class VPCosine(PriorInterpolant, ScheduledInterpolant):
         offset: keeps the noise of the first steps from vanishing, >= 0 (0.008 in the paper).
     """
 
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"offset": 0.1},)
     offset: float = 0.008
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class VPLinear(PriorInterpolant, ScheduledInterpolant):
         beta_min, beta_max: rate of the process at t = 0 and t = 1, per unit time; 0 < beta_min <= beta_max.
     """
 
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"beta_min": 1.0}, {"beta_max": 4.0})
     beta_min: float = 0.1
     beta_max: float = 20.0
 

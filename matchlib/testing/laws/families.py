@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 
 from matchlib.algebra.records import Batch
+from matchlib.algebra.times import Times
 from matchlib.cards import build_field, describe_model, model_of
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.field import Signature
@@ -93,6 +94,19 @@ def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
         distillation.critic_loss(real, prompt, generator=generator),
     ]
     return float(not all(torch.isfinite(part) and part.dtype == torch.float64 for part in parts))
+
+
+@law("families", tolerance=0.0, examples=5)
+def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float:
+    """Generated and real points lie in the interval that a distillation is given, and in the teacher's own if it is given none."""
+    given, prompt, real, generator = _setting(data, name, size=5)
+    outside = 0
+    for times in (Times(0.4, 0.41), None):
+        of = Distillation(given.teacher, given.student, given.critic, given.loss, times)
+        bounds = times or given.teacher.model.times
+        t = torch.cat([of.generated(prompt, real, generator=generator).time, of.model.point(real, generator=generator).time])
+        outside += int(((t < bounds.low) | (t > bounds.high)).sum())
+    return float(outside)
 
 
 @law("families", tolerance=0.0, examples=2)

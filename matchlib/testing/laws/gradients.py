@@ -14,6 +14,7 @@ from matchlib.algebra.times import Times
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import BilinearLoss
 from matchlib.distillation.teacher import Teacher
+from matchlib.plugins.couplings.independent_data import IndependentData
 from matchlib.plugins.losses.uid import UID
 from matchlib.registries import families
 from matchlib.testing.gaussian import GaussianField, Mixture
@@ -73,6 +74,8 @@ def settings(draw: st.DrawFn, name: str, loss: BilinearLoss | None = None) -> Se
     """A family's distillation with one component a class and up to two classes."""
     paired = draw(st.booleans())
     model = families[name]().model(paired=paired)
+    if paired:
+        model = replace(model, coupling=draw(st.sampled_from([model.coupling, IndependentData()])))
     time = draw(moderate_times(model))
     model = replace(model, times=Times(time * (1 - 1e-9), time))
     classes = draw(st.integers(1, 2))

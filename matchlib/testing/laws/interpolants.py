@@ -11,9 +11,10 @@ from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.pinned import PinnedInterpolant
 from matchlib.algebra.records import Condition
 from matchlib.registries import interpolants, objectives
+from matchlib.registry import fields_of
 from matchlib.testing.gaussian import GaussianField, seen_by
 from matchlib.testing.law import law
-from matchlib.testing.strategies import exactly_known, generators, mixtures, models, shapes
+from matchlib.testing.strategies import exactly_known, generators, made, mixtures, models, shapes, variants
 from matchlib.testing.world import affine_divergence
 
 inner = st.floats(0.02, 0.98).map(lambda t: torch.tensor([t], dtype=torch.float64))
@@ -26,16 +27,26 @@ def _triple(path: Interpolant, t: torch.Tensor) -> torch.Tensor:
 @law("interpolants", tolerance=1e-6)
 def derivatives_are_derivatives(name: str, data: st.DataObject) -> float:
     """(a', b', c') is the derivative of (a, b, c): compared with a central difference."""
-    path, t, h = interpolants[name](), data.draw(inner), 1e-5
+    path, t, h = data.draw(made(interpolants, name)), data.draw(inner), 1e-5
     slope = (_triple(path, t + h) - _triple(path, t - h)) / (2 * h)
     exact = path.coefficients(t).velocity.stack(t)
     return ((slope - exact).norm() / (1 + exact.norm())).item()
 
 
-@law("interpolants", tolerance=1e-2, examples=1)
+@law("interpolants", tolerance=0.0, examples=1, where=lambda name: bool(fields_of(interpolants[name])))
+def every_setting_is_used(name: str, data: st.DataObject) -> float:
+    """The examples that an interpolant names cover its settings, and each of them changes the path."""
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    default = _triple(interpolants[name](), t)
+    unused = [example for example in variants(interpolants[name])[1:] if torch.equal(_triple(interpolants[name](**example), t), default)]
+    named = {key for example in variants(interpolants[name]) for key in example}
+    return float(bool(unused) or named != set(fields_of(interpolants[name])))
+
+
+@law("interpolants", tolerance=1e-2, examples=4)
 def the_path_begins_at_the_data(name: str, data: st.DataObject) -> float:
     """(a, b, c) -> (1, 0, 0) as t -> 0."""
-    path = interpolants[name]()
+    path = data.draw(made(interpolants, name))
     ends = [_triple(path, torch.tensor([t], dtype=torch.float64)) - torch.tensor([1.0, 0.0, 0.0]) for t in (1e-3, 1e-6)]
     far, near = (end.norm().item() for end in ends)
     return near if near <= far else 1.0
@@ -44,7 +55,7 @@ def the_path_begins_at_the_data(name: str, data: st.DataObject) -> float:
 @law("interpolants", tolerance=1e-9, examples=30)
 def noise_is_declared(name: str, data: st.DataObject) -> float:
     """c > 0 inside the interval if the interpolant says that it is noisy, and c = 0 if not."""
-    path, t = interpolants[name](), data.draw(inner)
+    path, t = data.draw(made(interpolants, name)), data.draw(inner)
     c = _triple(path, t)[0, 2].item()
     return float(c <= 0) if path.noisy else abs(c)
 
@@ -52,7 +63,7 @@ def noise_is_declared(name: str, data: st.DataObject) -> float:
 @law("interpolants", tolerance=1e-12)
 def times_do_not_mix(name: str, data: st.DataObject) -> float:
     """Coefficients at a time do not depend on the other times of the batch."""
-    path = interpolants[name]()
+    path = data.draw(made(interpolants, name))
     t = torch.cat([data.draw(inner) for _ in range(3)])
     alone = torch.cat([_triple(path, one[None]) for one in t])
     return (_triple(path, t) - alone).abs().max().item()
@@ -61,7 +72,7 @@ def times_do_not_mix(name: str, data: st.DataObject) -> float:
 @law("interpolants", tolerance=5.0, examples=8)
 def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
     """Given the data, a transition carries the law of the state at t to that at s < t: mean and variance, in standard errors."""
-    path, generator, n = interpolants[name](), data.draw(generators()), 4000
+    path, generator, n = data.draw(made(interpolants, name)), data.draw(generators()), 4000
     t, s = sorted((data.draw(inner), data.draw(inner)), reverse=True)
     if (t - s).item() < 1e-3:
         return 0.0
@@ -80,7 +91,7 @@ def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
 @law("interpolants", tolerance=1e-10)
 def states_are_linear(name: str, data: st.DataObject) -> float:
     """The state is a data + b source + c noise, for events of any shape: linear, with coefficients that do not depend on the latents."""
-    path, generator, shape = interpolants[name](), data.draw(generators()), data.draw(shapes)
+    path, generator, shape = data.draw(made(interpolants, name)), data.draw(generators()), data.draw(shapes)
     t = torch.cat([data.draw(inner) for _ in range(2)])
     x, y = torch.randn(2, 3, 2, *shape, dtype=torch.float64, generator=generator)
     row, k = path.coefficients(t).state, data.draw(st.floats(-2, 2))
@@ -106,10 +117,10 @@ def velocities_carry_the_law(name: str, data: st.DataObject) -> float:
     return ((rate + divergence[:, 0]).abs().max() / (1 + divergence.abs().max())).item()
 
 
-@law("interpolants", tolerance=1e-6, examples=1, where=lambda name: isinstance(interpolants[name](), PinnedInterpolant))
+@law("interpolants", tolerance=1e-6, examples=4, where=lambda name: isinstance(interpolants[name](), PinnedInterpolant))
 def bridges_are_pinned_at_both_ends(name: str, data: st.DataObject) -> float:
     """T15: (a, b, c) -> (1, 0, 0) as t -> 0 and (0, 1, 0) as t -> 1, c^2 as the distance to the end."""
-    path = interpolants[name]()
+    path = data.draw(made(interpolants, name))
     ends = ((1e-14, [1.0, 0.0, 0.0]), (1 - 1e-14, [0.0, 1.0, 0.0]))
     return max((_triple(path, torch.tensor([t], dtype=torch.float64)) - torch.tensor(end)).abs().max().item() for t, end in ends)
 

@@ -1,0 +1,96 @@
+"""Reference values of the theory: a 1-D flow at t = .4, data N(1, 1.3^2), generated N(-.5, .8^2), velocity space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import matchlib
+from matchlib.algebra.records import Batch
+from matchlib.algebra.times import Times
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.loss import BilinearLoss
+from matchlib.distillation.teacher import Teacher
+from matchlib.plugins.losses.realuid import RealUID
+from matchlib.plugins.losses.uid import UID
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.testing.world import AffineStudent, World, affine_divergence
+
+MODEL = matchlib.families["flow"]().model(paired=False)
+TIME = 0.4
+REAL = Mixture.normal(1.0, 1.3)
+UNWEIGHTED = UID(weight_power=0.0)
+REFERENCE = [
+    (UNWEIGHTED, 0.8852131),
+    (RealUID(0.92, 0.94, weight_power=0.0), 0.7597209),
+    (RealUID(0.98, 0.96, weight_power=0.0), 0.7748518),
+    (RealUID(0.9, 0.9, weight_power=0.0), 0.6695244),
+    (RealUID(0.92, 0.94, 0.98, weight_power=0.0), 0.8061089),
+]
+SLOPES = [(UNWEIGHTED, -0.8129550), (RealUID(0.92, 0.94, weight_power=0.0), -0.7098425)]
+
+
+def world(mean: float | torch.Tensor = -0.5) -> World:
+    return World(MODEL, REAL, Mixture.normal(mean, 0.8), TIME)
+
+
+@pytest.mark.parametrize(("loss", "value"), REFERENCE)
+def test_values_by_quadrature(loss: BilinearLoss, value: float) -> None:
+    here = world()
+    assert abs(here.value(loss).item() - value) < 1e-6
+    assert abs(here.critic_gain(loss, here.best(loss)(*here.point)).item() - value) < 1e-6
+
+
+def test_the_closed_form_is_the_quadrature() -> None:
+    assert abs(affine_divergence(MODEL, REAL, Mixture.normal(-0.5, 0.8), TIME).item() - 0.8852131) < 1e-6
+
+
+@pytest.mark.parametrize(("loss", "slope"), SLOPES)
+def test_slopes_by_quadrature(loss: BilinearLoss, slope: float) -> None:
+    mean = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(world(mean).value(loss), mean)
+    assert abs(found.item() - slope) < 1e-6
+
+
+def distillation(loss: BilinearLoss) -> Distillation:
+    """The library's own, with the exact teacher, the best critic, and a student N(-.5, .8^2), at one time."""
+    model = replace(MODEL, times=Times(TIME - 1e-9, TIME))
+    student = AffineStudent(torch.tensor([-0.5]), gain=0.48, scale=0.64)
+    return Distillation(Teacher(GaussianField(model, REAL), model), student, world().best(loss), loss)
+
+
+def rounds(n: int = 40, size: int = 4000) -> list[tuple[Batch, Batch, torch.Generator]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(REAL.sample(size, generator), REAL.sample(size, generator), generator) for _ in range(n)]
+
+
+def errors(found: list[float], exact: float) -> float:
+    x = torch.tensor(found, dtype=torch.float64)
+    assert x.std() / len(x) ** 0.5 < 0.02 * abs(exact), "too noisy to tell anything"
+    return abs(x.mean().item() - exact) / (x.std().item() / len(x) ** 0.5)
+
+
+@pytest.mark.parametrize(("loss", "value"), REFERENCE)
+def test_values_through_the_library(loss: BilinearLoss, value: float) -> None:
+    of = distillation(loss)
+    with torch.no_grad():
+        found = [-of.critic_loss(real, prompt, generator=g).item() for prompt, real, g in rounds()]
+    assert errors(found, value) < 5
+
+
+@pytest.mark.parametrize(("loss", "slope"), SLOPES)
+def test_slopes_through_the_library(loss: BilinearLoss, slope: float) -> None:
+    of = distillation(loss)
+    shift = of.student.shift
+    found = [torch.autograd.grad(of.student_loss(prompt, real, generator=g), shift)[0].item() for prompt, real, g in rounds()]
+    assert errors(found, slope) < 5
+
+
+def test_exact_one_dimensional_fits_of_the_theory() -> None:
+    """Data mean 2, teacher mean 2.2, velocity space, t uniform: where the student's mean ends (theory.md, section 4)."""
+    from benchmarks.claims.fits import optimum
+
+    for setting, mean in (((1, 1, 1), 2.200), ((0.92, 0.94, 0.92), 2.213), ((2, 2, 0.5), 2.100), ((4, 4, 0.5), 2.050)):
+        assert abs(optimum(*setting, teacher=(2.2, 1.0))[0] - mean) < 2e-3
