@@ -22,7 +22,7 @@ from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, mixtures, moderate_times, realuids
 from matchlib.testing.world import AffineStudent, World
 
-SIZE, ROUNDS = 1000, 24
+SIZE, ROUNDS = 1000, 20
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     return ((left - right).norm() / (1 + right.norm())).item()
 
 
-@law("objectives", tolerance=1e-7, examples=60)
+@law("objectives", tolerance=1e-7, examples=30)
 def conversions_are_exact(name: str, data: st.DataObject) -> float:
     """T14: an exact field read as another prediction is the exact field of that prediction (theory: one linear solve modulo relations)."""
     model = data.draw(models(objective=name))
@@ -53,7 +53,7 @@ def reading_as_itself_changes_nothing(name: str, data: st.DataObject) -> float:
     return _gap(read, field)
 
 
-@law("objectives", tolerance=1e-5, examples=60)
+@law("objectives", tolerance=1e-5, examples=30)
 def conversions_invert_and_compose(name: str, data: st.DataObject) -> float:
     """T14: where p determines q and q determines r, reading p as q as r is reading p as r; with r = p, it is p.
 
@@ -152,7 +152,7 @@ def scores_are_gradients(name: str, data: st.DataObject) -> float:
     return _gap(GaussianField(model, given)(state, t, condition), scale[:, None] * slope)
 
 
-@law("objectives", tolerance=1e-7, examples=25)
+@law("objectives", tolerance=1e-7, examples=20)
 def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
     """T11: for alpha = beta another space multiplies the loss by A(t)^2, A the conversion's coefficient, whatever the teacher."""
     world = data.draw(worlds(space=name))
