@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := ci/constraints-cpu.txt
+# compared with in tests/oracles; without their dependencies, which no test needs and which hold a second copy of torch's libraries
+ORACLES := torchcfm azula
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint slow clean
@@ -16,6 +18,7 @@ $(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
 
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
 	touch $@
 
 demo: $(STAMP)

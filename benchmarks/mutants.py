@@ -1,11 +1,13 @@
 """Do the laws notice? The code is broken in small ways, one at a time in a temporary copy, and the laws are run on the copy.
 
-    python benchmarks/mutants.py            all mutants, about 25 minutes on two cores; finished ones are cached
+    python benchmarks/mutants.py            all mutants, about 20 minutes on two cores; cached by the file that is broken and the laws
     python benchmarks/mutants.py --only 7   one of them
 
 Each mutant names the plugins whose laws are asked first; if none of these notices, every law is asked. A mutant that nothing notices must
 be listed in ``EXPLAINED`` with its reason, or the script exits with 1.
 """
+
+# ruff: noqa: E501 (the table is read line by line)
 
 from __future__ import annotations
 
@@ -72,45 +74,165 @@ MUTANTS = [
     Mutant("factor 2 of the target lost", CONTRAST, "(2 * target) * self.target", "target * self.target", (UID,)),
     Mutant("teacher minus critic", CONTRAST, "d = self.critic - self.teacher", "d = self.teacher - self.critic", (UID,)),
     Mutant("time weight dropped from a loss", CONTRAST, "return self.weight * (d * bracket)", "return 1.0 * (d * bracket)", (UID,)),
-    Mutant("time weight in one term only", CONTRAST, "- square * d", "- (square / self.weight if isinstance(self.weight, float) else square) * d", (UID,)),
+    Mutant(
+        "time weight in one term only",
+        CONTRAST,
+        "- square * d",
+        "- (square / self.weight if isinstance(self.weight, float) else square) * d",
+        (UID,),
+    ),
     Mutant("mean over event instead of sum", CONTRAST, "(d * bracket).flatten(1).sum(1)", "(d * bracket).flatten(1).mean(1)", (UID,)),
-    Mutant("gradient through the per-sample weight", CONTRAST, "(self.target - self.teacher).detach()", "(self.target - self.teacher)", (UID,)),
+    Mutant(
+        "gradient through the per-sample weight", CONTRAST, "(self.target - self.teacher).detach()", "(self.target - self.teacher)", (UID,)
+    ),
     Mutant("per-sample weight upside down", CONTRAST, "** -power", "**power", (UID,)),
-    Mutant("per-sample weight on the critic", LOSS, "loss = -self.generated(generated)", "loss = -self.generated(generated) * generated.balance(self.weight_power)", (UID,)),
+    Mutant(
+        "per-sample weight on the critic",
+        LOSS,
+        "loss = -self.generated(generated)",
+        "loss = -self.generated(generated) * generated.balance(self.weight_power)",
+        (UID,),
+    ),
     Mutant("sign of the real term", LOSS, "loss - self.real(real)", "loss + self.real(real)", (REAL,)),
     Mutant("real term dropped", LOSS, "return loss - self.real(real) if real is not None and self.real else loss", "return loss", (REAL,)),
-    Mutant("critic minimises what the student minimises", LOSS, "loss = -self.generated(generated)", "loss = self.generated(generated)", (UID,)),
-    Mutant("gamma ignored", "plugins/losses/realuid.py", "return self.alpha if self.gamma is None else self.gamma", "return min(self.alpha, 0.99)", (REAL,)),
-    Mutant("alpha and beta swapped on real points", "plugins/losses/realuid.py", "1 - self.alpha, 1 - self.beta", "1 - self.beta, 1 - self.alpha", (REAL,)),
-    Mutant("alpha and beta swapped on generated points", "plugins/losses/realuid.py", "self.alpha, self.beta)\n\n", "self.beta, self.alpha)\n\n", (REAL,)),
-    Mutant("real term dropped at alpha = 1", "plugins/losses/realuid.py", "        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0", "        if self.alpha == 1:\n            return Weights(0.0, 0.0, 0.0)\n        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0", (REAL,)),
-    Mutant("sign of the limit alpha = infinity", "plugins/losses/realuid.py", "Weights(1 - self._gamma, -1.0, -1.0)", "Weights(1 - self._gamma, 1.0, 1.0)", (REAL,)),
+    Mutant(
+        "critic minimises what the student minimises", LOSS, "loss = -self.generated(generated)", "loss = self.generated(generated)", (UID,)
+    ),
+    Mutant(
+        "gamma ignored",
+        "plugins/losses/realuid.py",
+        "return self.alpha if self.gamma is None else self.gamma",
+        "return min(self.alpha, 0.99)",
+        (REAL,),
+    ),
+    Mutant(
+        "alpha and beta swapped on real points",
+        "plugins/losses/realuid.py",
+        "1 - self.alpha, 1 - self.beta",
+        "1 - self.beta, 1 - self.alpha",
+        (REAL,),
+    ),
+    Mutant(
+        "alpha and beta swapped on generated points",
+        "plugins/losses/realuid.py",
+        "self.alpha, self.beta)\n\n",
+        "self.beta, self.alpha)\n\n",
+        (REAL,),
+    ),
+    Mutant(
+        "real term dropped at alpha = 1",
+        "plugins/losses/realuid.py",
+        "        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0",
+        "        if self.alpha == 1:\n            return Weights(0.0, 0.0, 0.0)\n        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0",
+        (REAL,),
+    ),
+    Mutant(
+        "sign of the limit alpha = infinity",
+        "plugins/losses/realuid.py",
+        "Weights(1 - self._gamma, -1.0, -1.0)",
+        "Weights(1 - self._gamma, 1.0, 1.0)",
+        (REAL,),
+    ),
     Mutant("gamma = 1.5 accepted", "plugins/losses/realuid.py", "0 < gamma < 1 or", "0 < gamma < 2 or", (REAL,)),
-    Mutant("SiD's linear part doubled", "plugins/losses/sid.py", "Weights(self.a, 0.5, 0.5)", "Weights(self.a, 1.0, 1.0)", (("losses", "sid"),)),
+    Mutant(
+        "SiD's linear part doubled", "plugins/losses/sid.py", "Weights(self.a, 0.5, 0.5)", "Weights(self.a, 1.0, 1.0)", (("losses", "sid"),)
+    ),
     Mutant("FGM's square halved", "plugins/losses/fgm.py", "Weights(2.0, 1.0, 1.0)", "Weights(1.0, 1.0, 1.0)", (("losses", "fgm"),)),
     # distillations
-    Mutant("latent reused as the joining source", PAIRING, "source if self.model.coupling.paired else other.source", "source", (FLOW, ("families", "bridge"))),
+    Mutant(
+        "latent reused as the joining source",
+        PAIRING,
+        "source if self.model.coupling.paired else other.source",
+        "source",
+        (FLOW, ("families", "bridge")),
+    ),
     Mutant("pairs broken", PAIRING, "source if self.model.coupling.paired else other.source", "other.source", (("families", "bridge"),)),
     Mutant("critic and teacher swapped", PAIRING, "critic=self._read_critic(*seen)", "critic=self._read_teacher(*seen)", (FLOW,)),
     Mutant("state detached", PAIRING, "seen = (point.state,", "seen = (point.state.detach(),", (FLOW,)),
     Mutant("target detached", PAIRING, "target=self.model.target(point)", "target=self.model.target(point).detach()", (FLOW,)),
-    Mutant("time weight of the distillation dropped", PAIRING, "weight=self.model.weight(point.coefficients)", "weight=1.0", (("families", "bridge"),)),
-    Mutant("generated data as real data", PAIRING, "at_real = self.contrast(self.model.point(real,", "at_real = self.contrast(self.model.point(prompt,", (FLOW,)),
+    Mutant(
+        "time weight of the distillation dropped",
+        PAIRING,
+        "weight=self.model.weight(point.coefficients)",
+        "weight=1.0",
+        (("families", "bridge"),),
+    ),
+    Mutant(
+        "generated data as real data",
+        PAIRING,
+        "at_real = self.contrast(self.model.point(real, generator=generator))",
+        "at_real = self.contrast(generated)",
+        (FLOW,),
+    ),
     Mutant("the student learns in the critic's turn", PAIRING, "with torch.no_grad():", "with torch.enable_grad():", (FLOW,)),
     Mutant("times of the distillation ignored", PAIRING, "times=times or own.times", "times=own.times", (FLOW,)),
     Mutant("labels lost on generated points", PAIRING, "Batch(data, joined, prompt.label)", "Batch(data, joined)", (FLOW,)),
-    Mutant("teacher's input detached", "distillation/teacher.py", "self.field(state, time, condition)", "self.field(state.detach(), time, condition)", (FLOW,)),
+    Mutant(
+        "teacher's input detached",
+        "distillation/teacher.py",
+        "self.field(state, time, condition)",
+        "self.field(state.detach(), time, condition)",
+        (FLOW,),
+    ),
     Mutant("teacher not frozen", "distillation/teacher.py", ".eval().requires_grad_(False)", ".eval()", (FLOW,)),
-    Mutant("preconditioning: skip of the wrong sign", "distillation/field.py", "row.dot(state) * (inner * inner)", "row.dot(state) * (inner * inner) * -1.0", (("objectives", "data"),)),
-    Mutant("preconditioning: input not scaled", "distillation/field.py", "inner = torch.as_tensor(state.dot(state)).rsqrt()", "inner = torch.as_tensor(state.dot(state)).rsqrt() ** 2", (("objectives", "data"),)),
-    Mutant("student ignores its label", "plugins/students/onestep.py", "self.field(state, t, condition)", "self.field(state, t, Condition(None, condition.source))", (FLOW, ("students", "onestep"))),
+    Mutant(
+        "preconditioning: skip of the wrong sign",
+        "distillation/field.py",
+        "row.dot(state) * (inner * inner)",
+        "row.dot(state) * (inner * inner) * -1.0",
+        (("objectives", "data"),),
+    ),
+    Mutant(
+        "preconditioning: input not scaled",
+        "distillation/field.py",
+        "inner = torch.as_tensor(state.dot(state)).rsqrt()",
+        "inner = torch.as_tensor(state.dot(state)).rsqrt() ** 2",
+        (("objectives", "data"),),
+    ),
+    Mutant(
+        "student ignores its label",
+        "plugins/students/onestep.py",
+        "self.field(state, t, condition)",
+        "self.field(state, t, Condition(None, condition.source))",
+        (FLOW, ("students", "onestep")),
+    ),
     # models
-    Mutant("time runs the other way", "plugins/interpolants/linear.py", "Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (-1.0, 1.0, 0.0))", "Coefficients(t, t, 1.0 - t, 0.0, rates=lambda: (1.0, -1.0, 0.0))", (("interpolants", "linear"),)),
+    Mutant(
+        "time runs the other way",
+        "plugins/interpolants/linear.py",
+        "Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (-1.0, 1.0, 0.0))",
+        "Coefficients(t, t, 1.0 - t, 0.0, rates=lambda: (1.0, -1.0, 0.0))",
+        (("interpolants", "linear"),),
+    ),
     Mutant("sign of the velocity", "plugins/interpolants/linear.py", "(-1.0, 1.0, 0.0)", "(1.0, -1.0, 0.0)", (("interpolants", "linear"),)),
-    Mutant("derivatives by half", "algebra/interpolant.py", "torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if", "0.5 * torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if", (("interpolants", "vp-cosine"),)),
-    Mutant("re-noising without the noise term", "algebra/interpolant.py", "noise = draw_like(data, generator) if self.noisy else None\n        return self.coefficients(s)", "noise = torch.zeros_like(data)\n        return self.coefficients(s)", (("interpolants", "noisy-linear"),)),
-    Mutant("pinned process: slope not squared", "algebra/pinned.py", "share = slope * slope * var_s / var_t", "share = slope * var_s / var_t", (("interpolants", "vp-linear"), ("interpolants", "linear-sde-bridge"))),
-    Mutant("pinned process: variance of the prior", "algebra/pinned.py", "slope * var_s / var_t, var_s * open_", "slope * var_s / var_t, var_s", (("interpolants", "brownian-bridge"),)),
+    Mutant(
+        "derivatives by half",
+        "algebra/interpolant.py",
+        "torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if",
+        "0.5 * torch.autograd.grad(value.sum(), t, retain_graph=True)[0] if",
+        (("interpolants", "vp-cosine"),),
+    ),
+    Mutant(
+        "re-noising without the noise term",
+        "algebra/interpolant.py",
+        "noise = draw_like(data, generator) if self.noisy else None\n        return self.coefficients(s)",
+        "noise = torch.zeros_like(data)\n        return self.coefficients(s)",
+        (("interpolants", "noisy-linear"),),
+    ),
+    Mutant(
+        "pinned process: slope not squared",
+        "algebra/pinned.py",
+        "share = slope * slope * var_s / var_t",
+        "share = slope * var_s / var_t",
+        (("interpolants", "vp-linear"), ("interpolants", "linear-sde-bridge")),
+    ),
+    Mutant(
+        "pinned process: variance of the prior",
+        "algebra/pinned.py",
+        "slope * var_s / var_t, var_s * open_",
+        "slope * var_s / var_t, var_s",
+        (("interpolants", "brownian-bridge"),),
+    ),
     _mutant("quarter circle runs to pi", _interpolant("trigonometric"), "0.5 * math.pi * t", "math.pi * t"),
     _mutant("VP: coefficient of the square", _interpolant("vp-linear"), "-0.25 * t * t", "-0.25 * t"),
     _mutant("VP: variance without its factor 2", _interpolant("vp-linear"), "-torch.expm1(2.0 * log_alpha)", "-torch.expm1(log_alpha)"),
@@ -118,32 +240,112 @@ MUTANTS = [
     _mutant("VE: variance not squared", _interpolant("ve"), "(self.sigma_max * t**self.rho) ** 2", "self.sigma_max * t**self.rho"),
     _mutant("Brownian bridge: epsilon ignored", _interpolant("brownian-bridge"), "self.epsilon * t", "1.0 * t"),
     _mutant("noise that does not vanish at the data", _interpolant("noisy-linear"), "(math.pi * t).sin()", "(0.5 * math.pi * t).cos()"),
-    _mutant("bridge: rate not doubled in the variance", _interpolant("linear-sde-bridge"), "torch.expm1(-2 * self.rate * own)", "torch.expm1(-self.rate * own)"),
-    _mutant("score without its sign", _objective("score"), "at.b / at.variance * -1.0, at.c / at.variance * -1.0", "at.b / at.variance, at.c / at.variance"),
+    _mutant(
+        "bridge: rate not doubled in the variance",
+        _interpolant("linear-sde-bridge"),
+        "torch.expm1(-2 * self.rate * own)",
+        "torch.expm1(-self.rate * own)",
+    ),
+    _mutant(
+        "score without its sign",
+        _objective("score"),
+        "at.b / at.variance * -1.0, at.c / at.variance * -1.0",
+        "at.b / at.variance, at.c / at.variance",
+    ),
     _mutant("score of the noise by its variance", _objective("score"), "noise=-1.0 / at.c)", "noise=-1.0 / (at.c * at.c))"),
     _mutant("epsilon without its scale", _objective("epsilon"), "Row(0.0, at.b / std, at.c / std)", "Row(0.0, at.b, at.c)"),
     _mutant("drift along increasing time", _objective("drift"), "(-f - g2 / var) * at.state", "(f - g2 / var) * at.state"),
     _mutant("v with both signs equal", _objective("v"), "-1.0 * at.b", "1.0 * at.b"),
     _mutant("prior score by the standard deviation", _objective("prior-score"), "Row(data=alpha / var)", "Row(data=alpha / var.sqrt())"),
     _mutant("a weight that is negative", _objective("data"), "return 1.0 + at.a", "return 1.0 - 2.0 * at.a"),
-    Mutant("relation of a Gaussian source: sign", "algebra/coupling.py", "-1.0 * coefficients.b", "coefficients.b", (("objectives", "score"), ("objectives", "velocity"))),
-    Mutant("conversion: coefficients in the wrong order", CONVERT, "torch.linalg.cross(second, third), torch.linalg.cross(third, first)", "torch.linalg.cross(third, first), torch.linalg.cross(second, third)", (("objectives", "velocity"),)),
-    Mutant("conversion: sign of the third coefficient", CONVERT, "torch.linalg.cross(first, second)\n    volume", "torch.linalg.cross(second, first)\n    volume", (("objectives", "velocity"),)),
-    Mutant("the source is forgotten in a conversion", CONVERT, "seen = (*seen, source)", "seen = (*seen, 0.0 * source)", (("objectives", "data"), ("objectives", "noise"))),
-    Mutant("time mixed over the batch", ROWS, "return scalar.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))", "return scalar.mean().to(like.dtype).expand(len(like)).reshape(-1, *(1,) * (like.ndim - 1))", (("interpolants", "linear"),)),
-    Mutant("model's loss without its weight", MODEL, "return self.weight(point.coefficients) * square_norm(error)", "return 1.0 * square_norm(error)", (FLOW, ("families", "diffusion"))),
-    Mutant("target evaluated as the state", MODEL, "return self.row(point.coefficients)(point.data", "return point.coefficients.state(point.data", (("objectives", "velocity"),)),
-    Mutant("start: source scaled twice", MODEL, "return replace(at.state, data=0.0)(source, source, noise)", "return replace(at.state, data=0.0)(source, 1.1 * source, noise)", (("samplers", "ode"),)),
+    Mutant(
+        "relation of a Gaussian source: sign",
+        "algebra/coupling.py",
+        "-1.0 * coefficients.b",
+        "coefficients.b",
+        (("objectives", "score"), ("objectives", "velocity")),
+    ),
+    Mutant(
+        "conversion: coefficients in the wrong order",
+        CONVERT,
+        "torch.linalg.cross(second, third), torch.linalg.cross(third, first)",
+        "torch.linalg.cross(third, first), torch.linalg.cross(second, third)",
+        (("objectives", "velocity"),),
+    ),
+    Mutant(
+        "conversion: sign of the third coefficient",
+        CONVERT,
+        "torch.linalg.cross(first, second)\n    volume",
+        "torch.linalg.cross(second, first)\n    volume",
+        (("objectives", "velocity"),),
+    ),
+    Mutant(
+        "the source is forgotten in a conversion",
+        CONVERT,
+        "seen = (*seen, source)",
+        "seen = (*seen, 0.0 * source)",
+        (("objectives", "data"), ("objectives", "noise")),
+    ),
+    Mutant(
+        "time mixed over the batch",
+        ROWS,
+        "return scalar.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))",
+        "return scalar.mean().to(like.dtype).expand(len(like)).reshape(-1, *(1,) * (like.ndim - 1))",
+        (("interpolants", "linear"),),
+    ),
+    Mutant(
+        "model's loss without its weight",
+        MODEL,
+        "return self.weight(point.coefficients) * square_norm(error)",
+        "return 1.0 * square_norm(error)",
+        (FLOW, ("families", "diffusion")),
+    ),
+    Mutant(
+        "target evaluated as the state",
+        MODEL,
+        "return self.row(point.coefficients)(point.data",
+        "return point.coefficients.state(point.data",
+        (("objectives", "velocity"),),
+    ),
+    Mutant(
+        "start: source scaled twice",
+        MODEL,
+        "return replace(at.state, data=0.0)(source, source, noise)",
+        "return replace(at.state, data=0.0)(source, 1.1 * source, noise)",
+        (("samplers", "ode"),),
+    ),
     # couplings and samplers
-    _mutant("a source of variance 1.2", _coupling("independent"), "Pair(batch.data, draw_like(batch.data, generator), batch.label)", "Pair(batch.data, 1.1 * draw_like(batch.data, generator), batch.label)"),
+    _mutant(
+        "a source of variance 1.2",
+        _coupling("independent"),
+        "Pair(batch.data, draw_like(batch.data, generator), batch.label)",
+        "Pair(batch.data, 1.1 * draw_like(batch.data, generator), batch.label)",
+    ),
     _mutant("pairs that are shifted by one", _coupling("paired"), "return batch.source", "return batch.source.roll(1, 0)"),
     _mutant("each sample meets its own source", _coupling("independent-data"), "batch.source.roll(1, 0)", "batch.source"),
     _mutant("the plan is read along the other axis", _coupling("minibatch-ot"), "plan.argmax(1)", "plan.argmax(0)"),
-    _mutant("labels lost", _coupling("minibatch-ot"), "for data, block in blocks]), batch.label)", "for data, block in blocks]), batch.label.roll(1, 0))"),
+    _mutant(
+        "labels lost",
+        _coupling("minibatch-ot"),
+        "for data, block in blocks]), batch.label)",
+        "for data, block in blocks]), batch.label.roll(1, 0))",
+    ),
     Mutant("half the score in the SDE", "plugins/samplers/sde.py", "0.5 * g2 * score", "0.25 * g2 * score", (("samplers", "sde"),)),
     Mutant("noise by its variance", "plugins/samplers/sde.py", "(g2 * dt).sqrt()", "(g2 * dt)", (("samplers", "sde"),)),
-    Mutant("the ODE runs with the wrong sign", "plugins/samplers/ode.py", "return velocity(state, t.to(state.dtype).expand(size), condition)", "return -velocity(state, t.to(state.dtype).expand(size), condition)", (("samplers", "ode"),)),
-    Mutant("ancestral steps skip one time", "plugins/samplers/ancestral.py", "pairwise(grid[:-1])", "pairwise(grid[:-2])", (("samplers", "ancestral"),)),
+    Mutant(
+        "the ODE runs with the wrong sign",
+        "plugins/samplers/ode.py",
+        "return velocity(state, t.to(state.dtype).expand(size), condition)",
+        "return -velocity(state, t.to(state.dtype).expand(size), condition)",
+        (("samplers", "ode"),),
+    ),
+    Mutant(
+        "ancestral steps skip one time",
+        "plugins/samplers/ancestral.py",
+        "pairwise(grid[:-1])",
+        "pairwise(grid[:-2])",
+        (("samplers", "ancestral"),),
+    ),
     Mutant("an evaluation is not counted", "sampling/base.py", "self.nfe += 1", "self.nfe += self.nfe % 2", (("samplers", "sde"),)),
 ]
 
@@ -201,11 +403,12 @@ def main() -> None:
             raise SystemExit(f"{mutant.what}: the text to replace occurs {count} times in {mutant.file}")
     if asked.list:
         raise SystemExit(f"{len(MUTANTS)} mutants")
-    source = sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "matchlib").rglob("*.py")))).hexdigest()[:12]
+    laws = sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "matchlib" / "testing").rglob("*.py")))).hexdigest()[:12]
     chosen = [MUTANTS[i - 1] for i in asked.only] if asked.only else MUTANTS
 
     def row(mutant: Mutant) -> dict[str, Any]:
-        key = {"mutant": mutant.what, "old": mutant.old, "new": mutant.new, "source": source}
+        text = sha256((ROOT / "matchlib" / mutant.file).read_bytes()).hexdigest()[:12]
+        key = {"mutant": mutant.what, "old": mutant.old, "new": mutant.new, "file": text, "laws": laws}
         found = cell(key, lambda: laws_that_notice(mutant))
         print(f"{mutant.what}: {', '.join(found['laws']) or 'NOTHING NOTICES'}", flush=True)
         return {"mutant": mutant.what, "file": mutant.file, "noticed by": found["laws"], "reason": EXPLAINED.get(mutant.what)}

@@ -7,6 +7,7 @@ own objects; since they are linear in the target, the target's conditional mean 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +25,7 @@ from matchlib.distillation.student import Student
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture, seen_by
 
-__all__ = ["AffineStudent", "World", "affine_divergence", "weights_of"]
+__all__ = ["AffineStudent", "World", "affine_divergence", "least", "weights_of"]
 
 NODES = {1: 1601, 2: 161}  # a side of the grid, by the number of rows that the field sees
 REACH = 9.0  # standard deviations of each component that the grid covers
@@ -45,6 +46,7 @@ class World:
         time: inside the model's interval.
         teacher: predicts the model's row; None for the exact field of ``real``.
         label: the class that is looked at; None for all together.
+        side: nodes along each axis of the grid; None for many.
     """
 
     model: MatchingModel
@@ -53,6 +55,7 @@ class World:
     time: float
     teacher: nn.Module | None = None
     label: int | None = None
+    side: int | None = None
 
     @cached_property
     def point(self) -> tuple[Tensor, Tensor, Condition]:
@@ -75,7 +78,7 @@ class World:
             inner = torch.linalg.solve_triangular(root, torch.linalg.cholesky(covariance), upper=False)
             spread = REACH * inner.square().sum(-1).sqrt().T
             low, high = (flat - spread).amin(1), (flat + spread).amax(1)
-        side = NODES[len(known)]
+        side = self.side or NODES[len(known)]
         axes = [torch.linspace(float(a), float(b), side, dtype=torch.float64) for a, b in zip(low, high, strict=True)]
         values = torch.cartesian_prod(*axes).reshape(-1, len(axes)) @ root.T
         volume = float(((high - low) / (side - 1)).prod() * torch.diagonal(root).prod())
@@ -146,6 +149,21 @@ class World:
     def distance(self, law: Mixture, left: Tensor, right: Tensor) -> Tensor:
         """Returns weight E_law|left - right|^2 for values at the nodes; a number."""
         return self.weight * (self.measure(law) * square_norm(left - right)).sum()
+
+
+def least(value: Callable[[Tensor], Tensor], start: Sequence[float], rounds: int = 60) -> tuple[list[float], float]:
+    """Returns where a smooth function of a few numbers is least near ``start``, and its value there (L-BFGS)."""
+    knobs = torch.tensor(list(start), dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([knobs], max_iter=rounds, line_search_fn="strong_wolfe", tolerance_grad=1e-11, tolerance_change=1e-14)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = value(knobs)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    return knobs.tolist(), value(knobs).item()
 
 
 def affine_divergence(model: MatchingModel, real: Mixture, made: Mixture, time: float) -> Tensor:

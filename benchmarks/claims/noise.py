@@ -1,0 +1,76 @@
+"""What extrapolation costs in noise, and what it gains in pull: through the library's own losses, at the optimum, with the best critic.
+
+    python benchmarks/claims/noise.py      about 2 minutes on one core
+
+Flow, data N(2, 1), teacher N(2.2, 1), student Gaussian at its optimum, batches of 256. *Noise*: variance over batches of the critic's gradient,
+in a constant added to the best critic. *Pull*: curvature of the value in the student's mean. Both are divided by those of UID; theory says
+beta^2 + (1 - beta)^2 for the noise and alpha^2 for the pull, so that noise per pull goes from 1 to 2 as alpha = beta grows.
+"""
+
+from __future__ import annotations
+
+import torch
+from common import average, end_of, model_of, uid
+from record import cell, save
+from torch import Tensor, nn
+
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.teacher import Teacher
+from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture
+from matchlib.testing.world import AffineStudent, weights_of
+
+REAL, WRONG, BATCH, ROUNDS = (2.0, 1.0), (2.2, 1.0), 256, 600
+SETTINGS = [
+    *((1.0, 1.0, None), (0.92, 0.94, None), (0.9, 0.9, None)),
+    *((a, a, 0.5) for a in (1.5, 2.0, 4.0, 8.0)),
+    *((2.0, 2.0, g) for g in (0.25, 0.75)),
+]
+
+
+class _Moved(nn.Module):
+    """A critic and a constant."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic, self.by = critic, nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, *point: object) -> Tensor:
+        return self.critic(*point) + self.by
+
+
+def measured(alpha: float, beta: float, gamma: float | None) -> dict:
+    loss, model = uid(alpha, beta, gamma), model_of("flow")
+    mean, std, _ = end_of(model, loss, REAL, WRONG)
+    real, wrong, made = (Mixture.normal(*law) for law in (REAL, WRONG, (mean, std)))
+    field = GaussianField(model, wrong)
+    student = AffineStudent(torch.tensor([mean]), std * 0.6, std * 0.8)
+    critic = _Moved(BestCritic(model, real, made, field, *weights_of(loss)))
+    of = Distillation(Teacher(field, model), student, critic, loss)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(ROUNDS):
+        prompt, other = (real.sample(BATCH, generator) for _ in range(2))
+        found.append(torch.autograd.grad(of.critic_loss(other, prompt, generator=generator), critic.by)[0].item())
+    knob = torch.tensor(mean, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(average(model, loss, real, Mixture.normal(knob, std), wrong), knob, create_graph=True)
+    (pull,) = torch.autograd.grad(slope, knob)
+    return {"mean": mean, "noise": torch.tensor(found).var().item(), "pull": pull.item()}
+
+
+def main() -> None:
+    rows = []
+    for setting in SETTINGS:
+        key = {"claim": "noise", "setting": [str(x) for x in setting], "v": 2}
+        rows.append({"alpha": setting[0], "beta": setting[1], "gamma": setting[2], **cell(key, lambda s=setting: measured(*s))})
+    for row in rows:
+        row["noise"], row["pull"] = (row[key] / rows[0][key] if row is not rows[0] else row[key] for key in ("noise", "pull"))
+    rows[0] |= {"noise": 1.0, "pull": 1.0}
+    for row in rows:
+        row["noise per pull"] = row["noise"] / row["pull"]
+        row["noise by theory"] = row["beta"] ** 2 + (1 - row["beta"]) ** 2
+        print({key: round(x, 3) if isinstance(x, float) else x for key, x in row.items()})
+    save("claims-noise", rows, batch=BATCH)
+
+
+if __name__ == "__main__":
+    main()
