@@ -3,7 +3,8 @@
     python benchmarks/mutants.py            all mutants, about 20 minutes on two cores; cached by the file that is broken and the laws
     python benchmarks/mutants.py --only 7   one of them
 
-Each mutant names the plugins whose laws are asked first; if none of these notices, every law is asked. A mutant that nothing notices must
+Each mutant names the plugins whose laws are asked first; if none of these notices, the comparisons with
+others' code (tests/oracles) are, and then every law. A mutant that nothing notices must
 be listed in ``EXPLAINED`` with its reason, or the script exits with 1.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -381,7 +383,14 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
             raise SystemExit(f"{mutant.what}: the text to replace occurs {text.count(mutant.old)} times in {mutant.file}")
         path.write_text(text.replace(mutant.old, mutant.new))
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        for first in (mutant.first, ()):
+        for first in (mutant.first, None, ()):
+            if first is None:
+                tests = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(ROOT / "tests" / "oracles")]
+                run = subprocess.run(tests, env=environment, capture_output=True, text=True, check=False, cwd=folder)
+                failed = re.findall(r"FAILED \S*::(\w+)", run.stdout)
+                if failed:
+                    return {"laws": [f"{name} [tests/oracles]" for name in failed]}
+                continue
             command = [sys.executable, "-c", RUN, folder, json.dumps(first)]
             run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)
             if run.returncode:

@@ -62,6 +62,8 @@ def main() -> None:
     rows += [row("flow", setting, MEAN, space) for space in ("velocity", "score") for setting in GRID]
     for space in ("velocity", "data", "score"):
         rows += [row("flow", setting, teacher, space, CENTRED) for teacher in ((0.2, 1.0), (0.0, 1.3)) for setting in GRID]
+    spaces = ("velocity", "data", "score")
+    rows += [row("flow", s, teacher, space, CENTRED) for space in spaces for teacher in ((0.2, 1.0), (0.0, 1.3)) for s in PAPER[1:6]]
     save("claims-wrong-teacher", rows)
 
 

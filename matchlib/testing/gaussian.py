@@ -19,6 +19,8 @@ from matchlib.algebra.records import Batch, Condition
 
 __all__ = ["BestCritic", "GaussianField", "Mixture", "seen_by"]
 
+END = 1e-5
+
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
@@ -127,27 +129,36 @@ class Mixture:
 
     def _given(self, known: Tensor, values: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns (log of share times density, posterior mean of the latents) of each component: ``(b, k)``, ``(b, k, 3, d)``."""
-        logs, mean, covariance = self.latents(label)
+        whole = label is not None and self.classes > 1 and known.shape[0] == 1  # one time: each class is factorised once, then looked up
+        logs, mean, covariance = self.latents(torch.arange(self.classes, device=known.device) if whole else label)
         joint = torch.einsum("bkisjt,bnj->bkisnt", covariance, known).flatten(4)
         seen = torch.einsum("bmi,bkisn->bkmsn", known, joint).flatten(2, 3)
-        off = (values[:, None] - torch.einsum("bmi,bkis->bkms", known, mean)).flatten(2)
+        expected = torch.einsum("bmi,bkis->bkms", known, mean).flatten(2)
         root = torch.linalg.cholesky(seen)
-        solved = torch.einsum("bkmn,bkn->bkm", torch.cholesky_inverse(root), off)
-        log_volume = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + 0.5 * off.shape[-1] * math.log(2 * math.pi)
+        inverse = torch.cholesky_inverse(root)
+        log_volume = torch.diagonal(root, dim1=-2, dim2=-1).log().sum(-1) + 0.5 * seen.shape[-1] * math.log(2 * math.pi)
+        if whole:
+            logs, mean, joint, expected, inverse, log_volume = (x[label] for x in (logs, mean, joint, expected, inverse, log_volume))
+        off = values.flatten(1)[:, None] - expected
+        solved = torch.einsum("bkmn,bkn->bkm", inverse, off)
         return logs - 0.5 * (off * solved).sum(-1) - log_volume, mean + torch.einsum("bkisn,bkn->bkis", joint, solved)
 
 
 def seen_by(model: MatchingModel, state: Tensor, time: Tensor, source: Tensor | None) -> tuple[Tensor, Tensor]:
     """Returns (rows, values) of what a model's field sees, ``(b, m, 3)`` and ``(b, m, d)``, float64; rows of one time once."""
-    at = model.interpolant.coefficients(_once(time))
+    at = model.interpolant.coefficients(_once(model, time))
     rows = torch.stack([row.stack(at.time) for row in model.known(at)], 1)
     values = [state] if source is None else [state, source]
     return rows, torch.stack([x.flatten(1).double() for x in values], 1)
 
 
-def _once(time: Tensor) -> Tensor:
-    """The times in float64; a single one if they are one number expanded, as a sampler's are, so that nothing is computed twice."""
-    return (time[:1] if time.stride() == (0,) else time).double()
+def _once(model: MatchingModel, time: Tensor) -> Tensor:
+    """The times in float64; a single one if they are one number expanded, as a sampler's are, so that nothing is computed twice.
+
+    A field that sees the source sees it twice at t = 1, where the state is the source: there the limit is taken, to ``END``.
+    """
+    t = (time[:1] if time.stride() == (0,) else time).double()
+    return t.clamp(max=1 - END) if model.sees_source else t
 
 
 class GaussianField(nn.Module):
@@ -174,7 +185,7 @@ class GaussianField(nn.Module):
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns E[row | what the field sees], shape ``(b, *event)``."""
         latents = self.law.posterior(*seen_by(self.model, state, time, condition.source), condition.label)
-        at = self.model.interpolant.coefficients(_once(time))
+        at = self.model.interpolant.coefficients(_once(self.model, time))
         row = self.model.row(at).stack(at.time)
         return torch.einsum("bi,bis->bs", row, latents).to(state.dtype).reshape(state.shape)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -92,3 +93,23 @@ def test_the_table_of_the_readme_is_that_of_the_benchmark() -> None:
         sys.path.pop(0)
     rows = json.loads((ROOT / "benchmarks" / "results" / "families.json").read_text())["rows"]
     assert markdown(rows) in (ROOT / "README.md").read_text()
+
+
+def test_the_audit_has_the_numbers_of_its_results() -> None:
+    """docs/what-realuid-does.md stands as ``python benchmarks/claims/figures.py`` writes it."""
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "claims" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    figures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(figures)
+    text = figures.PAGE.read_text()
+    assert figures.refreshed(text) == text
+
+
+def test_the_laws_that_the_page_names_exist() -> None:
+    from matchlib.testing.law import LAWS, cases
+
+    list(cases())
+    text = (ROOT / "docs" / "concepts" / "laws.md").read_text()
+    table = text[text.index("| identity") : text.index("## Can they fail")]
+    assert set(re.findall(r"`(\w+)`", table)) <= set(LAWS)

@@ -137,3 +137,13 @@ def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -
     whole = student(prompt.source, condition, generator=generator)
     one = student(prompt.source[:1], model.condition(prompt.source[:1], prompt.label[:1]), generator=generator)
     return (whole[:1] - one).abs().max().item()
+
+
+@law("students", tolerance=0.0, examples=15)
+def students_listen_to_labels(name: str, data: st.DataObject) -> float:
+    """Another label gives another sample from the same source and the same noise."""
+    distillation, prompt, _, _ = _setting(data, data.draw(st.sampled_from(list(families))), name)
+    seed = data.draw(st.integers(0, 2**31))
+    other = replace(prompt, label=(prompt.label + 1) % CLASSES)
+    first, second = (distillation.generate(x, generator=torch.Generator().manual_seed(seed))[0] for x in (prompt, other))
+    return float(bool((first == second).flatten(1).all(1).any()))

@@ -52,6 +52,13 @@ def the_path_begins_at_the_data(name: str, data: st.DataObject) -> float:
     return near if near <= far else 1.0
 
 
+@law("interpolants", tolerance=0.5, examples=4)
+def the_path_ends_at_the_source(name: str, data: st.DataObject) -> float:
+    """At t = 1 little is left of the data: a is at most half of sqrt(b^2 + c^2), so that a source says nearly all of the state."""
+    a, b, c = _triple(data.draw(made(interpolants, name)), torch.tensor([1.0], dtype=torch.float64))[0].tolist()
+    return abs(a) / max((b * b + c * c) ** 0.5, 1e-12)
+
+
 @law("interpolants", tolerance=1e-9, examples=30)
 def noise_is_declared(name: str, data: st.DataObject) -> float:
     """c > 0 inside the interval if the interpolant says that it is noisy, and c = 0 if not."""

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from matchlib.algebra.convert import View, conversion
 from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.pinned import PriorInterpolant, pin
+from matchlib.algebra.times import Times
 from matchlib.distillation.field import Preconditioned
 from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import objectives
@@ -204,3 +206,46 @@ def dmd_is_a_difference_of_scores(name: str, data: st.DataObject) -> float:
     a = torch.as_tensor(world.model.interpolant.coefficients(torch.tensor([world.time], dtype=torch.float64)).a, dtype=torch.float64)
     difference = (world.exact(mixture) - world.exact(world.real))[:, 0]
     return (slope - alpha * (a * world.q * difference).sum()).abs().item() / (1e-3 + slope.abs().item())
+
+
+@law("objectives", tolerance=1e-7, examples=15)
+def losses_curve_by_their_weight(name: str, data: st.DataObject) -> float:
+    """The second difference of a model's loss, its field moved by a constant to either side, is 2 weight(t) times the constant's square."""
+    model = data.draw(models(objective=name).filter(exactly_known))
+    t, by, seed = data.draw(st.floats(0.2, 0.8)), data.draw(st.floats(0.5, 2)), data.draw(st.integers(0, 2**31))
+    model = replace(model, times=Times(t * (1 - 1e-12), t))
+    batch = data.draw(mixtures(model.coupling, dimension=2)).sample(4, data.draw(generators()))
+
+    def loss(constant: float) -> torch.Tensor:
+        return model.loss(lambda x, time, condition: 0.3 * x + constant, batch, generator=torch.Generator().manual_seed(seed))
+
+    found = loss(by) + loss(-by) - 2 * loss(0.0)
+    weight = torch.as_tensor(model.weight(model.interpolant.coefficients(torch.tensor([t], dtype=torch.float64))), dtype=torch.float64)
+    return ((found / (2 * weight * 2 * by**2) - 1).abs() / (1 + loss(0.0) / weight)).max().item()
+
+
+@law("objectives", tolerance=1e-4, examples=15, where=lambda name: name == "drift")
+def drifts_are_limits_of_transitions(name: str, data: st.DataObject) -> float:
+    """The drift is the mean rate at which the prior process, run backwards from the state and knowing the data, moves in a short time."""
+    model = data.draw(models(objective=name))
+    assert isinstance(model.interpolant, PriorInterpolant)
+    t, h = torch.tensor([data.draw(st.floats(0.2, 0.8))], dtype=torch.float64), 1e-6
+    x, z, noise = torch.randn(3, 1, 2, dtype=torch.float64, generator=data.draw(generators()))
+    at = model.interpolant.coefficients(t)
+    state = at.state(x, z, noise)
+    weight_data, weight_state, _ = pin(model.interpolant.prior(t - h), model.interpolant.prior(t))
+    return _gap((weight_data * x + weight_state * state - state) / h, model.row(at)(x, z, noise))
+
+
+@law("objectives", tolerance=1e-9, examples=15, where=lambda name: name == "prior-score")
+def prior_scores_are_gradients(name: str, data: st.DataObject) -> float:
+    """The target of inverse bridge matching is the gradient of log N(state; alpha data, var) in the state, alpha and var of the prior."""
+    model = data.draw(models(objective=name))
+    assert isinstance(model.interpolant, PriorInterpolant)
+    t = torch.tensor([data.draw(st.floats(0.2, 0.8))], dtype=torch.float64)
+    x, z, noise = torch.randn(3, 1, 2, dtype=torch.float64, generator=data.draw(generators()))
+    at = model.interpolant.coefficients(t)
+    state = at.state(x, z, noise).requires_grad_(True)
+    alpha, variance = model.interpolant.prior(t)
+    density = torch.distributions.Normal(alpha * x, variance.sqrt().expand(x.shape)).log_prob(state)
+    return _gap(model.row(at)(x, z, noise), torch.autograd.grad(density.sum(), state)[0])

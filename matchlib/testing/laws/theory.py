@@ -173,3 +173,18 @@ def uid_is_realuid_at_one(name: str, data: st.DataObject) -> float:
     world = data.draw(worlds(components=1, wrong_teacher=False))
     near = RealUID(1.0, 1.0, 1 - 1e-9, weight_power=0.0)
     return _relative(world.value(near), world.value(UID(weight_power=0.0)))
+
+
+@law("losses", tolerance=0.02, examples=15, where=lambda name: name == "realuid")
+def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> float:
+    """T13: near the real law N/p = beta (f_q - f_p) - (f~ - f_p) + (beta - alpha)(q/p - 1) f_p, to first order."""
+    loss, h = data.draw(realuids()), 1e-4
+    world = data.draw(worlds(components=1, gaussian=True))
+    teacher = GaussianField(world.model, world.real.shifted(data.draw(st.floats(-1, 1)) * h))
+    world = replace(world, teacher=teacher, made=world.real.shifted(data.draw(st.floats(0.2, 1)) * h))
+    (g, _, _), (g1, _, _) = weights_of(loss)
+    density = g * world.q + g1 * world.p
+    exact = density * (world.best(loss)(*world.point) - world.guess)[:, 0]
+    f_p, f_q = world.exact(world.real)[:, 0], world.exact(world.made)[:, 0]
+    near = world.p * (loss.beta * (f_q - f_p) - (world.guess[:, 0] - f_p)) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
+    return ((exact - near).abs().sum() / near.abs().sum()).item()
