@@ -4,7 +4,7 @@
     python benchmarks/mutants.py --only 7   one of them
 
 Each mutant names the plugins whose laws are asked first; if none of these notices, the comparisons with
-others' code (tests/oracles) are, and then every law. A mutant that nothing notices must
+others' code (tests/oracles) and the closed forms of tests/unit/test_algebra.py are, and then every law. A mutant that nothing notices must
 be listed in ``EXPLAINED`` with its reason, or the script exits with 1.
 """
 
@@ -385,11 +385,20 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         for first in (mutant.first, None, ()):
             if first is None:
-                tests = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", str(ROOT / "tests" / "oracles")]
+                tests = [
+                    sys.executable,
+                    "-m",
+                    "pytest",
+                    "-x",
+                    "-p",
+                    "no:cacheprovider",
+                    str(ROOT / "tests" / "oracles"),
+                    str(ROOT / "tests" / "unit" / "test_algebra.py"),
+                ]
                 run = subprocess.run(tests, env=environment, capture_output=True, text=True, check=False, cwd=folder)
                 failed = re.findall(r"FAILED \S*::(\w+)", run.stdout)
                 if failed:
-                    return {"laws": [f"{name} [tests/oracles]" for name in failed]}
+                    return {"laws": [f"{name} [tests]" for name in failed]}
                 continue
             command = [sys.executable, "-c", RUN, folder, json.dumps(first)]
             run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=folder)

@@ -56,5 +56,5 @@ def _table(outcomes: list[Outcome]) -> Table:
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     table.add_column("verdict", overflow="fold")
     for o in outcomes:
-        table.add_row(o.law.name, o.plugin, str(o.checks), f"{o.worst:.2g}", f"{o.law.tolerance:.2g}", o.message or "holds")
+        table.add_row(o.law.name, o.plugin, str(o.checks), f"{o.worst:.2g}", f"{o.law.tolerance_for(o.plugin):.2g}", o.message or "holds")
     return table

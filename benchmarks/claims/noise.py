@@ -4,7 +4,7 @@
 
 Flow, data N(2, 1), teacher N(2.2, 1), student Gaussian at its optimum, batches of 256. *Noise*: variance over batches of the critic's
 gradient, in a constant added to the best critic. *Pull*: curvature of the value in the student's mean. Both are divided by those of UID;
-theory says beta^2 + (1 - beta)^2 for the noise and alpha^2 for the pull, so that noise per pull goes from 1 to 2 as alpha = beta grows.
+theory says beta^2 + (1 - beta)^2 for the noise and beta^2 for the pull, so that noise per pull goes from 1 to 2 as alpha = beta grows.
 """
 
 from __future__ import annotations

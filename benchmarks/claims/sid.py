@@ -36,7 +36,9 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 def main() -> None:
-    rows = [slopes(a, h, what) for what in ("mean", "spread") for a in (0.5, 1.0, 1.2) for h in (-0.8, -0.5, 0.01, 0.1, 0.5, 1.0, 2.0)]
+    rows = [
+        slopes(a, h, what) for what in ("mean", "spread") for a in (0.5, 1.0, 1.2) for h in (-0.8, -0.5, 0.01, 0.1, 0.5, 1.0, 2.0, 6.0, 9.0)
+    ]
     for row in rows:
         print({key: round(x, 4) if isinstance(x, float) else x for key, x in row.items()})
     save("claims-sid", rows)

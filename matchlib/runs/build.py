@@ -202,6 +202,9 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     recipe, t = recipe_of(settings.teacher, card, paired=paired), settings.trainer
     spec, student = _student(settings, card, teacher, recipe)
     critic = _critic(settings, card, teacher)
+    for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "teacher.network")):
+        if not _has_weights(module):
+            raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     times = recipe.times if t.times is None else times_of({**asdict(recipe.times or card.model.times), **t.times})
     return Distilled(
         Distillation(teacher, student, critic, loss, times),
@@ -211,13 +214,13 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     )
 
 
-def _has_weights(teacher: Teacher) -> bool:
-    return any(True for _ in teacher.field.parameters())
+def _has_weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def _critic(settings: RunSettings, card: Card, teacher: Teacher) -> nn.Module:
     """Returns a copy of the teacher's field, or a fresh network where the teacher has no weights that could learn."""
-    if _has_weights(teacher):
+    if _has_weights(teacher.field):
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
     return build_field(settings.teacher.network, card.signature, card.model, card.moments)
@@ -227,7 +230,7 @@ def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe
     """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name in students:
-        own = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher) else {}
+        own = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher.field) else {}
         spec = {"name": s.name, "start": recipe.start, **s.options, **own}
         torch.manual_seed(settings.seed)
         return spec, build_student(spec, teacher, card.signature)

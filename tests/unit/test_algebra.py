@@ -144,3 +144,14 @@ def test_the_gradient_through_optimal_transport_misses_its_jumps() -> None:
     x = torch.tensor([[0.1]], requires_grad=True)
     data, joined = partner(x)
     assert torch.autograd.grad((data * joined).sum(), x)[0].item() == 1.0  # the plan held fixed
+
+
+@pytest.mark.parametrize("settings", [{}, {"rate": -0.7}, {"rate": 2.0, "g2": 0.3}])
+def test_the_prior_of_a_linear_bridge_is_its_sde(settings: dict) -> None:
+    """dX = -rate X ds + sqrt(g2) dW: f = -rate and g^2 = g2 at every time, if its own time is time itself."""
+    from matchlib.plugins.objectives.drift import rates
+
+    bridge = matchlib.interpolants["linear-sde-bridge"](**settings)
+    f, g2 = rates(bridge, torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
+    assert torch.allclose(f, torch.full_like(f, -bridge.rate), atol=1e-12)
+    assert torch.allclose(g2, torch.full_like(g2, bridge.g2), atol=1e-12)

@@ -80,7 +80,15 @@ def test_a_given_mixture_has_its_shares() -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"mean": 1.0}, {"mean": (1.0, 2.0), "std": 1.0}, {"mean": 0.0, "std": -1.0}, {"components": 0}, {"weights": (1.0,)}],
+    [
+        {"mean": 1.0},
+        {"mean": (1.0, 2.0), "std": 1.0},
+        {"mean": 0.0, "std": -1.0},
+        {"components": 0},
+        {"components": "two"},
+        {"mean": "low", "std": 1.0},
+        {"weights": (1.0,)},
+    ],
 )
 def test_what_is_no_law_is_refused(settings: dict) -> None:
     with pytest.raises(SettingError, match="gaussian"):
@@ -98,6 +106,13 @@ def test_what_cannot_be_exact_is_refused() -> None:
         Gaussian(Signature((2,)), FLOW, components=4).fit(Batch(torch.randn(7, 2)))
 
 
+@pytest.mark.parametrize("where", ["student.network", "teacher.network"])
+def test_student_and_critic_need_weights(tmp_path: Path, where: str) -> None:
+    with pytest.raises(IncompatibleError, match="no weights to train"):
+        matchlib.distill("gaussian", "moons", steps=2, out=tmp_path / "run", settings={where: {"name": "gaussian"}})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_field_with_nothing_to_learn_is_refused() -> None:
     """On a path without noise, state and source are the data; the source, once seen, is known."""
     from dataclasses import replace
@@ -108,3 +123,13 @@ def test_a_field_with_nothing_to_learn_is_refused() -> None:
     bridge = matchlib.families["bridge"]().model(paired=True)
     with pytest.raises(IncompatibleError, match="sees_source=false"):
         replace(bridge, objective=matchlib.objectives["source"]())
+
+
+def test_a_plugin_may_state_its_own_tolerance(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matchlib.testing.law import LAWS, cases, check
+
+    list(cases())
+    law = LAWS["derivatives_are_derivatives"]
+    assert check(law, "linear").passed
+    monkeypatch.setattr(matchlib.interpolants["linear"], "tolerances", {law.name: -1.0}, raising=False)
+    assert not check(law, "linear").passed

@@ -63,8 +63,10 @@ class Gaussian(ClosedField):
         self.exact = GaussianField(model, self._placeholder() if mean is None and std is None else self._stated())
 
     def _placeholder(self) -> Mixture:
-        if self.components < 1 or self.given[2] is not None:
-            raise SettingError("gaussian: components must be at least 1, and weights belong to a given mean and std")
+        if not isinstance(self.components, int) or self.components < 1:
+            raise SettingError(f"gaussian: components must be a whole number of at least 1, got {self.components!r}")
+        if self.given[2] is not None:
+            raise SettingError("gaussian: weights belong to a given mean and std")
         law = Mixture.normal(dimension=self.size)
         shape = (self.classes, self.components)
         return Mixture(
@@ -74,7 +76,10 @@ class Gaussian(ClosedField):
         )
 
     def _stated(self) -> Mixture:
-        mean, std, weights = (None if x is None else np.atleast_1d(np.asarray(x, dtype=float)) for x in self.given)
+        try:
+            mean, std, weights = (None if x is None else np.atleast_1d(np.asarray(x, dtype=float)) for x in self.given)
+        except (TypeError, ValueError) as error:
+            raise SettingError(f"gaussian: mean, std and weights are numbers or lists of numbers, got {self.given}") from error
         if mean is None or std is None or mean.shape != std.shape or not (std > 0).all():
             raise SettingError(f"gaussian: mean and std > 0 are given together, one of each for a component, got {self.given[:2]}")
         shares = np.ones(len(mean)) if weights is None else weights
