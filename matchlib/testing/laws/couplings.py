@@ -62,6 +62,16 @@ def empirical_sources_are_kept(name: str, data: st.DataObject) -> float:
     return (pair.source.sort(0).values - batch.source.sort(0).values).abs().max().item()
 
 
+@law("couplings", tolerance=5.0, examples=5, where=lambda name: couplings[name]().reads_source and not couplings[name]().paired)
+def unpaired_sources_are_independent(name: str, data: st.DataObject) -> float:
+    """Unless it keeps pairs, a coupling gives each sample a source that is independent of it, though the data set's own is not."""
+    n, generator = 4000, data.draw(generators())
+    batch = batch_for(n, (1,), generator)
+    pair = couplings[name]().pair(replace(batch, source=batch.data + 0.1), generator=generator)
+    x, z = ((v - v.mean()) / v.std() for v in (pair.data, pair.source))
+    return (x * z).mean().abs().item() * n**0.5
+
+
 @law("couplings", tolerance=0.0, examples=5)
 def seeds_decide(name: str, data: st.DataObject) -> float:
     """The same generator state gives the same pair."""
