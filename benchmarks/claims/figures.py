@@ -107,9 +107,13 @@ def _one(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
     return next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
 
 
+def _scores(row: dict[str, float]) -> list[str]:
+    return [f"{row[key]:.2f}" for key in ("frechet", "frechet_raw", "coverage", "nearest_ratio")]
+
+
 def numbers() -> dict[str, str]:
     """Returns what stands between each pair of marks."""
-    spaces, noise, wrong = (rows_of(f"claims-{name}") for name in ("spaces", "noise", "wrong-teacher"))
+    spaces, noise, wrong, trained = (rows_of(f"claims-{name}") for name in ("spaces", "noise", "wrong-teacher", "trained"))
     unique, sids = rows_of("claims-uniqueness"), [row for row in rows_of("claims-sid") if row["moved"] == "spread"]
     fits = [row for row in unique if row["source"] == "independent Gaussian"]
     ended, starts = (sum(row[key] for row in fits) for key in ("ended at a zero", "starts"))
@@ -182,6 +186,14 @@ def numbers() -> dict[str, str]:
                     f"{row['noise per pull']:.2f}",
                 ]
                 for row in noise
+            ],
+        ),
+        "trained": _table(
+            ["options", "student: features", "raw", "coverage", "nearest_ratio"],
+            [
+                *([f"`{row['options']}`", *_scores(row["student"])] for row in trained),
+                ["teacher, 50 evaluations", *_scores(trained[0]["teacher"])],
+                ["held-out data", *_scores(trained[0]["held_out"])],
             ],
         ),
         "noise-at-4": f"{_one(noise, alpha=4.0)['noise per pull']:.1f}",
