@@ -1,0 +1,108 @@
+"""Few-step students."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import matchlib
+from matchlib.algebra.model import Moments
+from matchlib.algebra.records import Condition
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import SettingError
+from matchlib.testing.gaussian import GaussianField, Mixture
+
+FLOW = matchlib.families["flow"]().model(paired=False)
+EXACT = Mixture.normal(0.7, 0.5)
+
+
+class Counting(nn.Module):
+    """The exact field of a Gaussian, which remembers the times that it is asked at."""
+
+    def __init__(self, model: matchlib.MatchingModel) -> None:
+        super().__init__()
+        self.exact, self.weight = GaussianField(model, EXACT), nn.Parameter(torch.ones((), dtype=torch.float64))
+        self.asked: list[Tensor] = []
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        self.asked.append(time.detach())
+        return self.weight * self.exact(state, time, condition)
+
+
+def student(steps: int, family: str = "flow", **settings: object) -> matchlib.Student:
+    plugin = matchlib.families[family]()
+    model, recipe = plugin.model(paired=False), plugin.recipe(paired=False)
+    return matchlib.students["fewstep"](Teacher(Counting(model), model, Moments()), None, start=recipe.start, steps=steps, **settings)
+
+
+def sample(of: matchlib.Student, n: int = 5, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(n, 1, dtype=torch.float64, generator=generator)
+    return of(source, Condition(), generator=generator)
+
+
+def test_one_step_is_onestep() -> None:
+    few = student(1).eval()
+    one = matchlib.students["onestep"](Teacher(Counting(FLOW), FLOW), None, start=1.0)
+    assert torch.allclose(sample(few), sample(one))
+
+
+@pytest.mark.parametrize("family", list(matchlib.families))
+@pytest.mark.parametrize("steps", [2, 4])
+def test_k_steps_are_k_evaluations_down_an_even_grid(family: str, steps: int) -> None:
+    few = student(steps, family).eval()
+    x = sample(few)
+    assert torch.isfinite(x).all()
+    asked = torch.stack([t[0] for t in few.field.asked])
+    low, start = few.model.times.low, few.start
+    expected = torch.tensor([low + (start - low) * k / steps for k in range(steps, 0, -1)], dtype=torch.float64)
+    assert few.nfe == steps == len(asked)
+    assert torch.allclose(asked, expected)
+
+
+def test_training_asks_for_one_graph_at_a_time_of_its_own_for_each_sample() -> None:
+    few = student(4, variant="one").train()
+    sample(few, 400)
+    *walk, last = few.field.asked
+    assert len(walk) == 3
+    counts = torch.stack([(last == t).sum() for t in few.times])
+    assert counts.sum() == 400
+    assert counts.min() > 60
+
+
+def test_the_chain_carries_the_gradient_through_every_step() -> None:
+    one, chain = student(4, variant="one").train(), student(4).train()
+    (slope,) = torch.autograd.grad(sample(chain, 50).sum(), chain.field.weight)
+    assert torch.isfinite(slope)
+    h = 1e-6
+    with torch.no_grad():
+        values = []
+        for by in (h, -h):
+            chain.field.weight.fill_(1 + by)
+            values.append(sample(chain, 50).sum())
+    assert torch.allclose(slope, (values[0] - values[1]) / (2 * h), rtol=1e-5)
+    assert one.variant == "one"
+
+
+def test_more_steps_of_an_exact_process_are_nearer_to_the_law() -> None:
+    """On a diffusion, whose transitions are its posterior, an exact mean gains variance with every step."""
+    spread = [sample(student(k, "diffusion-vp").eval(), 4000).std().item() for k in (1, 4, 16)]
+    assert spread[0] < spread[1] < spread[2] < 0.55
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 2.5}, {"steps": 2, "variant": "none"}])
+def test_wrong_settings_are_refused(settings: dict) -> None:
+    with pytest.raises(SettingError, match="fewstep"):
+        matchlib.students["fewstep"](Teacher(Counting(FLOW), FLOW), None, **settings)
+
+
+def test_a_saved_student_brings_its_own_grid(tmp_path: Path) -> None:
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "student.steps": 3}
+    made = matchlib.distill("flow", "moons", "fewstep", steps=4, out=tmp_path / "run", settings=settings | {"evaluation.draws": 1})
+    again = matchlib.load(tmp_path / "run")
+    assert again.module.nfe == 3
+    assert torch.equal(again.module.times, made.module.times)
+    assert torch.equal(again.sample(6, seed=2), made.sample(6, seed=2))
