@@ -113,3 +113,12 @@ def test_the_laws_that_the_page_names_exist() -> None:
     text = (ROOT / "docs" / "concepts" / "laws.md").read_text()
     table = text[text.index("| identity") : text.index("## Can they fail")]
     assert set(re.findall(r"`(\w+)`", table)) <= set(LAWS)
+
+
+def test_every_mutant_is_noticed_or_explained_and_the_readme_counts_them() -> None:
+    record = json.loads((ROOT / "benchmarks" / "results" / "mutants.json").read_text())
+    rows = record["rows"]
+    assert len(rows) >= 40
+    assert all(row["noticed by"] or row["reason"] for row in rows)
+    by_tests = [row for row in rows if all("[tests" in name for name in row["noticed by"])]
+    assert f"{len(rows)} small mistakes, made one at a time: a law notices {len(rows) - len(by_tests)}" in (ROOT / "README.md").read_text()

@@ -86,6 +86,7 @@ def test_a_given_mixture_has_its_shares() -> None:
         {"mean": 0.0, "std": -1.0},
         {"components": 0},
         {"components": "two"},
+        {"components": 2, "mean": 0.0, "std": 1.0},
         {"mean": "low", "std": 1.0},
         {"weights": (1.0,)},
     ],

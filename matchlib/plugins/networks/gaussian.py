@@ -80,6 +80,8 @@ class Gaussian(ClosedField):
             mean, std, weights = (None if x is None else np.atleast_1d(np.asarray(x, dtype=float)) for x in self.given)
         except (TypeError, ValueError) as error:
             raise SettingError(f"gaussian: mean, std and weights are numbers or lists of numbers, got {self.given}") from error
+        if self.components != 1:
+            raise SettingError("gaussian: components belong to a fit; a given mean and std have one component for each number")
         if mean is None or std is None or mean.shape != std.shape or not (std > 0).all():
             raise SettingError(f"gaussian: mean and std > 0 are given together, one of each for a component, got {self.given[:2]}")
         shares = np.ones(len(mean)) if weights is None else weights
