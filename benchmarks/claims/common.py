@@ -25,7 +25,7 @@ NODES, SIDE = 24, 301
 FAMILIES = ("flow", "diffusion", "diffusion-vp", "bridge", "interpolant")
 
 
-def uid(alpha: float = 1.0, beta: float = 1.0, gamma: float | None = None) -> RealUID:
+def realuid(alpha: float = 1.0, beta: float = 1.0, gamma: float | None = None) -> RealUID:
     """A RealUID loss without per-sample weight: the one whose optimum the theory speaks of."""
     return RealUID(alpha, beta, gamma, weight_power=0.0)
 
@@ -72,4 +72,4 @@ def end_of(
     return mean, float(torch.tensor(log_std, dtype=torch.float64).exp()), lowest
 
 
-__all__ = ["FAMILIES", "average", "end_of", "model_of", "nodes_of", "uid"]
+__all__ = ["FAMILIES", "average", "end_of", "model_of", "nodes_of", "realuid"]

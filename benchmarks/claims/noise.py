@@ -10,7 +10,7 @@ theory says beta^2 + (1 - beta)^2 for the noise and beta^2 for the pull, so that
 from __future__ import annotations
 
 import torch
-from common import average, end_of, model_of, uid
+from common import average, end_of, model_of, realuid
 from record import cell, save
 from torch import Tensor, nn
 
@@ -39,7 +39,7 @@ class _Moved(nn.Module):
 
 
 def measured(alpha: float, beta: float, gamma: float | None) -> dict:
-    loss, model = uid(alpha, beta, gamma), model_of("flow")
+    loss, model = realuid(alpha, beta, gamma), model_of("flow")
     mean, std, _ = end_of(model, loss, REAL, WRONG)
     real, wrong, made = (Mixture.normal(*law) for law in (REAL, WRONG, (mean, std)))
     field = GaussianField(model, wrong)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from common import model_of, uid
+from common import model_of, realuid
 from record import save
 
 from matchlib.algebra.convert import conversion
@@ -26,7 +26,7 @@ def value(space: str, setting: tuple[float, float, float | None], moved: float =
     """The value without the space's own time weight."""
     real, made = Mixture.normal(REAL[0] + moved, REAL[1]), Mixture.normal(MADE[0] + moved, MADE[1])
     world = World(model_of("flow", space), real, made, TIME)
-    return float(world.value(uid(*setting)) / world.weight)
+    return float(world.value(realuid(*setting)) / world.weight)
 
 
 def factor(space: str) -> float:

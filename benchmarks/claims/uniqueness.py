@@ -13,7 +13,7 @@ import math
 from dataclasses import replace
 
 import torch
-from common import SIDE, model_of, nodes_of, uid
+from common import SIDE, model_of, nodes_of, realuid
 from record import cell, save
 from torch import Tensor
 
@@ -53,7 +53,7 @@ def one_sided(family: str, setting: tuple[float, float, float | None], times: st
 
         def value(knobs: Tensor) -> Tensor:
             made = two_humps(knobs)
-            return torch.stack([World(model, real, made, t, side=SIDE).value(uid(*setting)) for t in chosen]).mean()
+            return torch.stack([World(model, real, made, t, side=SIDE).value(realuid(*setting)) for t in chosen]).mean()
 
         knobs, lowest = least(value, start, rounds=150)
         ends.append((lowest, distance(two_humps(torch.tensor(knobs, dtype=torch.float64)), real)))

@@ -8,7 +8,7 @@ critic is the best one; the value is integrated by quadrature and minimised by L
 
 from __future__ import annotations
 
-from common import FAMILIES, end_of, model_of, uid
+from common import FAMILIES, end_of, model_of, realuid
 from record import cell, save
 
 REAL = (2.0, 1.0)
@@ -39,7 +39,7 @@ def row(
     if real != REAL:
         key["real"] = real
     found = cell(
-        key, lambda: dict(zip(("mean", "std", "value"), end_of(model_of(family, space), uid(*setting), real, teacher), strict=True))
+        key, lambda: dict(zip(("mean", "std", "value"), end_of(model_of(family, space), realuid(*setting), real, teacher), strict=True))
     )
     wrong = teacher[0] - real[0], teacher[1] - real[1]
     error = (found["mean"] - real[0]) / wrong[0] if wrong[0] else (found["std"] - real[1]) / wrong[1]
