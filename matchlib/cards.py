@@ -149,7 +149,7 @@ def build_student(spec: Mapping[str, Any], teacher: Teacher, signature: Signatur
     own = None
     if spec.get("network") is not None:
         model = replace(teacher.model, objective=objectives["data"]())
-        own = build_field(spec["network"], signature, model, teacher.moments)
+        own = build_field(spec["network"], replace(signature, heads=1), model, teacher.moments)
     return students.build({key: value for key, value in spec.items() if key != "network"}, teacher, own)
 
 

@@ -16,6 +16,8 @@ from matchlib.errors import DataError
 
 __all__ = ["Dataset", "map_batch", "split"]
 
+PAIRED = 4096  # training samples that second moments of pairs are measured on
+
 
 def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     """Returns the batch with ``change`` applied to each tensor that is there."""
@@ -117,10 +119,12 @@ class Dataset:
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""
-        if not coupling.reads_source or self.train.source is None:
+        if coupling.gaussian_source:
             return Moments()
-        cross = float((self.train.data.double() * self.train.source.double()).mean()) if coupling.paired else 0.0
-        return Moments(mean_square(self.train.data), mean_square(self.train.source), cross)
+        some = map_batch(self.train, lambda x: x[:PAIRED])
+        pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
+        cross = float((pair.data.double() * pair.source.double()).mean())
+        return Moments(mean_square(self.train.data), mean_square(pair.source), cross)
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data."""

@@ -64,7 +64,7 @@ class Generator:
             raise SettingError(f"the number of samples must be at least 1, got {n}")
         streams = Streams(seed, self.device)
         label = self._labels(labels, n, streams)
-        if source is None and self.card.model.coupling.reads_source:
+        if source is None:
             source, label = self._held_out(n, label, labels is None)
         parts = []
         for i, begin in enumerate(range(0, n, CHUNK)):
@@ -117,16 +117,19 @@ class Generator:
             raise SettingError(f"source must have shape {(n, *self.card.signature.shape)}, got {tuple(z.shape)}")
         return (z - self.card.data["shift"]) / self.card.data["scale"]
 
-    def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor, Tensor | None]:
-        """Held-out sources, repeated as needed, with their labels unless others were asked for."""
+    def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Held-out sources, repeated as needed, if the coupling does not draw them; pairs with their labels unless others were given."""
+        coupling = self.card.model.coupling
+        if coupling.draws_source:
+            return None, label
         dataset = dataset_of(self.card.data)
-        held = dataset.held_out
-        if held.source is None:
+        source = coupling.given(dataset.held_out)
+        if source is None:
             raise DataError(f"the model's source is data, but {dataset.name} has none; give source")
-        index = torch.arange(n) % len(held.source)
-        if matched and label is not None and held.label is not None:
-            label = held.label[index].to(self.device)
-        return held.source[index].to(self.device), label
+        index = torch.arange(n) % len(source)
+        if coupling.paired and matched and label is not None and dataset.held_out.label is not None:
+            label = dataset.held_out.label[index].to(self.device)
+        return source[index].to(self.device), label
 
 
 def load(run: str | Path, of: str | None = None, device: str = "cpu") -> Generator:

@@ -8,7 +8,6 @@ is made; at run time the coefficients are a 3 x 3 solve in float64 by triple pro
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from matchlib.algebra.heads import join_heads
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
@@ -29,6 +29,7 @@ __all__ = ["Conversion", "View", "conversion", "determines", "rows_of", "spannin
 
 VOLUME = 1e-16  # squared, normalised volume below which rows count as dependent
 SUSPECT = 1e-2  # a local minimum above this is too far from zero to hide one between two probes
+SINGULAR = 1e12  # a coefficient above this is a division by zero, rounded
 RESIDUAL = 1e-8  # relative distance from the span above which a row counts as outside
 
 
@@ -104,10 +105,10 @@ class Conversion:
         """Refuses a time at which the conversion is singular, such as an end of the interval.
 
         Raises:
-            ConversionError: some coefficient is not finite at ``t``.
+            ConversionError: some coefficient is not finite at ``t``, or would be but for rounding.
         """
         found = self.coefficients(self.model.interpolant.coefficients(torch.tensor([t], dtype=torch.float64)))
-        if not all(math.isfinite(float(k)) for k in found):
+        if not all(abs(float(k)) < SINGULAR for k in found):
             raise ConversionError(
                 f"{' and '.join(map(_name, self.predicted))} read as {_name(self.wanted)} is singular at t = {t:g} for "
                 f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.low=0.001 or "
@@ -144,26 +145,26 @@ class Conversion:
 
 
 def determines(model: MatchingModel, wanted: Objective) -> bool:
-    """Returns whether a model's own prediction determines another."""
+    """Returns whether a model's own predictions determine another row."""
     try:
-        return spanning_rows(model, (model.objective,), wanted) is not None
+        return spanning_rows(model, model.objective.heads, wanted) is not None
     except IncompatibleError:
         return False
 
 
 @lru_cache(maxsize=256)
 def conversion(model: MatchingModel, wanted: Objective) -> Conversion:
-    """Returns (and remembers) the conversion of a model's own prediction to ``wanted``."""
-    return Conversion(model, (model.objective,), wanted)
+    """Returns (and remembers) the conversion of a model's own predictions to ``wanted``, a single row."""
+    return Conversion(model, model.objective.heads, wanted)
 
 
 class View(nn.Module):
     """A field re-read as another prediction.
 
     Args:
-        field: predicts the row of ``model.objective``.
+        field: predicts ``model.objective``.
         model: what ``field`` was trained for.
-        wanted: what to read it as.
+        wanted: what to read it as, of one head or several.
 
     Raises:
         ConversionError: the field does not determine ``wanted``.
@@ -172,13 +173,13 @@ class View(nn.Module):
     def __init__(self, field: nn.Module, model: MatchingModel, wanted: Objective) -> None:
         super().__init__()
         self.field = field
-        self.conversion = conversion(model, wanted)
-        self.interpolant = model.interpolant
+        self.conversions = [conversion(model, head) for head in wanted.heads]
+        self.model, self.interpolant = model, model.interpolant
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Returns the prediction, shape ``(b, *event)``."""
-        prediction = self.field(state, time, condition)
-        return self.conversion((prediction,), state, self.interpolant.coefficients(time), condition.source)
+        """Returns the prediction, shape ``(b, *event)``, or ``(b, heads, *event)``."""
+        predictions, at = self.model.split(self.field(state, time, condition)), self.interpolant.coefficients(time)
+        return join_heads([convert(predictions, state, at, condition.source) for convert in self.conversions])
 
 
 def view(field: nn.Module, model: MatchingModel, wanted: Objective) -> nn.Module:
@@ -254,11 +255,12 @@ def _refusal(model: MatchingModel, predicted: tuple[Objective, ...], wanted: Obj
 
 
 def _candidates(model: MatchingModel) -> list[tuple[str, Objective]]:
-    """Every registered objective that the model has."""
+    """Every registered objective of one row that the model has."""
     found = []
-    for name in objectives:
+    for name, objective in ((name, objectives[name]()) for name in objectives):
         try:
-            found.append((name, replace(model, objective=objectives[name]()).objective))
+            fits = objective.heads == (objective,) and replace(model, objective=objective)
         except IncompatibleError:
             continue
+        found += [(name, objective)] if fits else []
     return found

@@ -17,13 +17,16 @@ __all__ = ["Coupling"]
 class Coupling(ABC):
     """A joint law of (data, source), sampled batch by batch.
 
-    Laws: the data marginal and the labels are kept; ``batch.data`` receives a gradient; ``gaussian_source`` is told truthfully.
+    Laws: the data marginal and the labels are kept; ``batch.data`` receives a gradient; ``gaussian_source`` is told truthfully; unless it
+    keeps pairs, the source is independent of the label, so that any source may be asked for any label.
 
     Attributes:
         paired: a generated sample stays joined to the source it was made from (else the source that joins it is drawn anew).
+        independent: the source is drawn independently of the data.
     """
 
     paired: ClassVar[bool] = False
+    independent: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -35,6 +38,11 @@ class Coupling(ABC):
     def reads_source(self) -> bool:
         """True if ``batch.source`` is needed: the source is data of its own."""
 
+    @property
+    def draws_source(self) -> bool:
+        """True if the source is drawn at random, so that a generator starts from nothing."""
+        return not self.reads_source
+
     @abstractmethod
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
         """Returns data and source drawn jointly, with the data's labels."""
@@ -42,6 +50,15 @@ class Coupling(ABC):
     @abstractmethod
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns draws of the source's marginal, shape of ``batch.data``: what a generator starts from."""
+
+    def given(self, batch: Batch) -> Tensor | None:
+        """Returns the sources that a batch has for a generator to start from, ``(b, *event)``; None if it has none, or they are drawn."""
+        return batch.source if self.reads_source else None
+
+    def partner(self, data: Tensor, source: Tensor) -> Tensor | None:
+        """Returns the source that joins data made from ``source`` at an earlier time; None for a fresh standard normal."""
+        del data
+        return None if self.gaussian_source else source
 
     def relations(self, coefficients: Coefficients, *, source_seen: bool) -> tuple[Row, ...]:
         """Returns rows whose conditional expectation, given what the field sees, vanishes.

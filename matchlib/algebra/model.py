@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.heads import join_heads, split_heads
 from matchlib.algebra.interpolant import Interpolant, draw_like
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, Pair, Point
@@ -59,12 +60,12 @@ class MatchingModel:
     """What a field is trained for.
 
     ``loss(field, batch) = weight(t) |field(state, t) - row(data, source, noise)|^2``, whose minimiser is the conditional expectation of
-    the row given what the field sees.
+    the row given what the field sees; an objective of several heads is the sum of theirs.
 
     Args:
         coupling: the joint law of data and source.
         interpolant: the path that joins them.
-        objective: the row that a field predicts.
+        objective: the row, or rows, that a field predicts.
         times: density of t.
         sees_source: whether the field is given the source besides the state (augmented or conditional bridges).
 
@@ -84,8 +85,8 @@ class MatchingModel:
                 f"{type(self.interpolant).__name__} is defined on ({self.interpolant.low}, {self.interpolant.high}), "
                 f"but times asks for [{self.times.low}, {self.times.high}]; choose times inside"
             )
-        row = self.row(self.probe())
-        if not torch.isfinite(row.stack(self.probe().time)).all():
+        rows = self.rows(self.probe())
+        if not all(torch.isfinite(row.stack(self.probe().time)).all() for row in rows):
             raise IncompatibleError(
                 f"{type(self.objective).__name__} is not finite along {type(self.interpolant).__name__} with "
                 f"{type(self.coupling).__name__}; choose another objective or interpolant"
@@ -98,10 +99,10 @@ class MatchingModel:
             )
 
     def _leaves_nothing_to_learn(self) -> bool:
-        """Whether what the field sees determines the objective's row already."""
+        """Whether what the field sees determines a row of the objective already."""
         from matchlib.algebra.convert import spanning_rows  # conversions are about models, so they import this file
 
-        return spanning_rows(self, (), self.objective) is not None
+        return any(spanning_rows(self, (), head) is not None for head in self.objective.heads)
 
     def probe(self, knots: int = 257) -> Coefficients:
         """Returns float64 coefficients at midpoints of the model's interval, away from its ends."""
@@ -116,6 +117,10 @@ class MatchingModel:
     def row(self, at: Coefficients) -> Row:
         """Returns the objective's row at given coefficients."""
         return self.objective.row(self, at)
+
+    def rows(self, at: Coefficients) -> tuple[Row, ...]:
+        """Returns the row of each head."""
+        return tuple(head.row(self, at) for head in self.objective.heads)
 
     def known(self, at: Coefficients) -> tuple[Row, ...]:
         """Returns the rows whose value the field sees: the state, and the source if the model says so."""
@@ -144,18 +149,23 @@ class MatchingModel:
         return self.join(pair, t, generator=generator)
 
     def target(self, point: Point) -> Tensor:
-        """Returns the objective's row evaluated on the point's latents, shape ``(b, *event)``."""
-        return self.row(point.coefficients)(point.data, point.source, point.noise)
+        """Returns the objective's rows evaluated on the point's latents, shape ``(b, *event)``, or ``(b, heads, *event)`` for several."""
+        return join_heads([row(point.data, point.source, point.noise) for row in self.rows(point.coefficients)])
 
     def weight(self, at: Coefficients) -> Tensor | float:
         """Returns the objective's weight, ``(b,)`` or a float."""
         return self.objective.weight(at)
 
+    def split(self, answer: Tensor) -> tuple[Tensor, ...]:
+        """Returns what a field of this model answers, head by head, each ``(b, *event)``."""
+        return split_heads(answer, len(self.objective.heads))
+
     def loss(self, field: Field, batch: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns the weighted squared error of ``field`` at one point per sample, shape ``(b,)``."""
         point = self.point(batch, generator=generator)
-        error = field(point.state, point.time, point.condition) - self.target(point)
-        return self.weight(point.coefficients) * square_norm(error)
+        errors = self.split(field(point.state, point.time, point.condition) - self.target(point))
+        weighted = zip(self.objective.heads, errors, strict=True)
+        return torch.stack([head.weight(point.coefficients) * square_norm(error) for head, error in weighted]).sum(0)
 
     def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator) -> Tensor:
         """Draws a state at time ``t`` from its source alone.

@@ -16,6 +16,11 @@ __all__ = ["Objective"]
 class Objective(ABC):
     """A prediction: a network trained by least squares on ``row`` learns E[row(data, source, noise) | what it sees]."""
 
+    @property
+    def heads(self) -> tuple[Objective, ...]:
+        """The predictions of one row that a field makes side by side: this one alone, unless a plugin joins several."""
+        return (self,)
+
     @abstractmethod
     def row(self, model: MatchingModel, at: Coefficients) -> Row:
         """Returns the row at ``at``, for the coupling and interpolant of ``model``.

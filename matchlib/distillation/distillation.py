@@ -64,26 +64,25 @@ class Distillation:
         joined = source if self.model.coupling.paired else other.source
         return self.model.point(Batch(data, joined, prompt.label), generator=generator)
 
-    def contrast(self, point: Point) -> Contrast:
-        """Compares critic, teacher and target at the points."""
+    def contrasts(self, point: Point) -> list[Contrast]:
+        """Compares critic, teacher and target at the points, head by head."""
         seen = (point.state, point.time, point.condition)
-        return Contrast(
-            critic=self._read_critic(*seen),
-            teacher=self._read_teacher(*seen),
-            target=self.model.target(point),
-            weight=self.model.weight(point.coefficients),
-        )
+        three = (self._read_critic(*seen), self._read_teacher(*seen), self.model.target(point))
+        critic, teacher, target = (self.model.split(x) for x in three)
+        parts = zip(critic, teacher, target, self.model.objective.heads, strict=True)
+        return [Contrast(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
 
     def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns the student's loss, a scalar; its gradient flows through state and target."""
         point = self.generated(prompt, other, generator=generator)
-        return self.loss.student_loss(self.contrast(point)).mean()
+        return torch.stack([self.loss.student_loss(contrast) for contrast in self.contrasts(point)]).sum(0).mean()
 
     def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns the critic's loss, a scalar; the student is run without a graph."""
         with torch.no_grad():
             generated = self.generated(prompt, real, generator=generator)
-        at_real = None
+        made = self.contrasts(generated)
+        at_real: list[Contrast] | list[None] = [None] * len(made)
         if self.loss.uses_real:
-            at_real = self.contrast(self.model.point(real, generator=generator))
-        return self.loss.critic_loss(self.contrast(generated), at_real).mean()
+            at_real = self.contrasts(self.model.point(real, generator=generator))
+        return torch.stack([self.loss.critic_loss(*pair) for pair in zip(made, at_real, strict=True)]).sum(0).mean()

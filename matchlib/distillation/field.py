@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matchlib.algebra.heads import join_heads, joined_shape
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.records import Batch, Condition
 from matchlib.algebra.rows import Row, Scalar, scaled
+from matchlib.errors import IncompatibleError
 
 __all__ = ["ClosedField", "Preconditioned", "Signature"]
 
@@ -30,12 +32,19 @@ class Signature:
         classes: number of classes; None if there are no integer labels.
         sees_source: whether ``condition.source`` is given.
         label_shape: event shape of labels that are not classes; None if there are none.
+        heads: number of predictions; several are answered along a new axis, ``(b, heads, *event)``.
     """
 
     shape: tuple[int, ...]
     classes: int | None = None
     sees_source: bool = False
     label_shape: tuple[int, ...] | None = None
+    heads: int = 1
+
+    @property
+    def answer(self) -> tuple[int, ...]:
+        """Event shape of the prediction."""
+        return joined_shape(self.shape, self.heads)
 
 
 class ClosedField(nn.Module, ABC):
@@ -54,14 +63,14 @@ def _length(row: Row) -> Tensor:
 
 
 class Preconditioned(nn.Module):
-    """The field ``skip state + out network(state/|state|)`` for the model's row.
+    """The field ``skip state + out network(state/|state|)`` for the model's row, or for each of its rows.
 
     With latents of known second moments, rows are vectors: ``skip`` is the regression of the row on the state's row, and ``out`` is the
     length of what that leaves, so that the network's input and target have unit variance for every family, prediction and time.
 
     Args:
-        network: called as ``network(state, time, condition)``.
-        model: whose row is predicted.
+        network: called as ``network(state, time, condition)``, with an answer for each head.
+        model: whose rows are predicted.
         moments: of data and source.
     """
 
@@ -70,16 +79,28 @@ class Preconditioned(nn.Module):
         self.network, self.model, self.moments = network, model, moments
         self.spec: dict[str, Any] = {"name": None}  # the network's registered name and settings, for cards
 
-    def scales(self, time: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        """Returns (inner, skip, out) at ``time``, each ``(b,)``."""
+    def scales(self, time: Tensor) -> tuple[Scalar, list[tuple[Scalar, Scalar]]]:
+        """Returns inner and, for each row, (skip, out) at ``time``, each ``(b,)``."""
         at = self.model.interpolant.coefficients(time)
-        state, row = self.moments.whiten(at.state), self.moments.whiten(self.model.row(at))
+        state, rows = self.moments.whiten(at.state), [self.moments.whiten(row) for row in self.model.rows(at)]
         inner = torch.as_tensor(state.dot(state)).rsqrt()
-        return inner, row.dot(state) * (inner * inner), _length(row.cross(state)) * inner
+        return inner, [(row.dot(state) * (inner * inner), _length(row.cross(state)) * inner) for row in rows]
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Returns the prediction of the model's row, shape ``(b, *event)``."""
-        inner, skip, out = self.scales(time)
+        """Returns the prediction of the model's row, shape ``(b, *event)``, or of its rows, ``(b, heads, *event)``.
+
+        Raises:
+            IncompatibleError: the network's answer has another shape.
+        """
+        inner, rows = self.scales(time)
         if condition.source is not None:
             condition = replace(condition, source=condition.source / self.moments.source**0.5)
-        return scaled(skip, state) + scaled(out, self.network(scaled(inner, state), time, condition))
+        answer = self.network(scaled(inner, state), time, condition)
+        wanted = joined_shape(state.shape[1:], len(rows))
+        if answer.shape[1:] != wanted:
+            raise IncompatibleError(
+                f"{type(self.network).__name__} answers with events of shape {tuple(answer.shape[1:])} where {wanted} is needed: "
+                "an answer has the state's shape, with several heads along an axis before it (Signature.answer)"
+            )
+        parts = zip(rows, self.model.split(answer), strict=True)
+        return join_heads([scaled(skip, state) + scaled(out, part) for (skip, out), part in parts])

@@ -7,6 +7,7 @@ import copy
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
+from matchlib.algebra.heads import joined_shape
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
@@ -31,16 +32,17 @@ class Teacher(nn.Module):
         self.model, self.moments = model, moments
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Returns the prediction, shape ``(b, *event)``.
+        """Returns the prediction, shape ``(b, *event)``, or ``(b, heads, *event)`` for an objective of several.
 
         Raises:
             IncompatibleError: the field answered with another shape.
         """
         prediction = self.field(state, time, condition)
-        if prediction.shape != state.shape:
+        wanted = joined_shape(state.shape[1:], len(self.model.objective.heads))
+        if tuple(prediction.shape) != (len(state), *wanted):
             raise IncompatibleError(
                 f"the teacher predicts shape {tuple(prediction.shape[1:])} for states of shape {tuple(state.shape[1:])}; "
-                "a field must answer with the state's shape"
+                f"a field of this model must answer with {wanted}"
             )
         return prediction
 

@@ -120,7 +120,7 @@ def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -
     return Card(
         kind="teacher",
         network=getattr(teacher.field, "spec", {"name": None}),
-        signature=signature_of(dataset, sees_source=teacher.model.sees_source),
+        signature=signature_of(dataset, teacher.model),
         model=teacher.model,
         moments=teacher.moments,
         sampler=samplers.describe(samplers.build(sampler)),

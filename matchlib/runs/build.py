@@ -126,7 +126,7 @@ def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
     return Card(
         kind="teacher",
         network=dict(family_of(t).network(t.network)),
-        signature=signature_of(dataset, sees_source=model.sees_source),
+        signature=signature_of(dataset, model),
         model=model,
         moments=dataset.moments(model.coupling),
         sampler=samplers.describe(sampler),
@@ -144,11 +144,11 @@ def data_record(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
     return data_piece(data) | numbers
 
 
-def signature_of(dataset: Dataset, *, sees_source: bool) -> Signature:
-    """Returns what a network for the data must accept."""
+def signature_of(dataset: Dataset, model: MatchingModel) -> Signature:
+    """Returns what a network for the data and the model must accept."""
     label = dataset.train.label
     label_shape = tuple(label.shape[1:]) if label is not None and dataset.classes is None else None
-    return Signature(dataset.shape, dataset.classes, sees_source, label_shape)
+    return Signature(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
 
 
 def fresh_teacher(card: Card, seed: int) -> Teacher:
@@ -172,7 +172,7 @@ def teacher_of_run(name: str, dataset: Dataset) -> tuple[Card, Teacher]:
     card, teacher = load_bundle(place)
     if not isinstance(teacher, Teacher):
         raise CardError(f"{place} holds a student, not a teacher")
-    wanted = signature_of(dataset, sees_source=card.signature.sees_source)
+    wanted = signature_of(dataset, card.model)
     if card.signature != wanted:
         raise IncompatibleError(
             f"the teacher of {name} was made for events of shape {card.signature.shape} with {card.signature.classes or 'no'} classes, "

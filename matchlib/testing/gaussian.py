@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.heads import join_heads
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.records import Batch, Condition
 
@@ -183,11 +184,11 @@ class GaussianField(nn.Module):
         return Mixture(self.weights, self.mean, self.covariance)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """Returns E[row | what the field sees], shape ``(b, *event)``."""
+        """Returns E[row | what the field sees], shape ``(b, *event)``, or ``(b, heads, *event)``."""
         latents = self.law.posterior(*seen_by(self.model, state, time, condition.source), condition.label)
         at = self.model.interpolant.coefficients(_once(self.model, time))
-        row = self.model.row(at).stack(at.time)
-        return torch.einsum("bi,bis->bs", row, latents).to(state.dtype).reshape(state.shape)
+        rows = [row.stack(at.time) for row in self.model.rows(at)]
+        return join_heads([torch.einsum("bi,bis->bs", row, latents).to(state.dtype).reshape(state.shape) for row in rows])
 
 
 class BestCritic(nn.Module):
@@ -223,8 +224,8 @@ class BestCritic(nn.Module):
         seen = seen_by(self.model, state, time, condition.source)
         laws = ((self.at_made, self.generated), (self.at_real, self.on_real))
         logs = torch.stack([field.law.log_density(*seen, condition.label) + (0.0 if any(w) else -math.inf) for field, w in laws])
-        q, p = (logs - logs.amax(0)).exp().reshape(2, -1, *(1,) * (state.ndim - 1))  # the ratio needs no common factor
         point = (state, time, condition)
         f, f_q, f_p = self.teacher(*point), self.at_made(*point), self.at_real(*point)
+        q, p = (logs - logs.amax(0)).exp().reshape(2, -1, *(1,) * (f.ndim - 1))  # the ratio needs no common factor
         (g, a, b), (g1, a1, b1) = self.generated, self.on_real
         return f + (q * (b * f_q - a * f) + p * (b1 * f_p - a1 * f)) / (g * q + g1 * p)

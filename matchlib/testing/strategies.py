@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -26,6 +28,8 @@ __all__ = [
     "batch_for",
     "exactly_known",
     "generators",
+    "is_row",
+    "joint_models",
     "made",
     "mixtures",
     "models",
@@ -74,9 +78,14 @@ def variants(plugin: Any) -> list[dict[str, Any]]:
     return [{}, *getattr(plugin, "examples", ())]
 
 
+def is_row(name: str) -> bool:
+    """Whether an objective is a single row."""
+    return len(objectives[name]().heads) == 1
+
+
 def all_models() -> tuple[tuple[str, str, str, MatchingModel], ...]:
-    """Every composition of registered pieces that is a model, with the names of its pieces; interpolants with their examples, too."""
-    return _compositions(tuple(couplings), tuple(interpolants), tuple(objectives))
+    """Every composition of registered pieces that is a model of one row, with the names of its pieces; interpolants with examples, too."""
+    return _compositions(tuple(couplings), tuple(interpolants), tuple(name for name in objectives if is_row(name)))
 
 
 @lru_cache(maxsize=4)
@@ -119,6 +128,15 @@ def _covariances(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 @st.composite
+def joint_models(draw: st.DrawFn, name: str) -> MatchingModel:
+    """Models of an objective with several heads, each of them a row that the model has."""
+    one = draw(models())
+    model = _try(lambda: replace(one, objective=draw(made(objectives, name))))
+    assume(model is not None)
+    return model
+
+
+@st.composite
 def mixtures(draw: st.DrawFn, coupling: Coupling, *, dimension: int = 1, components: int = 3, classes: int = 1) -> Mixture:
     """Laws of up to ``components`` Gaussians a class that a coupling keeps: pairs are correlated only if the coupling keeps pairs."""
     k = draw(st.integers(1, components))
@@ -137,7 +155,7 @@ def mixtures(draw: st.DrawFn, coupling: Coupling, *, dimension: int = 1, compone
 
 def exactly_known(model: MatchingModel) -> bool:
     """Whether the coupling keeps a Gaussian mixture one (a transport plan does not)."""
-    return model.coupling.gaussian_source or model.coupling.reads_source
+    return model.coupling.independent or model.coupling.paired
 
 
 @st.composite

@@ -8,12 +8,14 @@ import pytest
 import torch
 
 import matchlib
+from matchlib.algebra.convert import conversion
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.pinned import pin
 from matchlib.algebra.records import Batch
 from matchlib.algebra.rows import Row, expand
 from matchlib.algebra.times import Times
-from matchlib.errors import IncompatibleError, SettingError
+from matchlib.errors import DataError, IncompatibleError, SettingError
+from matchlib.plugins.couplings.minibatch_ot import MinibatchOT
 
 PATHS, PAIRS, ROWS = matchlib.interpolants, matchlib.couplings, matchlib.objectives
 
@@ -118,10 +120,44 @@ def test_whitened_rows_have_the_product_of_the_latents() -> None:
     assert moments.whiten(left).dot(moments.whiten(right)) == pytest.approx(expected)
 
 
+class _Given(MinibatchOT):
+    """Transport from the batch's own sources, block by block."""
+
+    def source(self, batch: Batch, *, generator: torch.Generator) -> torch.Tensor:
+        assert batch.source is not None
+        return batch.source
+
+
+def test_sources_that_are_data_never_share_a_plan_with_their_own_sample() -> None:
+    """Data in pairs: were a sample's own source in its plan, transport would find the pairs, and the setting would not be unpaired."""
+    data = 10.0 * torch.arange(7.0)[:, None]
+    for block in (1, 2, 3, 128):
+        pair = PAIRS["minibatch-ot-data"](block=block).pair(Batch(data, data.clone()), generator=torch.Generator())
+        assert not (pair.source == data).any()
+        assert torch.equal(pair.source.sort(0).values, data)
+
+
+def test_transport_needs_labels_that_are_classes() -> None:
+    batch = Batch(torch.randn(4, 2), torch.randn(4, 2), torch.randn(4, 3))
+    with pytest.raises(DataError, match="labels must be classes"):
+        PAIRS["minibatch-ot"]().pair(batch, generator=torch.Generator())
+
+
+def test_a_mirror_joins_data_to_themselves() -> None:
+    data = torch.randn(3, 2)
+    pair = PAIRS["mirror"]().pair(Batch(data), generator=torch.Generator())
+    assert torch.equal(pair.source, data)
+    model = matchlib.MatchingModel(PAIRS["mirror"](), matchlib.interpolants["noisy-linear"](), matchlib.objectives["noise"]())
+    state, time = torch.randn(3, 2), torch.full((3,), 0.4)
+    c = model.interpolant.coefficients(time).c
+    read = conversion(model, matchlib.objectives["data"]())((state,), state, model.interpolant.coefficients(time), None)
+    assert torch.allclose(read, state - c[:, None] * state)  # a + b = 1: data = state - c noise
+
+
 def test_optimal_transport_is_optimal_and_blocks_do_not_mix() -> None:
     generator = torch.Generator().manual_seed(0)
     data, source = torch.randn(2, 6, 2, generator=generator)
-    pair = PAIRS["minibatch-ot"](block=3).pair(Batch(data, source), generator=generator)
+    pair = _Given(block=3).pair(Batch(data, source), generator=generator)
     for block in (slice(0, 3), slice(3, 6)):
         from itertools import permutations
 
@@ -135,7 +171,7 @@ def test_the_gradient_through_optimal_transport_misses_its_jumps() -> None:
 
     def partner(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         data = torch.cat([x, torch.zeros(1, 1)])
-        pair = PAIRS["minibatch-ot"]().pair(Batch(data, source), generator=torch.Generator())
+        pair = _Given().pair(Batch(data, source), generator=torch.Generator())
         return pair.data, pair.source
 
     left, right = (partner(torch.tensor([[x]], requires_grad=True)) for x in (-0.1, 0.1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ __all__ = ["Independent"]
 @dataclass(frozen=True)
 class Independent(Coupling):
     """source ~ N(0, I)."""
+
+    independent: ClassVar[bool] = True
 
     @property
     def gaussian_source(self) -> bool:

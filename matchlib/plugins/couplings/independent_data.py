@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ __all__ = ["IndependentData"]
 @dataclass(frozen=True)
 class IndependentData(Coupling):
     """The source is data of its own; sample i meets the source of sample i + 1, which is independent of it and of its own source."""
+
+    independent: ClassVar[bool] = True
 
     @property
     def gaussian_source(self) -> bool:

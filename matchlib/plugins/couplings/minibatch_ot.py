@@ -1,9 +1,11 @@
-"""Exact optimal transport within blocks of a batch.
+"""Exact optimal transport from standard normal noise, within blocks of a batch.
 
 References:
     Tong et al., "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", 2023,
     https://arxiv.org/abs/2302.00482
     Pooladian et al., "Multisample Flow Matching", 2023, https://arxiv.org/abs/2304.14772
+    Cheng, Schwing, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional Flow-Based Generation", 2025,
+    https://arxiv.org/abs/2503.10636 (a plan that ignores the labels makes source and label dependent)
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.interpolant import draw_like
 from matchlib.algebra.records import Batch, Pair
-from matchlib.errors import SettingError
+from matchlib.errors import DataError, SettingError
 from matchlib.registries import couplings
 
 __all__ = ["MinibatchOT"]
@@ -26,7 +28,7 @@ __all__ = ["MinibatchOT"]
 @couplings.register("minibatch-ot")
 @dataclass(frozen=True)
 class MinibatchOT(Coupling):
-    """The source (of the data set if it has one, else standard normal) is permuted to the least squared distance within each block.
+    """Standard normal noise is permuted to the least squared distance within each block and class.
 
     Neither Gaussian given the data nor independent of them, so no score can be read off: conversions refuse it. The gradient reaches
     ``batch.data`` with the permutation held fixed: where the optimal permutation jumps, the derivative of the expectation has a part
@@ -40,7 +42,7 @@ class MinibatchOT(Coupling):
 
     def __post_init__(self) -> None:
         if self.block < 1:
-            raise SettingError(f"minibatch-ot: block must be at least 1, got {self.block}")
+            raise SettingError(f"{couplings.name_of(self)}: block must be at least 1, got {self.block}")
 
     @property
     def gaussian_source(self) -> bool:
@@ -50,17 +52,40 @@ class MinibatchOT(Coupling):
     def reads_source(self) -> bool:
         return False
 
+    def share(self, size: int) -> int:
+        """Returns how many samples of a batch share one plan."""
+        return min(self.block, size)
+
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
         source = self.source(batch, generator=generator)
-        blocks = zip(batch.data.detach().split(self.block), source.split(self.block), strict=True)
-        return Pair(batch.data, torch.cat([_match(data, block) for data, block in blocks]), batch.label)
+        group = _groups(batch.label, len(source), self.share(len(source)))
+        order = torch.arange(len(source))
+        for i in range(int(group.max()) + 1):
+            members = torch.nonzero(group == i)[:, 0]
+            there = members.to(source.device)
+            order[members] = members[_match(batch.data.detach()[there], source[there])]
+        return Pair(batch.data, source[order.to(source.device)], batch.label)
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        return draw_like(batch.data, generator) if batch.source is None else batch.source
+        return draw_like(batch.data, generator)
+
+
+def _groups(label: Tensor | None, size: int, block: int) -> Tensor:
+    """Returns the number of the plan that each sample takes part in: one for each block, and for each class in it."""
+    blocks = torch.arange(size) // block
+    if label is None:
+        return blocks
+    if label.is_floating_point() or label.ndim != 1:
+        raise DataError(
+            "optimal transport keeps the source independent of the labels by a plan for each class, so labels must be classes; "
+            "choose another coupling, or data.labels=false"
+        )
+    classes = label.cpu()
+    return torch.unique(blocks * (classes.max() + 1) + classes, return_inverse=True)[1]
 
 
 def _match(data: Tensor, source: Tensor) -> Tensor:
-    """Returns ``source`` in the order that is nearest to ``data``."""
+    """Returns the order in which ``source`` is nearest to ``data``."""
     cost = torch.cdist(data.flatten(1).double(), source.flatten(1).double()).square().cpu().numpy()
     plan = ot.emd([], [], cost)  # uniform weights: the plan is a permutation
-    return source[torch.as_tensor(plan.argmax(1), device=source.device)]
+    return torch.as_tensor(plan.argmax(1))

@@ -17,6 +17,7 @@ from matchlib.plugins.couplings.paired import Paired
 from matchlib.plugins.interpolants.noisy_linear import NoisyLinear
 from matchlib.plugins.objectives.data import Data
 from matchlib.plugins.samplers.ode import ODE
+from matchlib.plugins.samplers.sde import SDE
 from matchlib.registries import families
 
 __all__ = ["StochasticInterpolant"]
@@ -25,7 +26,10 @@ __all__ = ["StochasticInterpolant"]
 @families.register("interpolant")
 @dataclass(frozen=True)
 class StochasticInterpolant(Family):
-    """A data prediction on a straight line with a free noise term.
+    """A data prediction on a straight line with a free noise term: from the data's own sources, which the field sees, or from a normal one.
+
+    A field that sees its source has, at t = 1, one answer for each: its samples are spread by the noise of the path, so they are drawn by
+    the SDE, from a little before that end. A field that does not see a general source needs a second head (``joint``).
 
     Args:
         scale: of the noise at t = 1/2, > 0.
@@ -35,7 +39,9 @@ class StochasticInterpolant(Family):
 
     def model(self, *, paired: bool) -> MatchingModel:
         coupling = Paired() if paired else Independent()
-        return MatchingModel(coupling, NoisyLinear(self.scale), Data(), Times(1e-3, 1.0), sees_source=paired)
+        return MatchingModel(coupling, NoisyLinear(self.scale), Data(), Times(1e-3, 0.98 if paired else 1.0), sees_source=paired)
 
     def recipe(self, *, paired: bool) -> Recipe:
+        if paired:
+            return Recipe(sampler=SDE(steps=100), start=0.5, student_rate=3e-4, critic_rate=1e-3)
         return Recipe(sampler=ODE(method="heun2", steps=25))

@@ -55,7 +55,7 @@ class Gaussian(ClosedField):
         super().__init__()
         if signature.label_shape is not None:
             raise IncompatibleError("gaussian: labels must be classes; data.labels=false leaves them out")
-        if not (model.coupling.gaussian_source or model.coupling.reads_source):
+        if not (model.coupling.independent or model.coupling.paired):
             raise IncompatibleError(f"gaussian: {type(model.coupling).__name__} does not join a Gaussian mixture to one")
         self.classes, self.size = signature.classes or 1, math.prod(signature.shape)
         self.components, self.given = components, (mean, std, weights)

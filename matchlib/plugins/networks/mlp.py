@@ -58,12 +58,13 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.leave = nn.Linear(width, size)
+        self.shape = signature.answer
+        self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """``(b, *event), (b,) -> (b, *event)``."""
+        """``(b, *event), (b,) -> (b, *answer)``."""
         x = state.flatten(1)
         if condition.source is not None:
             x = torch.cat([x, condition.source.flatten(1)], 1)
@@ -73,4 +74,4 @@ class ResidualMLP(nn.Module):
         width = x.shape[1]
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
             x = block(x, 1 + scale, shift)
-        return self.leave(functional.silu(x)).reshape(state.shape)
+        return self.leave(functional.silu(x)).unflatten(1, self.shape)

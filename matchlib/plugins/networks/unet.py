@@ -104,10 +104,11 @@ class UNet(nn.Module):
                 now = size
             self.up.append(level)
         self.norm = nn.GroupNorm(_groups(now), now)
-        self.leave = _zero(nn.Conv2d(now, colours, 3, padding=1))
+        self.shape = signature.answer
+        self.leave = _zero(nn.Conv2d(now, colours * signature.heads, 3, padding=1))
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        """``(b, c, h, w), (b,) -> (b, c, h, w)``."""
+        """``(b, c, h, w), (b,) -> (b, *answer)``, answer ``(c, h, w)`` or ``(heads, c, h, w)``."""
         x = state if condition.source is None else torch.cat([state, condition.source], 1)
         embedded = functional.silu(self.embed(time, condition))
         x, carried = self.enter(x), []
@@ -124,4 +125,5 @@ class UNet(nn.Module):
                 if x.shape[2:] != other.shape[2:]:
                     x = functional.interpolate(x, size=other.shape[2:], mode="nearest")
                 x = block(torch.cat([x, other], 1), embedded)
-        return self.leave(functional.silu(self.norm(x)))
+        x = self.leave(functional.silu(self.norm(x)))
+        return x.reshape(len(x), *self.shape)

@@ -60,9 +60,9 @@ class Ancestral(Sampler):
         predict = view(counted, model, Data())
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
-        known = source if model.coupling.reads_source else None
         state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
         for now, then in pairwise(grid[:-1]):
             data = predict(state, now.expand(size), condition)
+            known = model.coupling.partner(data, source)
             state = model.interpolant.transition(state, data, now.expand(size), then.expand(size), source=known, generator=generator)
         return Samples(predict(state, grid[-2].expand(size), condition), counted.nfe)

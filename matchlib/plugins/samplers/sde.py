@@ -23,6 +23,7 @@ from matchlib.plugins.objectives.velocity import Velocity
 from matchlib.registries import samplers
 from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
 from matchlib.sampling.grid import check_steps, times_down
+from matchlib.sampling.once import Once
 
 __all__ = ["SDE"]
 
@@ -30,9 +31,11 @@ __all__ = ["SDE"]
 @samplers.register("sde")
 @dataclass(frozen=True)
 class SDE(Sampler):
-    """Along decreasing t: d state = (-velocity + g2/2 score) ds + g dW, with g2 = level sqrt(b^2 + c^2)/a, clipped to ``level``.
+    """Along decreasing t: d state = (-velocity + g2/2 score) ds + g dW, with g2 = level min(sigma, 1).
 
-    Every level has the same marginals; level 0 is the ODE. The last step ends with one denoising where ``times.low > 0``.
+    ``sigma`` is the standard deviation of the noise that the score sees, the inverse length of its row: sqrt(b^2 + c^2) for an unseen
+    Gaussian source, else c; so the drift stays finite where it vanishes. Every level has the same marginals; level 0 is the ODE. The
+    last step ends with one denoising where ``times.low > 0``.
 
     Args:
         steps: evenly spaced in t, >= 1.
@@ -58,7 +61,7 @@ class SDE(Sampler):
     def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
         model, counted = of.model, CountedField(of.field)
         condition = model.condition(source, label)
-        memory = _Once(counted)
+        memory = Once(counted)
         velocity, score = view(memory, model, Velocity()), view(memory, model, Score())
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
@@ -67,28 +70,11 @@ class SDE(Sampler):
             t, dt = now.expand(size), now - then
             at = model.interpolant.coefficients(t)
             memory.forget()
-            ratio = torch.as_tensor(at.variance).sqrt() / torch.as_tensor(at.a).clamp_min(torch.finfo(t.dtype).tiny)
-            g2 = expand(self.level * ratio.clamp(max=1.0).expand(size), state)
+            row = Score().row(model, at)
+            g2 = expand(self.level * torch.as_tensor(row.dot(row)).rsqrt().clamp(max=1.0).expand(size), state)
             drift = -velocity(state, t, condition) + 0.5 * g2 * score(state, t, condition)
             state = state + dt * drift + (g2 * dt).sqrt() * draw_like(state, generator)
         if model.times.low > 0:
             memory.forget()
             state = view(memory, model, Data())(state, grid[-1].expand(size), condition)
         return Samples(state, counted.nfe)
-
-
-class _Once(torch.nn.Module):
-    """Answers repeated questions at one point with one evaluation."""
-
-    def __init__(self, field: torch.nn.Module) -> None:
-        super().__init__()
-        self.field = field
-        self.answer: Tensor | None = None
-
-    def forget(self) -> None:
-        self.answer = None
-
-    def forward(self, *seen: object) -> Tensor:
-        if self.answer is None:
-            self.answer = self.field(*seen)
-        return self.answer

@@ -75,16 +75,16 @@ class FewStep(OneStep):
 
     def _walk(self, source: Tensor, condition: Condition, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (state, time) for each time of the grid; a step's prediction is made when the next state is asked for."""
-        known = source if self.model.coupling.reads_source else None
         times = [t.to(source.dtype).expand(source.shape[:1]) for t in self.times]
         state = self.model.start(source, times[0], self.moments, generator=generator)
         for now, then in pairwise(times):
             yield state, now
             data = self._predict(state, now, condition)
+            known = self.model.coupling.partner(data, source)
             state = self.model.interpolant.transition(state, data, now, then, source=known, generator=generator)
         yield state, times[-1]
 
     def _predict(self, state: Tensor, t: Tensor, condition: Condition) -> Tensor:
         prediction = self.field(state, t, condition)
         weights = self.conversion.coefficients(self.model.interpolant.coefficients(t))
-        return self.conversion.combine(weights, (prediction,), state, condition.source)
+        return self.conversion.combine(weights, self.split(prediction), state, condition.source)

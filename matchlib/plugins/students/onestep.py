@@ -46,6 +46,7 @@ class OneStep(Student):
         field = copy.deepcopy(teacher.field) if field is None else field
         self.field = field.train().requires_grad_(True)
         self.model, self.moments, self.start, self.nfe = model, teacher.moments, start, 1
+        self.split = predicts.split
         self.conversion = conversion(predicts, Data())
         self.conversion.check_at(start)
         at = model.interpolant.coefficients(torch.tensor([start], dtype=torch.float64))
@@ -55,4 +56,4 @@ class OneStep(Student):
         t = torch.full(source.shape[:1], self.start, dtype=source.dtype, device=source.device)
         state = self.model.start(source, t, self.moments, generator=generator)
         prediction = self.field(state, t, condition)
-        return self.conversion.combine(self.weights, (prediction,), state, condition.source)
+        return self.conversion.combine(self.weights, self.split(prediction), state, condition.source)

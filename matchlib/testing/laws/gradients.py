@@ -15,7 +15,7 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import BilinearLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.plugins.couplings.independent_data import IndependentData
-from matchlib.plugins.couplings.minibatch_ot import MinibatchOT
+from matchlib.plugins.couplings.minibatch_ot_data import MinibatchOTData
 from matchlib.plugins.losses.uid import UID
 from matchlib.plugins.objectives.data import Data
 from matchlib.registries import families
@@ -134,7 +134,7 @@ def joined_sources_are_fresh(name: str, data: st.DataObject) -> float:
         return 0.0 if torch.equal(point.source, made_from) else 99.0
     if given.model.coupling.reads_source:
         transport = Distillation(distillation.teacher, given.student, distillation.critic, given.loss)
-        transport.model = replace(given.model, coupling=MinibatchOT(), objective=Data())
+        transport.model = replace(given.model, coupling=MinibatchOTData(), objective=Data())
         joined = transport.generated(prompt, other, generator=generator).source
         assert other.source is not None
         if not torch.isin(joined, other.source).all():

@@ -17,7 +17,7 @@ from matchlib.plugins.losses.realuid import RealUID
 from matchlib.registries import objectives
 from matchlib.testing.gaussian import GaussianField, Mixture, seen_by
 from matchlib.testing.law import law
-from matchlib.testing.strategies import exactly_known, generators, mixtures, models, readable, seen, times_in, worlds
+from matchlib.testing.strategies import exactly_known, generators, is_row, mixtures, models, readable, seen, times_in, worlds
 
 
 def _states(data: st.DataObject, model: MatchingModel) -> tuple:
@@ -33,7 +33,7 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
     return ((left - right).norm() / (1 + right.norm())).item()
 
 
-@law("objectives", tolerance=1e-7, examples=30)
+@law("objectives", tolerance=1e-7, examples=30, where=is_row)
 def conversions_are_exact(name: str, data: st.DataObject) -> float:
     """T14: an exact field read as another prediction is the exact field of that prediction (theory: one linear solve modulo relations)."""
     model = data.draw(models(objective=name))
@@ -45,7 +45,7 @@ def conversions_are_exact(name: str, data: st.DataObject) -> float:
     )
 
 
-@law("objectives", tolerance=1e-9)
+@law("objectives", tolerance=1e-9, where=is_row)
 def reading_as_itself_changes_nothing(name: str, data: st.DataObject) -> float:
     """T14: the conversion of a prediction to itself is the identity."""
     model = data.draw(models(objective=name))
@@ -55,7 +55,7 @@ def reading_as_itself_changes_nothing(name: str, data: st.DataObject) -> float:
     return _gap(read, field)
 
 
-@law("objectives", tolerance=1e-5, examples=30)
+@law("objectives", tolerance=1e-5, examples=30, where=is_row)
 def conversions_invert_and_compose(name: str, data: st.DataObject) -> float:
     """T14: where p determines q and q determines r, reading p as q as r is reading p as r; with r = p, it is p.
 
@@ -75,7 +75,7 @@ def conversions_invert_and_compose(name: str, data: st.DataObject) -> float:
     return _gap(round_about, straight)
 
 
-@law("objectives", tolerance=1e-9, examples=40)
+@law("objectives", tolerance=1e-9, examples=40, where=is_row)
 def conversions_hold_on_latents(name: str, data: st.DataObject) -> float:
     """T14: as rows, wanted = sum of coefficients times (predicted, known), up to the relations of the model."""
     model = data.draw(models(objective=name))
@@ -94,7 +94,7 @@ def conversions_hold_on_latents(name: str, data: st.DataObject) -> float:
     return (left.norm() / (1 + wanted_row.norm())).item()
 
 
-@law("objectives", tolerance=5.0, examples=10)
+@law("objectives", tolerance=5.0, examples=10, where=is_row)
 def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
     """The error of the exact field is uncorrelated with 1 and with the state, within 5 standard errors: it is the regression of the row."""
     model = data.draw(models(objective=name))
@@ -109,7 +109,7 @@ def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
     return max((m.mean() / (m.std() / len(m) ** 0.5 + 1e-12)).abs().item() for m in moments)
 
 
-@law("objectives", tolerance=0.0, examples=40)
+@law("objectives", tolerance=0.0, examples=40, where=is_row)
 def weights_are_positive(name: str, data: st.DataObject) -> float:
     """lambda(t) > 0 and finite."""
     model = data.draw(models(objective=name))
@@ -117,7 +117,7 @@ def weights_are_positive(name: str, data: st.DataObject) -> float:
     return float(not (torch.isfinite(weight).all() and (weight > 0).all()))
 
 
-@law("objectives", tolerance=5.0, examples=10)
+@law("objectives", tolerance=5.0, examples=10, where=is_row)
 def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
     """Karras et al. 2022: a preconditioned network's input and target have variance one, within 5 standard errors."""
     model = data.draw(models(objective=name))
@@ -129,7 +129,7 @@ def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
     field = Preconditioned(torch.nn.Identity(), model, given.moments())
     t = data.draw(times_in(model, 1)).expand(n)
     point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
-    inner, skip, out = (torch.as_tensor(scale)[:, None] for scale in field.scales(t))
+    inner, ((skip, out),) = (torch.as_tensor(scale)[:, None] for scale in field.scales(t))
     assume(out.min() > 1e-6)
     seen, target = inner * point.state, (model.target(point) - skip * point.state) / out
     return max((x.square().mean() - 1).abs().item() * (n / 2) ** 0.5 for x in (seen, target))
@@ -154,7 +154,7 @@ def scores_are_gradients(name: str, data: st.DataObject) -> float:
     return _gap(GaussianField(model, given)(state, t, condition), scale[:, None] * slope)
 
 
-@law("objectives", tolerance=1e-7, examples=20)
+@law("objectives", tolerance=1e-7, examples=20, where=is_row)
 def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
     """T11: for alpha = beta another space multiplies the loss by A(t)^2, A the conversion's coefficient, whatever the teacher."""
     world = data.draw(worlds(space=name))
@@ -171,7 +171,7 @@ def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
     return (ratio - 1).abs().item()
 
 
-@law("objectives", tolerance=1e-7, examples=25)
+@law("objectives", tolerance=1e-7, examples=25, where=is_row)
 def translation_is_felt_as_the_theory_says(name: str, data: st.DataObject) -> float:
     """T12: moving all data leaves the value as it is if alpha = beta or if the row has no part of the data, and changes it otherwise."""
     world = data.draw(worlds(space=name, wrong_teacher=False))
@@ -208,7 +208,7 @@ def dmd_is_a_difference_of_scores(name: str, data: st.DataObject) -> float:
     return (slope - alpha * (a * world.q * difference).sum()).abs().item() / (1e-3 + slope.abs().item())
 
 
-@law("objectives", tolerance=1e-7, examples=15)
+@law("objectives", tolerance=1e-7, examples=15, where=is_row)
 def losses_curve_by_their_weight(name: str, data: st.DataObject) -> float:
     """The second difference of a model's loss, its field moved by a constant to either side, is 2 weight(t) times the constant's square."""
     model = data.draw(models(objective=name).filter(exactly_known))

@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
 from matchlib.errors import IncompatibleError
+from matchlib.plugins.couplings.paired import Paired
+from matchlib.plugins.interpolants.noisy_linear import NoisyLinear
+from matchlib.plugins.objectives.joint import Joint
 from matchlib.registries import families, samplers
 from matchlib.sampling.base import SampledField, Sampler
 from matchlib.testing.gaussian import GaussianField, Mixture
@@ -78,6 +81,30 @@ def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
         assume(False)
     mean, std = data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2))
     given = Mixture.normal(mean, std)
+    of = SampledField(GaussianField(model, given), model, given.moments())
+    sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var, attr-defined]
+    found = _exact_moments(sampler, of, 2 * sampler.steps + 4)  # type: ignore[attr-defined]
+    return max((found[0] - mean).abs().item(), (found[1].sqrt() / std - 1).abs().item())
+
+
+def _two_sided(scale: float) -> MatchingModel:
+    return MatchingModel(Paired(), NoisyLinear(scale), Joint(), Times(0.01, 0.99))
+
+
+def _takes_two_heads(name: str) -> bool:
+    try:
+        samplers[name]().check(_two_sided(0.5))
+    except IncompatibleError:
+        return False
+    return True
+
+
+@law("samplers", tolerance=0.08, examples=3, where=_takes_two_heads)
+def two_heads_carry_any_source_to_data(name: str, data: st.DataObject) -> float:
+    """T16: on a two-sided path the split into path velocity and noise carries the sources' moments to those of the data."""
+    model, sampler = _two_sided(data.draw(st.floats(0.3, 1.0))), samplers[name]()
+    mean, std = data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2))
+    given = Mixture.normal(mean, std, correlation=data.draw(st.floats(-0.8, 0.8)))
     of = SampledField(GaussianField(model, given), model, given.moments())
     sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var, attr-defined]
     found = _exact_moments(sampler, of, 2 * sampler.steps + 4)  # type: ignore[attr-defined]

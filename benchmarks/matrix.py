@@ -1,0 +1,89 @@
+"""Does every student distil every family? Families x students x (labels, no labels) on digits: student against its own teacher.
+
+python benchmarks/matrix.py [--only flow ...] [--threads 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from itertools import product
+from typing import Any
+
+from record import CACHE, cell, save
+
+from matchlib.training.files import read_json
+
+UNPAIRED = ["--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
+FAMILIES: dict[str, list[str]] = {
+    "flow": ["--teacher", "flow"],
+    "diffusion VP": ["--teacher", "diffusion-vp"],
+    "diffusion EDM": ["--teacher", "diffusion"],
+    "bridge, paired": ["--teacher", "bridge", "--data", "digits-restore"],
+    "bridge, unpaired": ["--teacher", "bridge", "--data", "digits-restore", *UNPAIRED],
+    "interpolant, one-sided": ["--teacher", "interpolant"],
+    "interpolant, two-sided": [
+        *("--teacher", "interpolant", "--data", "digits-restore", *UNPAIRED),
+        *("--set", "teacher.objective={name: joint, parts: [data, noise]}"),
+    ],
+}
+STUDENTS = {1: ["--student", "onestep"]} | {k: ["--student", "fewstep", "--set", f"student.steps={k}"] for k in (2, 4, 8)}
+BOUNDS = {1: 1.3, 2: 1.3, 4: 1.1, 8: 1.1}  # student over teacher, Frechet distance
+SHOWN = ("nfe", "frechet", "frechet_raw", "coverage", "nearest_ratio", "rmse", "seconds")
+COMMON = ["--set", "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-ratio]", "--set", "trainer.batch=128"]
+
+
+def command(family: str, steps: int, labels: str, seed: int) -> list[str]:
+    """Returns the options of ``matchlib distill`` for a cell."""
+    return [*FAMILIES[family], *STUDENTS[steps], "--seed", str(seed), "--set", f"data.labels={labels}", *COMMON]
+
+
+def run(options: list[str], threads: int) -> dict[str, Any]:
+    """Runs the command and returns its scores and how long it took, teacher included where it was not in the cache."""
+    folder = CACHE / "matrix-run"
+    shutil.rmtree(folder, ignore_errors=True)
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "matchlib_cli", "distill", *options, "--out", str(folder)],
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers"), "OMP_NUM_THREADS": str(threads)},
+        stdout=subprocess.DEVNULL,
+    )
+    seconds = time.perf_counter() - begin
+    report = read_json(folder / "evaluation.json")
+    kinds = ("student", "teacher", "held_out")
+    return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(FAMILIES))
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4], choices=list(STUDENTS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    rows = []
+    for labels, family, steps in product(("true", "false"), given.only or FAMILIES, given.steps):
+        options = command(family, steps, labels, given.seed)
+        row = {"family": family, "steps": steps, "labels": labels == "true", "command": ["matchlib", "distill", *options]}
+        row |= cell({"benchmark": "matrix", "options": options}, lambda options=options: run(options, given.threads))
+        student, teacher = row["student"], row["teacher"]
+        row["student_over_teacher"] = student["frechet"] / teacher["frechet"]
+        row["within"] = row["student_over_teacher"] <= BOUNDS[steps]
+        rows.append(row)
+        print(
+            f"{family:23} {steps} steps  labels {labels:5}  Frechet: student {student['frechet']:.3f}  teacher {teacher['frechet']:.3f} "
+            f"({teacher['nfe']})  raw: {student['frechet_raw']:.3f} {teacher['frechet_raw']:.3f}  ratio {row['student_over_teacher']:.2f}"
+            f"{'' if row['within'] else '  OUT OF BOUND'}  {row['seconds_in_all']:.0f} s",
+            flush=True,
+        )
+    if given.only is None:
+        save("matrix", rows, bounds=BOUNDS)
+
+
+if __name__ == "__main__":
+    main()
