@@ -95,6 +95,8 @@ class Card:
         data: ``name``, ``options``, ``labels``, ``shift``, ``scale``, ``limits``, ``label_shares``.
         seed: of the run.
         student: ``name`` and settings of the student plugin, and ``network`` if it has one of its own; None for a teacher.
+        guidance: see ``Teacher``.
+        label_dropout: share of the labels that the teacher was not told in training, None if that is not known; at 0 it cannot be guided.
         versions: of what wrote the card.
     """
 
@@ -108,10 +110,12 @@ class Card:
     seed: int
     student: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
+    guidance: float = 1.0
+    label_dropout: float | None = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the card's JSON form."""
-        fields = {key: getattr(self, key) for key in ("kind", "network", "sampler", "data", "seed", "student")}
+        fields = {key: getattr(self, key) for key in ("kind", "network", "sampler", "data", "seed", "student", "guidance", "label_dropout")}
         return {
             "format": 1,
             **fields,
@@ -127,6 +131,7 @@ class Card:
         signature: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["signature"].items()}
         return cls(
             **{key: card[key] for key in ("kind", "network", "sampler", "data", "seed", "student", "versions")},
+            **{key: card[key] for key in ("guidance", "label_dropout") if key in card},
             signature=Signature(**signature),
             model=model_of(card["model"]),
             moments=Moments(**card["moments"]),
@@ -140,7 +145,8 @@ class Card:
         """
         if self.network.get("name") is None:
             raise CardError("the network was made in Python; register it in matchlib.networks so that a card can name it")
-        teacher = Teacher(build_field(self.network, self.signature, self.model, self.moments), self.model, self.moments)
+        field = build_field(self.network, self.signature, self.model, self.moments)
+        teacher = Teacher(field, self.model, self.moments, self.guidance)
         return teacher if self.student is None else build_student(self.student, teacher, self.signature)
 
 
@@ -191,6 +197,8 @@ def load_bundle(folder: Path) -> tuple[Card, Teacher | Student]:
 
 
 def dataset_of(data: Mapping[str, Any]) -> Dataset:
-    """Returns the data set that a card or settings name."""
+    """Returns the data set that a card or settings name, in the card's units."""
     dataset = load_dataset(data["name"], data["options"])
-    return dataset if data["labels"] else dataset.without_labels()
+    dataset = dataset if data["labels"] else dataset.without_labels()
+    dataset = dataset.balanced() if data.get("balanced") else dataset
+    return dataset.in_units(data["shift"], data["scale"]) if "scale" in data else dataset

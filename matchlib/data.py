@@ -33,7 +33,7 @@ def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and held-out data in model units: the training data have mean 0 and mean square 1 over all entries.
+    """Training and held-out data in model units; ``from_arrays`` makes them such that the training data have mean 0 and mean square 1.
 
     Args:
         name: as the user wrote it.
@@ -112,6 +112,32 @@ class Dataset:
         """Returns the data set without its labels."""
         return replace(self, train=replace(self.train, label=None), held_out=replace(self.held_out, label=None), classes=None)
 
+    def balanced(self) -> Dataset:
+        """Returns the data set with the training samples of rarer classes repeated until every class is as frequent.
+
+        Raises:
+            DataError: there are no classes.
+        """
+        if self.classes is None or self.train.label is None:
+            raise DataError(f"{self.name} has no classes to balance; leave data.balanced out")
+        members = [torch.nonzero(self.train.label == label)[:, 0] for label in range(self.classes)]
+        size = max(len(x) for x in members)
+        index = torch.cat([x[torch.arange(size, device=x.device) % len(x)] for x in members if len(x)])
+        return replace(self, train=map_batch(self.train, lambda x: x[index]))
+
+    def in_units(self, shift: float, scale: float) -> Dataset:
+        """Returns the data set in other model units, ``data units = shift + scale * model units``: those of a given teacher."""
+        if (shift, scale) == (self.shift, self.scale):
+            return self
+
+        def again(x: Tensor) -> Tensor:
+            return (self.shift - shift + self.scale * x) / scale
+
+        def converted(part: Batch) -> Batch:
+            return Batch(again(part.data), None if part.source is None else again(part.source), part.label)
+
+        return replace(self, train=converted(self.train), held_out=converted(self.held_out), shift=shift, scale=scale)
+
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draws ``size`` training samples with replacement."""
         index = torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device)
@@ -119,12 +145,13 @@ class Dataset:
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""
+        own = round(mean_square(self.train.data), 6)
         if coupling.gaussian_source:
-            return Moments()
+            return Moments(own)
         some = map_batch(self.train, lambda x: x[:PAIRED])
         pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
         cross = float((pair.data.double() * pair.source.double()).mean())
-        return Moments(mean_square(self.train.data), mean_square(pair.source), cross)
+        return Moments(own, mean_square(pair.source), cross)
 
     def in_data_units(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data."""

@@ -44,7 +44,8 @@ class Generator:
         Args:
             n: how many, >= 1.
             seed: the same seed gives the same samples on the same machine.
-            labels: one class, n classes, or ``(n, *)`` for labels that are not classes; None draws classes as the data had them.
+            labels: one class, n classes, ``"balanced"`` for every class equally often, or ``(n, *)`` for labels that are not classes; None
+                draws classes as the data had them.
             source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of the card's data.
 
         Returns:
@@ -53,13 +54,16 @@ class Generator:
         Raises:
             SettingError: n, labels or source do not fit.
         """
-        data = self.card.data
         z = None if source is None else self._source(source, n)
-        return data["shift"] + data["scale"] * self.sample_units(n, seed=seed, labels=labels, source=z)
+        return self.in_data_units(self.draw(n, seed=seed, labels=labels, source=z).data)
+
+    def in_data_units(self, x: Tensor) -> Tensor:
+        """Returns samples of model units in the units of the data."""
+        return self.card.data["shift"] + self.card.data["scale"] * x
 
     @torch.no_grad()
-    def sample_units(self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None) -> Tensor:
-        """As ``sample``, with source and samples in model units."""
+    def draw(self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None) -> Batch:
+        """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from."""
         if n < 1:
             raise SettingError(f"the number of samples must be at least 1, got {n}")
         streams = Streams(seed, self.device)
@@ -76,7 +80,7 @@ class Generator:
                 None if label is None else label[piece],
             )
             parts.append(self._generate(prompt, streams("sample", i), drawn=source is None))
-        return torch.cat(parts)
+        return Batch(torch.cat(parts), source, label)
 
     def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
         model = self.card.model
@@ -106,7 +110,10 @@ class Generator:
         if labels is None:
             shares = torch.tensor(self.card.data["label_shares"], device=self.device)
             return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
-        label = torch.as_tensor(labels, device=self.device).reshape(-1)
+        if isinstance(labels, str) and labels != "balanced":
+            raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
+        every = torch.arange(n) % signature.classes
+        label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
         if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= signature.classes:
             raise SettingError(f"labels must be one integer or {n} integers from 0 to {signature.classes - 1}, got {label.tolist()[:10]}")
         return label.long().expand(n) if label.numel() == 1 else label.long()

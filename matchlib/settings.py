@@ -35,12 +35,14 @@ class DataSettings:
     Args:
         name: of a registered set, or a path.
         labels: whether labels that the data have are used.
+        balanced: whether training draws every class equally often.
         options: settings of a registered set.
     """
 
     open_keys: ClassVar[bool] = True
     name: str = "digits"
     labels: bool = True
+    balanced: bool = False
     options: Piece = field(default_factory=dict)
 
 
@@ -54,6 +56,7 @@ class TrainingSettings:
         rate: Adam's step size, > 0.
         betas: Adam's averaging constants.
         ema: decay of the averaged weights.
+        label_dropout: share of the samples whose label is left out, in [0, 1); guidance needs some, 0.1 is usual.
         warmup, decay, clip: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
@@ -62,6 +65,7 @@ class TrainingSettings:
     rate: float = 2e-3
     betas: tuple[float, float] = (0.9, 0.999)
     ema: float = 0.999
+    label_dropout: float = 0.0
     warmup: int = 100
     decay: float = 0.5
     clip: float = math.inf
@@ -78,6 +82,7 @@ class TeacherSettings:
         sampler: piece; None for the family's own.
         times: ``{"low": ..., "high": ..., "log_ratio": ...}``; None for the family's own.
         sees_source: whether the field sees the source; None for the family's own choice.
+        guidance: w of ``uncond + w (cond - uncond)``; None for none, or for that of the run that the teacher is taken from.
         training: how it is trained.
         options: settings of the family.
     """
@@ -91,6 +96,7 @@ class TeacherSettings:
     sampler: Piece | None = None
     times: Piece | None = None
     sees_source: bool | None = None
+    guidance: float | None = None
     training: TrainingSettings = field(default_factory=TrainingSettings)
     options: Piece = field(default_factory=dict)
 

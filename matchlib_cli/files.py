@@ -13,24 +13,26 @@ from matchlib.training.files import write_atomically
 __all__ = ["parse_labels", "write_samples"]
 
 
-def parse_labels(text: str) -> list[int]:
-    """Returns the integers of ``3`` or ``0,1,2``.
+def parse_labels(text: str) -> list[int] | str:
+    """Returns the integers of ``3`` or ``0,1,2``, or the word ``balanced``.
 
     Raises:
         SettingError: it is no list of integers.
     """
+    if text == "balanced":
+        return text
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SettingError(f"--labels must be one integer or integers with commas between, got {text!r}") from None
+        raise SettingError(f"--labels must be one integer, integers with commas between, or balanced, got {text!r}") from None
 
 
-def write_samples(path: Path, samples: np.ndarray, limits: tuple[float, float], labels: list[int] | None) -> None:
+def write_samples(path: Path, samples: np.ndarray, limits: tuple[float, float], labels: np.ndarray | None) -> None:
     """Writes samples ``(n, *event)`` as a picture or as plain arrays, atomically."""
     if path.suffix == ".png":
         draw_samples(path, {f"{len(samples)} samples": samples}, limits)
         return
     arrays = {"data": samples}
     if labels is not None:
-        arrays["labels"] = np.array(labels if len(labels) == len(samples) else labels * len(samples))
+        arrays["labels"] = labels
     write_atomically(path, lambda temporary: np.savez(temporary, **arrays))  # type: ignore[arg-type]

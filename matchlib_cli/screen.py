@@ -87,14 +87,23 @@ COLUMNS = {
     "w2": "W2",
     "coverage": "cover",
     "nearest_ratio": "nearest",
-    "rmse": "rmse",
+    "class": "class",
+    "psnr": "PSNR",
+    "consistency": "consist",
+    "spread": "spread",
     "seconds": "s/1,000",
 }
 
 
+def _with_mean(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with the mean of its classes' own distances."""
+    each = row.get("frechet_by_class")
+    return {**row, "class": sum(each) / len(each)} if each else dict(row)
+
+
 def show_report(report: Mapping[str, Any]) -> None:
     """Prints student, teacher and held-out data as rows of scores."""
-    rows = {kind.replace("_", "-"): report[kind] for kind in ("student", "teacher", "held_out") if kind in report}
+    rows = {kind.replace("_", "-"): _with_mean(report[kind]) for kind in ("student", "teacher", "held_out") if kind in report}
     table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [key for key in COLUMNS if any(key in row for row in rows.values())]
     table.add_column("")

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from matchlib.algebra.rows import Coefficients
 
-__all__ = ["Batch", "Condition", "Pair", "Point"]
+__all__ = ["Batch", "Condition", "Pair", "Point", "forget"]
+
+
+def forget(label: Tensor, where: Tensor) -> Tensor:
+    """Returns labels with those of some samples made missing: class -1, or NaN for labels that are no classes.
+
+    Args:
+        label: integer classes ``(b,)``, or ``(b, *)``.
+        where: booleans, shape ``(b,)``.
+    """
+    nothing = math.nan if label.is_floating_point() else -1
+    return label.masked_fill(where.reshape(-1, *(1,) * (label.ndim - 1)), nothing)
 
 
 @dataclass(frozen=True)
@@ -40,7 +52,7 @@ class Condition:
     """What a field sees besides the state and the time.
 
     Args:
-        label: as in ``Batch``; None means "no label" (networks with classes read it as the unconditional class).
+        label: as in ``Batch``; None means that no sample has one. A single sample's is missing where it is -1, or NaN.
         source: shape ``(b, *event)`` if the model's field sees the source, else None.
     """
 

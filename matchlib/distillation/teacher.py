@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
@@ -24,12 +26,28 @@ class Teacher(nn.Module):
             ``(b,)``; it is copied, so that later training of the original leaves the teacher alone.
         model: the matching model whose row the field predicts.
         moments: second moments of data and source, in the field's units.
+        units: (shift, scale) with ``data units = shift + scale * the field's units``; None for the data set's own (mean 0, mean square 1).
+        guidance: w of ``uncond + w (cond - uncond)``; 1 leaves the field as it is, other values cost a second evaluation of a field that
+            was trained with dropped labels (Ho, Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
     """
 
-    def __init__(self, field: nn.Module, model: MatchingModel, moments: Moments = Moments()) -> None:
+    def __init__(
+        self,
+        field: nn.Module,
+        model: MatchingModel,
+        moments: Moments = Moments(),
+        guidance: float = 1.0,
+        *,
+        units: tuple[float, float] | None = None,
+    ) -> None:
         super().__init__()
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
-        self.model, self.moments = model, moments
+        self.model, self.moments, self.guidance, self.units = model, moments, guidance, units
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field that one answer to a labelled question costs."""
+        return 1 if self.guidance == 1.0 else 2
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction, shape ``(b, *event)``, or ``(b, heads, *event)`` for an objective of several.
@@ -44,7 +62,9 @@ class Teacher(nn.Module):
                 f"the teacher predicts shape {tuple(prediction.shape[1:])} for states of shape {tuple(state.shape[1:])}; "
                 f"a field of this model must answer with {wanted}"
             )
-        return prediction
+        if self.guidance == 1.0 or condition.label is None:
+            return prediction
+        return torch.lerp(self.field(state, time, replace(condition, label=None)), prediction, self.guidance)
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher stays in evaluation mode."""

@@ -116,6 +116,8 @@ def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]
 def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> Card:
     """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
     dataset = data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data))
+    if teacher.units is not None:
+        dataset = dataset.in_units(*teacher.units)
     sampler = {"name": "ode"} if settings.teacher.sampler is None else settings.teacher.sampler
     return Card(
         kind="teacher",
@@ -126,4 +128,6 @@ def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -
         sampler=samplers.describe(samplers.build(sampler)),
         data=data_record(settings.data, dataset),
         seed=settings.seed,
+        guidance=teacher.guidance,
+        label_dropout=None,  # not known
     )

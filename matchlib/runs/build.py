@@ -29,6 +29,7 @@ from matchlib.training.trainer import TrainerSettings
 
 __all__ = [
     "Distilled",
+    "check_guidance",
     "data_piece",
     "data_record",
     "device_of",
@@ -61,7 +62,7 @@ def device_of(name: str) -> torch.device:
 
 def data_piece(data: DataSettings) -> dict[str, Any]:
     """Returns what a card records of the data's name."""
-    return {"name": data.name, "options": data.options, "labels": data.labels}
+    return {"name": data.name, "options": data.options, "labels": data.labels, "balanced": data.balanced}
 
 
 def teacher_steps(settings: RunSettings) -> TrainerSettings:
@@ -132,7 +133,25 @@ def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
         sampler=samplers.describe(sampler),
         data=data_record(settings.data, dataset),
         seed=settings.seed,
+        guidance=1.0 if t.guidance is None else t.guidance,
+        label_dropout=t.training.label_dropout,
     )
+
+
+def check_guidance(card: Card) -> None:
+    """Refuses guidance of a teacher that cannot be asked without labels.
+
+    Raises:
+        IncompatibleError: there are no labels, or none was ever left out.
+    """
+    if card.guidance == 1.0:
+        return
+    if card.signature.classes is None and card.signature.label_shape is None:
+        raise IncompatibleError(f"guidance {card.guidance:g} needs a teacher with labels, and this one has none")
+    if card.label_dropout == 0:
+        raise IncompatibleError(
+            f"guidance {card.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
+        )
 
 
 def data_record(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
@@ -154,11 +173,11 @@ def signature_of(dataset: Dataset, model: MatchingModel) -> Signature:
 def fresh_teacher(card: Card, seed: int) -> Teacher:
     """Returns an untrained teacher of a card; the seed decides its weights."""
     torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
-    return Teacher(build_field(card.network, card.signature, card.model, card.moments), card.model, card.moments)
+    return Teacher(build_field(card.network, card.signature, card.model, card.moments), card.model, card.moments, card.guidance)
 
 
-def teacher_of_run(name: str, dataset: Dataset) -> tuple[Card, Teacher]:
-    """Loads the teacher of a finished run.
+def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -> tuple[Card, Teacher]:
+    """Loads the teacher of a finished run, with the guidance that is asked for.
 
     Raises:
         UnknownNameError: there is no such run.
@@ -180,6 +199,9 @@ def teacher_of_run(name: str, dataset: Dataset) -> tuple[Card, Teacher]:
         )
     if card.model.coupling.reads_source and not dataset.paired:
         raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
+    if guidance is not None:
+        card = replace(card, guidance=guidance)
+    teacher.guidance = card.guidance
     return card, teacher
 
 

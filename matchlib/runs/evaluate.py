@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from matchlib.algebra.records import Batch
 from matchlib.data import Dataset
 from matchlib.errors import DivergedError
 from matchlib.evaluation.evaluate import reference_of, scores
+from matchlib.evaluation.metric import Reference, flat
+from matchlib.evaluation.pairs import pair_scores
 from matchlib.generator import Generator
 from matchlib.pictures import draw
 from matchlib.settings import EvaluationSettings
@@ -21,6 +24,8 @@ from matchlib.training.files import write_json
 __all__ = ["evaluate"]
 
 TIMED = 1000  # "seconds" is the time for so many samples
+CLASS_METRIC = "frechet"
+SMALLEST = 20  # held-out samples of a class, for a distance of its own
 
 
 def evaluate(
@@ -45,24 +50,32 @@ def evaluate(
     pictures: dict[str, Tensor] = {}
     for kind, generator in sorted(generators.items()):
         begin = time.perf_counter()
-        samples = generator.sample_units(n, seed=seed)
+        made = generator.draw(n, seed=seed)
+        samples = made.data
         seconds = (time.perf_counter() - begin) * TIMED / n
         if not torch.isfinite(samples).all():
             raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
         report[kind] = {"nfe": generator.nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
-        report[kind] |= _pairs(dataset, samples)
+        report[kind] |= _by_class(reference, dataset, made)
+        if dataset.paired and generator.card.model.coupling.reads_source:
+            report[kind] |= pair_scores(dataset, samples)
         pictures[kind] = samples
-    report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics)
+    report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
     draw(folder / "samples.png", dataset, pictures)
     write_json(folder / "evaluation.json", report)
     return report
 
 
-def _pairs(dataset: Dataset, samples: Tensor) -> dict[str, float]:
-    """Root mean square error to the truth, in data units, where the samples answer to held-out sources in order."""
-    if not dataset.paired:
+def _by_class(reference: Reference, dataset: Dataset, samples: Batch) -> dict[str, list[float]]:
+    """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
+    if dataset.classes is None or samples.label is None or dataset.train.label is None or dataset.held_out.label is None:
         return {}
-    truth = dataset.held_out.data
-    index = torch.arange(len(samples)) % len(truth)
-    error = (samples.cpu() - truth[index]).square().mean().sqrt()
-    return {"rmse": float(error) * dataset.scale}
+    found = []
+    for label in range(dataset.classes):
+        held_out, train, made = (batch.data[batch.label == label] for batch in (dataset.held_out, dataset.train, samples))
+        size = len(held_out)
+        if size < SMALLEST or len(made) < size or len(train) < size:
+            return {}
+        of_class = Reference(flat(train), flat(held_out), reference.features, size)
+        found.append(scores(of_class, made, [CLASS_METRIC])[CLASS_METRIC])
+    return {f"{CLASS_METRIC}_by_class": found}

@@ -24,6 +24,7 @@ from matchlib.evaluation.features import cache_folder
 from matchlib.generator import Generator
 from matchlib.registries import families, losses, metrics, samplers
 from matchlib.runs.build import (
+    check_guidance,
     data_piece,
     device_of,
     distillation_of,
@@ -88,6 +89,8 @@ class Run:
         self.streams = Streams(self.settings.seed, self.device)
         self.data: Dataset = self.dataset or dataset_of(data_piece(self.settings.data))
         self.card, untrained = self._teacher_before_training()
+        self.data = self.data.in_units(self.card.data["shift"], self.card.data["scale"])
+        check_guidance(self.card)
         samplers.build(self.card.sampler).check(self.card.model)
         for name in self.settings.evaluation.metrics or ():
             metrics[name]
@@ -103,7 +106,7 @@ class Run:
         if self.settings.teacher.name in families:
             card = teacher_card(self.settings, self.data)
             return card, fresh_teacher(card, self.settings.seed)
-        return teacher_of_run(self.settings.teacher.name, self.data)
+        return teacher_of_run(self.settings.teacher.name, self.data, self.settings.teacher.guidance)
 
     @property
     def finished(self) -> bool:
@@ -120,9 +123,17 @@ class Run:
         teacher = self._finish("teacher", self._make_teacher)
         self.generators = {"teacher": Generator(self.card, teacher, self.device)}
         if self.settings.command == "distill":
+            self._warn()
             student = self._finish("student", lambda: self._make_student(teacher))
             self.generators["student"] = Generator(self.card, student, self.device)
         return self.evaluate()
+
+    def _warn(self) -> None:
+        if self.card.guidance != 1.0:
+            self.hooks.say(
+                f"note: a teacher guided by {self.card.guidance:g} minimises no matching loss, so the student's optimum is not its law and "
+                "the least loss is above zero; a loss that uses real data pulls the student away from what guidance does"
+            )
 
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
@@ -146,10 +157,12 @@ class Run:
             return self.teacher
         if name not in families:
             self.hooks.say(f"teacher: taken from {name}")
-            return teacher_of_run(name, self.data)
+            return teacher_of_run(name, self.data, self.settings.teacher.guidance)
         cached = cache_folder() / "teachers" / self._teacher_key()
         try:
             teacher = load_bundle(cached)[1]
+            assert isinstance(teacher, Teacher)
+            teacher.guidance = self.card.guidance  # the weights do not depend on it
             self.hooks.say(f"teacher: taken from the cache, {cached}")
             return self.card, teacher
         except CardError:  # not there, or damaged: train
@@ -162,7 +175,7 @@ class Run:
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
-        card = {key: value for key, value in self.card.to_json().items() if key not in ("sampler", "data")}
+        card = {key: value for key, value in self.card.to_json().items() if key not in ("sampler", "data", "guidance")}
         training = asdict(self.settings.teacher.training)
         digest = hashlib.sha256(json.dumps([card, training, self.device.type], sort_keys=True).encode())
         for tensor in (self.data.train.data, self.data.train.source, self.data.train.label):
@@ -174,10 +187,13 @@ class Run:
         field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True).to(self.device)
         if isinstance(field_, ClosedField):
             field_.fit(self.data.train)
-            return Teacher(field_, card.model, card.moments)
+            return Teacher(field_, card.model, card.moments, card.guidance)
         learner = Learner(field_, training.rate, training.betas, training.ema)
-        algorithm = Matching(learner, card.model, self.data.to(self.device), self.streams, batch=training.batch)
-        return Teacher(self._fit(algorithm, teacher_steps(self.settings), "teacher")["field"], card.model, card.moments)
+        data = self.data.to(self.device)
+        dropout = training.label_dropout
+        algorithm = Matching(learner, card.model, data, self.streams, batch=training.batch, label_dropout=dropout)
+        made = self._fit(algorithm, teacher_steps(self.settings), "teacher")["field"]
+        return Teacher(made, card.model, card.moments, card.guidance)
 
     # -- the student -----------------------------------------------------------------------------------------------------
 

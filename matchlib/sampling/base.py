@@ -38,14 +38,15 @@ class Samples:
 
 
 class CountedField(nn.Module):
-    """Counts the evaluations of a field."""
+    """Counts the evaluations of a field; one whose answer takes several says so in ``evaluations``."""
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
         self.field, self.nfe = field, 0
+        self.each = int(getattr(field, "evaluations", 1))
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        self.nfe += 1
+        self.nfe += self.each
         return self.field(state, time, condition)
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import nn
 
 from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.records import Batch, forget
 from matchlib.data import Dataset
+from matchlib.errors import SettingError
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner, Turn
 
@@ -21,14 +26,36 @@ class Matching(Algorithm):
         dataset: on the streams' device.
         streams: of the run.
         batch: samples a step.
+        label_dropout: share of the samples whose label the field is not told, in [0, 1): what classifier-free guidance needs (Ho,
+            Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
     """
 
-    def __init__(self, learner: Learner, model: MatchingModel, dataset: Dataset, streams: Streams, *, batch: int) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        model: MatchingModel,
+        dataset: Dataset,
+        streams: Streams,
+        *,
+        batch: int,
+        label_dropout: float = 0.0,
+    ) -> None:
+        if not 0 <= label_dropout < 1:
+            raise SettingError(f"label_dropout must lie in [0, 1), got {label_dropout}")
+        self.label_dropout = label_dropout
         self.learners = {"field": learner}
         self.field: nn.Module = learner.module
         self.model, self.dataset, self.streams, self.batch = model, dataset, streams, batch
 
-    def turn(self, step: int) -> Turn:
+    def _draw(self, step: int) -> Batch:
         batch = self.dataset.draw(self.batch, self.streams("real", step))
+        if batch.label is None or not self.label_dropout:
+            return batch
+        generator = self.streams("dropout", step)
+        missing = torch.rand(len(batch.label), generator=generator, device=batch.label.device) < self.label_dropout
+        return replace(batch, label=forget(batch.label, missing))
+
+    def turn(self, step: int) -> Turn:
+        batch = self._draw(step)
         loss = self.model.loss(self.field, batch, generator=self.streams("point", step))
         return Turn("field", loss.mean())

@@ -18,7 +18,9 @@ def run(
     out: Annotated[Path, typer.Option("--out", help="FILE.png for a picture, FILE.npz for the array 'data', in data units.")] = Path(
         "samples.png"
     ),
-    labels: Annotated[str | None, typer.Option("--labels", help="One class, or n classes: 3 or 0,1,2,...")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="One class, n classes or balanced: 3 or 0,1,2,... [default: as the data].")
+    ] = None,
     of: Annotated[str | None, typer.Option("--of", help="student or teacher [default: the student if there is one].")] = None,
     seed: Annotated[int, typer.Option("--seed", help="The same seed gives the same samples.")] = 0,
     device: Device = None,
@@ -33,7 +35,8 @@ def run(
         raise SettingError(f"--out must end in .png or .npz, got {str(out)!r}")
     generator = load(folder, of, device=str(device_of(device or "cpu")))
     chosen = None if labels is None else parse_labels(labels)
-    samples = generator.sample(n, seed=seed, labels=chosen).cpu().numpy()
-    write_samples(out, samples, tuple(generator.card.data["limits"]), chosen)
+    made = generator.draw(n, seed=seed, labels=chosen)
+    samples = generator.in_data_units(made.data).cpu().numpy()
+    write_samples(out, samples, tuple(generator.card.data["limits"]), None if made.label is None else made.label.cpu().numpy())
     print(f"wrote {out}: {n} samples of shape {samples.shape[1:]}, {generator.nfe} evaluation{'s' if generator.nfe > 1 else ''} each")
     return 0

@@ -65,7 +65,7 @@ def test_pairs_are_fitted_jointly(tmp_path: Path) -> None:
 def test_a_given_law_is_the_teachers(tmp_path: Path) -> None:
     distilled(tmp_path / "run", "moons", mean=0.3, std=0.5)
     teacher = matchlib.load(tmp_path / "run", of="teacher")
-    x = teacher.sample_units(4000)
+    x = teacher.draw(4000).data
     assert (x.mean() - 0.3).abs() < 0.03
     assert (x.std() - 0.5).abs() < 0.03
 

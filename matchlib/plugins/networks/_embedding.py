@@ -20,7 +20,7 @@ __all__ = ["Embedding"]
 class Embedding(nn.Module):
     """Embeds (time, label): ``(b,), Condition -> (b, width)``.
 
-    A missing label is the class after the last one, so that one network can be asked with and without labels.
+    A missing label (None, -1 or NaN) is a class of its own, or zeros with a flag, so that one network can be asked with and without.
 
     Args:
         signature: says which labels there are.
@@ -40,7 +40,7 @@ class Embedding(nn.Module):
         if signature.classes is not None:
             self.label = nn.Embedding(signature.classes + 1, width)
         elif signature.label_shape is not None:
-            self.label = nn.Linear(math.prod(signature.label_shape), width)
+            self.label = nn.Linear(math.prod(signature.label_shape) + 1, width)  # and whether it is there
 
     def forward(self, time: Tensor, condition: Condition) -> Tensor:
         angles = time[:, None] * self.rates.to(time.dtype)
@@ -51,6 +51,11 @@ class Embedding(nn.Module):
 
     def _label(self, time: Tensor, label: Tensor | None) -> Tensor:
         if self.classes is not None:
-            return torch.full(time.shape, self.classes, device=time.device) if label is None else label
+            absent = torch.full(time.shape, self.classes, device=time.device)
+            return absent if label is None else torch.where(label < 0, absent, label)
         assert isinstance(self.label, nn.Linear)
-        return time.new_zeros(len(time), self.label.in_features) if label is None else label.flatten(1).to(time.dtype)
+        if label is None:
+            return time.new_zeros(len(time), self.label.in_features)
+        flat = label.reshape(len(label), -1).to(time.dtype)
+        there = ~flat.isnan().any(1, keepdim=True)
+        return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
