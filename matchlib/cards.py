@@ -143,20 +143,24 @@ class Card:
         Raises:
             CardError: the network was made in Python and has no registered name.
         """
-        if self.network.get("name") is None:
+        if self.network.get("name") is None and not (self.student or {}).get("network"):
             raise CardError("the network was made in Python; register it in matchlib.networks so that a card can name it")
-        field = build_field(self.network, self.signature, self.model, self.moments)
+        unneeded = self.student is not None and self.student.get("network") is not None  # the teacher's field, by the student
+        field = nn.Identity() if unneeded else build_field(self.network, self.signature, self.model, self.moments)
         teacher = Teacher(field, self.model, self.moments, self.guidance)
         return teacher if self.student is None else build_student(self.student, teacher, self.signature)
 
 
 def build_student(spec: Mapping[str, Any], teacher: Teacher, signature: Signature) -> Student:
-    """Builds a student from ``{"name", its settings, "network" (optional)}``; a network of its own predicts the data."""
+    """Builds a student from ``{"name", its settings, "network" and "objective" (optional)}``.
+
+    A network of its own predicts the data, unless ``objective`` names another row: the teacher's, say, whose weights then mean the same.
+    """
     own = None
     if spec.get("network") is not None:
-        model = replace(teacher.model, objective=objectives["data"]())
-        own = build_field(spec["network"], replace(signature, heads=1), model, teacher.moments)
-    return students.build({key: value for key, value in spec.items() if key != "network"}, teacher, own)
+        model = replace(teacher.model, objective=objectives.build(spec.get("objective") or {"name": "data"}))
+        own = build_field(spec["network"], replace(signature, heads=len(model.objective.heads)), model, teacher.moments)
+    return students.build({key: value for key, value in spec.items() if key not in ("network", "objective")}, teacher, own)
 
 
 def versions() -> dict[str, str]:

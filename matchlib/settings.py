@@ -108,12 +108,14 @@ class StudentSettings:
     Args:
         name: of a student plugin, or the folder of a finished run whose student goes on.
         network: piece for a network of the student's own; None copies the teacher's with its weights, if it has any.
+        warm: whether such a network takes those of the teacher's weights that fit by name and shape.
         options: settings of the plugin.
     """
 
     open_keys: ClassVar[bool] = True
     name: str = "onestep"
     network: Piece | None = None
+    warm: bool = False
     options: Piece = field(default_factory=dict)
 
 

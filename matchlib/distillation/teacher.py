@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,8 @@ from matchlib.algebra.heads import joined_shape
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
+from matchlib.distillation.family import Recipe
+from matchlib.distillation.foreign import Foreign
 from matchlib.errors import IncompatibleError
 
 __all__ = ["Teacher"]
@@ -27,6 +31,7 @@ class Teacher(nn.Module):
         model: the matching model whose row the field predicts.
         moments: second moments of data and source, in the field's units.
         units: (shift, scale) with ``data units = shift + scale * the field's units``; None for the data set's own (mean 0, mean square 1).
+        recipe: what suits the teacher for sampling and distilling; None for general defaults.
         guidance: w of ``uncond + w (cond - uncond)``; 1 leaves the field as it is, other values cost a second evaluation of a field that
             was trained with dropped labels (Ho, Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
     """
@@ -39,10 +44,37 @@ class Teacher(nn.Module):
         guidance: float = 1.0,
         *,
         units: tuple[float, float] | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
         self.model, self.moments, self.guidance, self.units = model, moments, guidance, units
+        self.recipe = recipe
+
+    @classmethod
+    def from_callable(
+        cls,
+        fn: Callable[..., Any],
+        model: MatchingModel,
+        *,
+        moments: Moments = Moments(),
+        guidance: float = 1.0,
+        units: tuple[float, float] | None = None,
+        recipe: Recipe | None = None,
+        **convention: Any,
+    ) -> Teacher:
+        """Returns the teacher that a callable in any convention is.
+
+        Args:
+            fn: predicts ``model.objective``; a module is copied, so later training of the original leaves the teacher alone.
+            model: in matchlib's convention, t = 0 at the data.
+            moments, guidance, units, recipe: as for the class.
+            convention: ``arguments``, ``time``, ``latent`` and ``output`` of ``matchlib.distillation.foreign.Foreign``.
+
+        Raises:
+            SettingError: an argument that no field has.
+        """
+        return cls(Foreign(fn, **convention), model, moments, guidance, units=units, recipe=recipe)
 
     @property
     def evaluations(self) -> int:

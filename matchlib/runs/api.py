@@ -118,7 +118,8 @@ def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -
     dataset = data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data))
     if teacher.units is not None:
         dataset = dataset.in_units(*teacher.units)
-    sampler = {"name": "ode"} if settings.teacher.sampler is None else settings.teacher.sampler
+    own = {"name": "ode"} if teacher.recipe is None else samplers.describe(teacher.recipe.sampler)
+    sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
     return Card(
         kind="teacher",
         network=getattr(teacher.field, "spec", {"name": None}),

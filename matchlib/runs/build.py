@@ -26,6 +26,7 @@ from matchlib.registries import couplings, families, interpolants, objectives, s
 from matchlib.registry import Registry
 from matchlib.settings import DataSettings, Piece, RunSettings, TeacherSettings, from_tree
 from matchlib.training.trainer import TrainerSettings
+from matchlib.training.weights import copy_fitting
 
 __all__ = [
     "Distilled",
@@ -207,12 +208,13 @@ def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -
 
 @dataclass(frozen=True)
 class Distilled:
-    """A distillation ready to train, the student's spec for its card, and the step sizes of student and critic."""
+    """A distillation ready to train, the student's spec for its card, the step sizes of student and critic, and what to tell the user."""
 
     distillation: Distillation
     student: Mapping[str, Any]
     student_rate: float
     critic_rate: float
+    notes: tuple[str, ...] = ()
 
 
 def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: DistillationLoss, *, paired: bool) -> Distilled:
@@ -221,18 +223,22 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     Raises:
         MatchlibError: student, loss and teacher do not fit.
     """
-    recipe, t = recipe_of(settings.teacher, card, paired=paired), settings.trainer
+    recipe, t = teacher.recipe or recipe_of(settings.teacher, card, paired=paired), settings.trainer
     spec, student = _student(settings, card, teacher, recipe)
     critic = _critic(settings, card, teacher)
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "teacher.network")):
         if not _has_weights(module):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     times = recipe.times if t.times is None else times_of({**asdict(recipe.times or card.model.times), **t.times})
+    notes = []
+    if settings.student.warm and spec.get("network"):
+        notes.append(f"student: warm start, {copy_fitting(student, teacher.state_dict())}")
     return Distilled(
         Distillation(teacher, student, critic, loss, times),
         spec,
         t.student_rate or recipe.student_rate,
         t.critic_rate or recipe.critic_rate,
+        tuple(notes),
     )
 
 
@@ -252,7 +258,9 @@ def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe
     """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name in students:
-        own = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher.field) else {}
+        own: dict[str, Any] = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher.field) else {}
+        if own and s.warm:
+            own["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
         spec = {"name": s.name, "start": recipe.start, **s.options, **own}
         torch.manual_seed(settings.seed)
         return spec, build_student(spec, teacher, card.signature)

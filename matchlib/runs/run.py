@@ -200,6 +200,8 @@ class Run:
     def _make_student(self, teacher: Teacher) -> tuple[Card, nn.Module]:
         t = self.settings.trainer
         made = distillation_of(self.settings, self.card, teacher, self._loss, paired=self.data.paired)
+        for note in made.notes:
+            self.hooks.say(note)
         distillation = made.distillation
         algorithm = Distilling(
             distillation,

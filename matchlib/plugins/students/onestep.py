@@ -42,7 +42,7 @@ class OneStep(Student):
         model = teacher.model
         if not model.times.low < start <= 1:
             raise SettingError(f"onestep: start must lie in ({model.times.low}, 1], got {start}")
-        predicts = model if field is None else replace(model, objective=Data())
+        predicts = model if field is None else getattr(field, "model", replace(model, objective=Data()))
         field = copy.deepcopy(teacher.field) if field is None else field
         self.field = field.train().requires_grad_(True)
         self.model, self.moments, self.start, self.nfe = model, teacher.moments, start, 1

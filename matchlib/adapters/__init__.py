@@ -1,0 +1,1 @@
+"""Teachers of other packages, a file for each; what a file needs is imported when it is used."""
