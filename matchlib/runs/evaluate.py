@@ -57,9 +57,11 @@ def evaluate(
             raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
         report[kind] = {"nfe": generator.nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
         report[kind] |= _by_class(reference, dataset, made)
+        pictures[kind] = samples
         if dataset.paired and generator.card.model.coupling.reads_source:
             report[kind] |= pair_scores(dataset, samples)
-        pictures[kind] = samples
+            rounds = samples.split(reference.size)[1:3]  # other answers to the same sources
+            pictures |= {f"{kind}, draw {i}": more for i, more in enumerate(rounds, 2) if len(more) == reference.size}
     report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
     draw(folder / "samples.png", dataset, pictures)
     write_json(folder / "evaluation.json", report)

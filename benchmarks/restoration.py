@@ -1,0 +1,83 @@
+"""Restoration: pairs of degraded and clean images, bridge teacher of many steps against a student of one.
+
+python benchmarks/restoration.py [--mnist MNIST.npz] [--threads 2]
+
+MNIST.npz holds train_x (60000, 28, 28), uint8; the first images are averaged over blocks of 4 x 4 (7 x 7 numbers), shown at full size, and a
+little noise is added. Without it only the digits are run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import CACHE, RESULTS, cell, save
+
+from matchlib.training.files import read_json
+
+SHOWN = ("nfe", "frechet", "frechet_raw", "psnr", "rmse", "consistency", "spread", "seconds")
+MNIST = [
+    *("--set", "teacher.network={name: mlp, width: 512, depth: 3}", "--set", "teacher.training.steps=1500", "--steps", "1600"),
+    *("--set", "trainer.batch=128", "--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
+]
+
+
+def pairs(mnist: Path, count: int, noise: float) -> Path:
+    """Writes the degraded pairs as an npz file."""
+    clean = np.load(mnist)["train_x"][:count].astype(np.float32)[:, None]
+    blocks = clean.reshape(count, 1, 7, 4, 7, 4)
+    pooled = np.broadcast_to(blocks.mean((3, 5), keepdims=True), blocks.shape).reshape(clean.shape)
+    path = CACHE / "mnist-restore.npz"
+    np.savez(path, data=clean, source=pooled + noise * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32))
+    return path
+
+
+def run(name: str, options: list[str], threads: int) -> dict[str, Any]:
+    """Runs the command, keeps its picture, and returns its scores and how long it took."""
+    folder = CACHE / f"restoration-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "matchlib_cli", "distill", "--teacher", "bridge", *options, "--out", str(folder)],
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers"), "OMP_NUM_THREADS": str(threads)},
+    )
+    report = read_json(folder / "evaluation.json")
+    shutil.copy(folder / "samples.png", RESULTS / f"restoration-{name}.png")
+    kinds = {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in ("student", "teacher", "held_out")}
+    return {"seconds_in_all": time.perf_counter() - begin, **kinds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--noise", type=float, default=10.0)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    tasks = {"digits": ["--data", "digits-restore"]}
+    if given.mnist is not None:
+        tasks["mnist"] = ["--data", str(pairs(given.mnist, given.images, given.noise)), *MNIST]
+    rows = []
+    for name, options in tasks.items():
+        key = {"benchmark": "restoration", "options": options, "images": given.images, "noise": given.noise}
+        row = {"data": name} | cell(key, lambda name=name, options=options: run(name, options, given.threads))
+        student, teacher = row["student"], row["teacher"]
+        row["decibels_lost"] = teacher["psnr"] - student["psnr"]
+        row["frechet_ratio"] = student["frechet"] / teacher["frechet"]
+        row["fewer_evaluations"] = teacher["nfe"] / student["nfe"]
+        rows.append(row)
+        for kind in ("student", "teacher"):
+            print(name, kind, {k: round(x, 3) for k, x in row[kind].items()}, flush=True)
+    save("restoration", rows, bounds={"decibels_lost": 0.5, "frechet_ratio": 1.2, "fewer_evaluations": 50})
+
+
+if __name__ == "__main__":
+    main()
