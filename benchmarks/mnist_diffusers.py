@@ -2,8 +2,8 @@
 
 python benchmarks/mnist_diffusers.py --mnist MNIST.npz [--teacher-steps 2500] [--turns 1500]
 
-MNIST.npz holds train_x (60000, 28, 28), uint8. Training follows diffusers' unconditional example: DDPMScheduler's noise, mean squared error,
-Adam with warm-up and cosine decay, averaged weights.
+MNIST.npz holds train_x (60000, 28, 28), uint8. Training follows diffusers' unconditional example: noise of DDPMScheduler, mean squared
+error, Adam, averaged weights.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python benchmarks/restoration.py [--mnist MNIST.npz] [--threads 2]
 
-MNIST.npz holds train_x (60000, 28, 28), uint8; the first images are averaged over blocks of 4 x 4 (7 x 7 numbers), shown at full size, and a
-little noise is added. Without it only the digits are run.
+MNIST.npz holds train_x (60000, 28, 28), uint8; the first images are averaged over blocks of 4 x 4 (7 x 7 numbers), shown at full size, and
+a little noise is added. Without it only the digits are run.
 """
 
 from __future__ import annotations

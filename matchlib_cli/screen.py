@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.run import Hooks
 from matchlib.training.trainer import Progress as Row
 
@@ -99,6 +100,23 @@ def _with_mean(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with the mean of its classes' own distances."""
     each = row.get("frechet_by_class")
     return {**row, "class": sum(each) / len(each)} if each else dict(row)
+
+
+def show_diagnosis(found: Diagnosis) -> None:
+    """Prints a teacher's errors by time, and what is likely wrong with it."""
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("t", "error / best multiple of the state"):
+        table.add_column(heading, justify="right")
+    for t, error in zip(found.times, found.stated.errors, strict=True):
+        table.add_row(f"{t:.3f}", f"{error:.3f}")
+    out.print(table)
+    spread = "" if found.spread is None else f"; 20 Euler steps give {found.spread:.2f} times the data's standard deviation"
+    out.print(f"{found.weights:,} weights{spread}", markup=False)
+    for mistake in found.mistakes:
+        out.print(f"likely mistake: {mistake}", markup=False)
+    if not found.mistakes:
+        out.print("nothing wrong was found", markup=False)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

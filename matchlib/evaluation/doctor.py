@@ -23,13 +23,16 @@ from matchlib.algebra.rows import Row, scaled
 from matchlib.data import Dataset
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import DataError, IncompatibleError
-from matchlib.registries import objectives
+from matchlib.registries import objectives, samplers
+from matchlib.sampling.base import SampledField, Sampler
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 
 SAMPLES, LEVELS = 256, 8
 RATIO = (0.1, 10.0)  # noise to signal between which the levels lie
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
+CHOICE = 1.4  # handicap of a reading that chooses the best of many times: a brief training can gain by it, too
+TOLD = 0.97  # labels help if the error with them is below this share of that with others
 NEAR = 1.1  # readings whose errors are within this factor of the least are as good, and the simplest of them is named
 LINEAR = 0.97  # a teacher whose error is nowhere below this knows no more than a multiple of the state
 
@@ -57,6 +60,7 @@ class Diagnosis:
         times: asked at, from little noise to much.
         stated: the reading that the teacher's model states.
         mistakes: what is likely wrong, in words with what to change; empty for a sound teacher.
+        spread: standard deviation of samples of 20 Euler steps, relative to the data's; None where no such steps can be taken.
         weights: number of the teacher's weights.
     """
 
@@ -64,6 +68,7 @@ class Diagnosis:
     stated: Finding
     mistakes: tuple[str, ...]
     weights: int
+    spread: float | None
 
 
 def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Diagnosis:
@@ -82,8 +87,8 @@ def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Diagnosis:
     if not all(math.isfinite(e) for e in stated.errors):
         mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
     else:
-        mistakes = of.convention() or of.labels()
-    return Diagnosis(tuple(of.times.tolist()), stated, tuple(mistakes), sum(w.numel() for w in teacher.parameters()))
+        mistakes = of.convention() or of.labels() or of.samples()
+    return Diagnosis(tuple(of.times.tolist()), stated, tuple(mistakes), sum(w.numel() for w in teacher.parameters()), of.spread)
 
 
 class _Examination:
@@ -124,7 +129,7 @@ class _Examination:
         """What is wrong with the convention, if another reading of the answers is clearly better than the stated one."""
         stated, readings = self.stated, list(self.readings())
         least = min(finding.error for finding in readings)
-        if least < BETTER * stated.error:
+        if least < min(BETTER * stated.error, LINEAR):
             simplest = next(finding for finding in readings if finding.error <= NEAR * least)
             return [f"{simplest.reading}; {simplest.remedy}"]
         if min(stated.errors) > LINEAR:
@@ -145,6 +150,7 @@ class _Examination:
             for what, change, rows in self._rows():
                 errors = tuple(_error(rows, self.model, x, answer) for x, answer in zip(self.at, answers, strict=True))
                 yield Finding(" and ".join(filter(None, (reading, what))), " and ".join(filter(None, (remedy, change))), errors)
+        yield from self._classes()
         yield from self._units()
         yield from self._schedules()
 
@@ -187,7 +193,7 @@ class _Examination:
         best = [float(grid[i]) for i in np.nan_to_num(errors, nan=np.inf).argmin(0)]
         pairs = ", ".join(f"{now:.2f} as {then:.2f}" for now, then in list(zip(self.times.tolist(), best, strict=True))[1::3])
         reading = f"its noise schedule is another: it answers best at other times ({pairs})"
-        yield Finding(reading, "state its own interpolant", tuple(errors.min(0)))
+        yield Finding(reading, "state its own interpolant", tuple(CHOICE * errors.min(0)))
 
     def _asked_at(self, then: float) -> list[float]:
         """The errors of answers to every point at one and the same time."""
@@ -198,27 +204,48 @@ class _Examination:
         pairs = zip(self.at, self.answers(self.at, clock), strict=True)
         return [_joint(self.model.objective.heads, self.model, x, answer) for x, answer in pairs]
 
-    def labels(self) -> list[str]:
-        """Whether labels help, and whether they are the right ones."""
+    @cached_property
+    def spread(self) -> float | None:
+        """Standard deviation of samples of 20 Euler steps, relative to the data's; None where the ODE cannot be solved from the field."""
+        euler: Sampler = samplers.build({"name": "ode", "method": "euler", "steps": 20})
+        try:
+            euler.check(self.model)
+        except IncompatibleError:
+            return None
+        generator = torch.Generator().manual_seed(self.seed)
+        source = self.model.coupling.source(self.batch, generator=generator)
+        of = SampledField(self.teacher, self.model, self.teacher.moments)
+        with torch.no_grad():
+            made = euler.sample(of, source, self.batch.label, generator=generator).data
+        return float(made.std() / self.batch.data.std())
+
+    def samples(self) -> list[str]:
+        """Whether 20 Euler steps end at about the size of the data, for a model whose samples do not hang on their source alone."""
+        if self.spread is None or not self.model.gaussian or 0.5 < self.spread < 2:
+            return []
+        return [f"samples of 20 Euler steps have {self.spread:.3g} times the data's standard deviation: times or moments may be wrong"]
+
+    def _classes(self) -> Iterator[Finding]:
+        """Labels that are counted from another number."""
         label = self.batch.label
         if label is None or label.is_floating_point():
+            return
+        for by, what in ((1, "k + 1"), (-1, "k - 1")):
+            errors = self._told((label + by) % int(label.max() + 1))
+            yield Finding(f"labels are off by one: class k answers to the label {what}", "renumber them", errors)
+
+    def _told(self, label: Tensor) -> tuple[float, ...]:
+        """The errors of answers to every point with other labels."""
+        points = [replace(x, condition=replace(x.condition, label=label)) for x in self.at]
+        pairs = zip(points, self.answers(points), strict=True)
+        return tuple(_joint(self.model.objective.heads, self.model, x, answer) for x, answer in pairs)
+
+    def labels(self) -> list[str]:
+        """Whether labels help."""
+        label = self.batch.label
+        if label is None or self.stated.error < TOLD * Finding("", "", self._told(label.flip(0))).error:
             return []
-        classes = int(label.max()) + 1
-
-        def error(other: Tensor | None) -> float:
-            points = [replace(x, condition=replace(x.condition, label=other)) for x in self.at]
-            heads = self.model.objective.heads
-            pairs = zip(points, self.answers(points), strict=True)
-            return Finding("", "", tuple(_joint(heads, self.model, x, answer) for x, answer in pairs)).error
-
-        right, wrong = self.stated.error, error(label.flip(0))
-        shifted = {by: error((label + by) % classes) for by in (1, -1)}
-        by = min(shifted, key=lambda by: shifted[by])
-        if shifted[by] < 0.97 * right:
-            return [f"labels are off by one: class k answers to the label k {'+' if by > 0 else '-'} 1; renumber them"]
-        if not right < 0.995 * wrong:
-            return ["labels make no difference: the teacher ignores them, or they are not those that it was trained with"]
-        return []
+        return ["labels make no difference: the teacher ignores them, or they are not those that it was trained with"]
 
 
 def _levels(model: MatchingModel) -> Tensor:

@@ -11,8 +11,8 @@ from matchlib.data import Dataset
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.generator import Generator
-from matchlib.registries import losses, samplers
-from matchlib.runs.build import data_piece, data_record, signature_of
+from matchlib.registries import losses
+from matchlib.runs.build import card_of, data_piece
 from matchlib.runs.folder import start_run
 from matchlib.runs.run import Hooks
 from matchlib.settings import RunSettings, from_tree, to_tree
@@ -114,21 +114,4 @@ def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]
 
 
 def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> Card:
-    """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
-    dataset = data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data))
-    if teacher.units is not None:
-        dataset = dataset.in_units(*teacher.units)
-    own = {"name": "ode"} if teacher.recipe is None else samplers.describe(teacher.recipe.sampler)
-    sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
-    return Card(
-        kind="teacher",
-        network=getattr(teacher.field, "spec", {"name": None}),
-        signature=signature_of(dataset, teacher.model),
-        model=teacher.model,
-        moments=teacher.moments,
-        sampler=samplers.describe(samplers.build(sampler)),
-        data=data_record(settings.data, dataset),
-        seed=settings.seed,
-        guidance=teacher.guidance,
-        label_dropout=None,  # not known
-    )
+    return card_of(teacher, data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data)), settings)

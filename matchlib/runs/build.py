@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 from torch import nn
 
 from matchlib.algebra.model import MatchingModel
-from matchlib.cards import Card, build_field, build_student, load_bundle, times_of
+from matchlib.cards import Card, build_field, build_student, dataset_of, load_bundle, times_of
 from matchlib.data import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.family import Family, Recipe
@@ -30,15 +31,18 @@ from matchlib.training.weights import copy_fitting
 
 __all__ = [
     "Distilled",
+    "card_of",
     "check_guidance",
     "data_piece",
     "data_record",
     "device_of",
     "distillation_of",
     "fresh_teacher",
+    "python_teacher",
     "recipe_of",
     "signature_of",
     "student_steps",
+    "teacher_and_data",
     "teacher_card",
     "teacher_of_run",
     "teacher_steps",
@@ -137,6 +141,74 @@ def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
         guidance=1.0 if t.guidance is None else t.guidance,
         label_dropout=t.training.label_dropout,
     )
+
+
+def card_of(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> Card:
+    """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
+    if teacher.units is not None:
+        dataset = dataset.in_units(*teacher.units)
+    own = {"name": "ode"} if teacher.recipe is None else samplers.describe(teacher.recipe.sampler)
+    sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
+    return Card(
+        kind="teacher",
+        network=getattr(teacher.field, "spec", {"name": None}),
+        signature=signature_of(dataset, teacher.model),
+        model=teacher.model,
+        moments=teacher.moments,
+        sampler=samplers.describe(samplers.build(sampler)),
+        data=data_record(settings.data, dataset),
+        seed=settings.seed,
+        guidance=teacher.guidance,
+        label_dropout=None,  # not known
+    )
+
+
+def python_teacher(name: str) -> Teacher | None:
+    """Returns the teacher that ``FILE.py:NAME`` stands for, a Teacher or a function that returns one; None for a name of another form.
+
+    Raises:
+        CardError: the file is missing or fails.
+        UnknownNameError: it has no such name.
+        SettingError: what it names is no teacher.
+    """
+    path, colon, attribute = name.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        return None
+    if not Path(path).is_file():
+        raise CardError(f"there is no file {path}, of which {attribute!r} is to be the teacher")
+    try:
+        names = runpy.run_path(path)
+    except Exception as error:
+        raise CardError(f"{path} fails: {type(error).__name__}: {error}") from error
+    if attribute not in names:
+        known = [key for key in names if not key.startswith("_")]
+        raise UnknownNameError(f"{path} defines no {attribute!r}{nearest(attribute, known)}")
+    found = names[attribute]
+    teacher = found if isinstance(found, Teacher) else found() if callable(found) else None
+    if not isinstance(teacher, Teacher):
+        raise SettingError(f"{name} must be a matchlib.Teacher, or a function without arguments that returns one, got {found!r}")
+    return teacher
+
+
+def teacher_and_data(name: str, data: str | None) -> tuple[Teacher, Dataset]:
+    """Returns the teacher of a run or of ``FILE.py:NAME``, and the data it is for.
+
+    Args:
+        data: registered set or path; None for what the run was made from.
+
+    Raises:
+        SettingError: a teacher made in Python was given no data.
+    """
+    teacher = python_teacher(name)
+    if teacher is not None:
+        if data is None:
+            raise SettingError(f"{name} does not say which data it is for: give --data")
+        return teacher, dataset_of(data_piece(DataSettings(name=data)))
+    place = Path(name) / "teacher" if (Path(name) / "teacher").is_dir() else Path(name)
+    card, loaded = load_bundle(place)
+    if not isinstance(loaded, Teacher):
+        raise CardError(f"{place} holds a student, not a teacher")
+    return loaded, dataset_of(card.data if data is None else {**card.data, "name": data, "options": {}})
 
 
 def check_guidance(card: Card) -> None:

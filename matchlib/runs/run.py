@@ -24,11 +24,13 @@ from matchlib.evaluation.features import cache_folder
 from matchlib.generator import Generator
 from matchlib.registries import families, losses, metrics, samplers
 from matchlib.runs.build import (
+    card_of,
     check_guidance,
     data_piece,
     device_of,
     distillation_of,
     fresh_teacher,
+    python_teacher,
     student_steps,
     teacher_card,
     teacher_of_run,
@@ -101,6 +103,9 @@ class Run:
             distillation_of(self.settings, self.card, untrained, self._loss, paired=self.data.paired)
 
     def _teacher_before_training(self) -> tuple[Card, Teacher]:
+        made = python_teacher(self.settings.teacher.name) if self.teacher is None else None
+        if made is not None:
+            self.teacher = card_of(made, self.data, self.settings), made
         if self.teacher is not None:
             return self.teacher
         if self.settings.teacher.name in families:

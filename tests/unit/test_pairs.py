@@ -1,0 +1,150 @@
+"""Data in pairs, classes and other units: how they are read, balanced, answered and scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import matchlib
+from matchlib.data import Dataset
+from matchlib.errors import DataError
+from matchlib.evaluation.pairs import pair_scores
+from matchlib.sources import load_dataset
+
+RNG = np.random.default_rng(0)
+
+
+def _gaussian_pairs(noise: float = 0.5, n: int = 4000) -> Dataset:
+    """data ~ N(0, I), source = data + noise: the posterior is N(source/(1 + noise^2), noise^2/(1 + noise^2))."""
+    data = RNG.normal(size=(n, 6))
+    return Dataset.from_arrays("pairs", data, source=data + noise * RNG.normal(size=data.shape))
+
+
+def test_draws_of_the_exact_posterior_have_spread_and_consistency_one() -> None:
+    """And a square error twice the posterior's variance; the posterior's mean has half of it, and no spread."""
+    noise = 0.5
+    dataset = _gaussian_pairs(noise)
+    held = dataset.held_out
+    rounds = 20
+    gain, variance = 1 / (1 + noise**2), noise**2 / (1 + noise**2)
+    mean = (gain * (held.source * dataset.scale + dataset.shift) - dataset.shift) / dataset.scale
+    answers = mean.repeat(rounds, 1)
+    found = pair_scores(
+        dataset, answers + variance**0.5 / dataset.scale * torch.randn(answers.shape, generator=torch.Generator().manual_seed(0))
+    )
+    assert found["spread"] == pytest.approx(1, abs=0.05)
+    assert found["consistency"] == pytest.approx(1, abs=0.05)
+    assert found["rmse"] == pytest.approx((2 * variance) ** 0.5, rel=0.05)
+    blurred = pair_scores(dataset, answers)
+    assert blurred["spread"] == pytest.approx(0, abs=1e-9)
+    assert blurred["rmse"] == pytest.approx(variance**0.5, rel=0.05)
+    assert "spread" not in pair_scores(dataset, mean)
+
+
+def test_a_decibel_is_a_decibel() -> None:
+    """Errors of a tenth of the range are 20 dB, whatever the units; a wrong answer is not consistent with its source."""
+    dataset = _gaussian_pairs()
+    span = (dataset.limits[1] - dataset.limits[0]) / dataset.scale
+    truth = dataset.held_out.data
+    found = pair_scores(dataset, truth + 0.1 * span)
+    assert found["psnr"] == pytest.approx(20, abs=1e-4)
+    assert found["consistency"] > 2
+    assert pair_scores(dataset, truth)["consistency"] == pytest.approx(1)
+    assert pair_scores(dataset.in_units(3.0, 7.0), dataset.in_units(3.0, 7.0).held_out.data + 0.1 * span * dataset.scale / 7)[
+        "psnr"
+    ] == pytest.approx(20, abs=1e-4)
+
+
+def test_other_units_are_the_same_data() -> None:
+    dataset = load_dataset("digits-restore")
+    other = dataset.in_units(8.0, 8.0)
+    for batch, again in ((dataset.train, other.train), (dataset.held_out, other.held_out)):
+        assert torch.allclose(dataset.in_data_units(batch.data), other.in_data_units(again.data), atol=1e-4)
+        assert torch.allclose(dataset.in_data_units(batch.source), other.in_data_units(again.source), atol=1e-4)
+    assert other.in_units(dataset.shift, dataset.scale).train.data.sub(dataset.train.data).abs().max() < 1e-5
+    assert dataset.in_units(dataset.shift, dataset.scale) is dataset
+
+
+def test_balanced_classes_are_drawn_equally_often() -> None:
+    labels = np.array([0] * 80 + [1] * 15 + [2] * 5)
+    dataset = Dataset.from_arrays("skewed", RNG.normal(size=(100, 2)), labels=labels)
+    counts = dataset.balanced().train.label.bincount()
+    assert counts.min() == counts.max()
+    assert {tuple(x) for x in dataset.balanced().train.data.tolist()} == {tuple(x) for x in dataset.train.data.tolist()}
+    with pytest.raises(DataError, match="no classes to balance"):
+        dataset.without_labels().balanced()
+
+
+def _images(folder: Path, names: list[str], value: int) -> None:
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), value + i, np.uint8)).save(path)
+
+
+def test_a_folder_of_pairs_is_joined_by_name(tmp_path: Path, cli: Callable, small: list[str]) -> None:
+    names = [f"{kind}/{i}" for kind in ("cat", "dog") for i in range(6)]
+    _images(tmp_path / "data", [f"{name}.png" for name in names], 100)
+    _images(tmp_path / "source", [f"{name}.bmp" for name in names], 0)
+    dataset = load_dataset(f"pairs:{tmp_path}")
+    assert dataset.paired
+    assert dataset.classes == 2
+    assert torch.allclose(dataset.train.data - dataset.train.source, torch.tensor(100 / dataset.scale), atol=1e-4)
+    code, _, err = cli("distill", "--teacher", "bridge", "--data", f"pairs:{tmp_path}", "--out", tmp_path / "run", *small)
+    assert (code, err) == (0, "")
+    (tmp_path / "data" / "cat" / "0.png").unlink()
+    with pytest.raises(DataError, match="1 have none, such as cat/0"):
+        load_dataset(f"pairs:{tmp_path}")
+
+
+UNPAIRED = ["--data", "digits-restore", "--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
+KINDS = {
+    "bridge, unpaired": ["--teacher", "bridge", *UNPAIRED],
+    "interpolant, two-sided": ["--teacher", "interpolant", *UNPAIRED, "--set", "teacher.objective.name=joint"],
+    "interpolant, one head of two": [
+        *("--teacher", "interpolant", *UNPAIRED, "--set", "teacher.objective={name: joint, parts: [data, noise]}"),
+        *("--loss", "uid", "--set", "loss.space=data"),
+    ],
+    "interpolant, paired": ["--teacher", "interpolant", "--data", "digits-restore"],
+    "mirror": ["--teacher", "interpolant", "--set", "teacher.coupling.name=mirror", "--set", "teacher.sampler={name: ddim, steps: 4}"],
+    "transport of noise": ["--teacher", "flow", "--set", "teacher.coupling.name=minibatch-ot"],
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("student", ["onestep", "fewstep"])
+def test_data_to_data_models_are_distilled(kind: str, student: str, tmp_path: Path, cli: Callable, small: list[str]) -> None:
+    code, _, err = cli("distill", *KINDS[kind], "--student", student, "--out", tmp_path / "run", *small)
+    assert (code, err) == (0, "")
+    assert matchlib.load(tmp_path / "run").sample(1).shape == (1, 1, 8, 8)
+
+
+def test_a_general_source_needs_a_second_head_and_the_error_says_which(cli: Callable, tmp_path: Path) -> None:
+    code, _, err = cli("distill", "--teacher", "interpolant", *UNPAIRED, "--out", tmp_path / "run")
+    assert code == 2
+    assert "would be enough: noise" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_answers_depend_on_their_source_and_on_their_own_latent(tmp_path: Path, cli: Callable, small: list[str]) -> None:
+    assert cli("distill", "--teacher", "bridge", "--data", "digits-restore", "--out", tmp_path / "run", *small)[0] == 0
+    student = matchlib.load(tmp_path / "run")
+    source = load_dataset("digits-restore").in_data_units(load_dataset("digits-restore").held_out.source[:2])
+    first, second = (student.sample(2, seed=seed, source=source, labels=3) for seed in (0, 1))
+    swapped = student.sample(2, seed=0, source=source.flip(0), labels=3)
+    assert not torch.allclose(first, second)
+    assert not torch.allclose(first, swapped)
+
+
+def test_a_report_has_distances_of_classes_and_of_pairs(tmp_path: Path) -> None:
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "evaluation.draws": 2, "evaluation.metrics": ("frechet-raw",)}
+    matchlib.train("bridge", "digits-restore", steps=2, out=tmp_path / "run", settings=settings)
+    report = matchlib.training.files.read_json(tmp_path / "run" / "evaluation.json")
+    assert len(report["teacher"]["frechet_by_class"]) == len(report["held_out"]["frechet_by_class"]) == 10
+    assert {"psnr", "rmse", "consistency", "spread"} <= set(report["teacher"])
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 0
