@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 QUICK = [
     "--set", "teacher.network={name: mlp, width: 8, depth: 1}", "--set", "teacher.training.steps=3", "--set", "trainer.steps=4",
-    "--set", "evaluation.draws=1",
+    "--set", "evaluation={draws: 1, metrics: [frechet-raw]}",
 ]  # fmt: skip
 
 
