@@ -1,6 +1,6 @@
 """Does every student distil every family? Families x students x (labels, no labels) on digits: student against its own teacher.
 
-python benchmarks/matrix.py [--only flow ...] [--threads 1]
+python benchmarks/matrix.py [--labels true false] [--only flow ...] [--threads 1]
 """
 
 from __future__ import annotations
@@ -59,15 +59,31 @@ def run(options: list[str], threads: int) -> dict[str, Any]:
     return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """Returns the table of README.md: students' Frechet distances by evaluations, and ratios to their teachers."""
+    steps = sorted({row["steps"] for row in rows})
+    lines = [
+        "| family | labels | teacher (evaluations) | " + " | ".join(f"student, {k}" for k in steps) + " |",
+        "|---" * (3 + len(steps)) + "|",
+    ]
+    for family, labels in dict.fromkeys((row["family"], row["labels"]) for row in rows):
+        cells = {row["steps"]: row for row in rows if (row["family"], row["labels"]) == (family, labels)}
+        teacher = next(iter(cells.values()))["teacher"]
+        shown = [f"{cells[k]['student']['frechet']:.2f} ({cells[k]['student_over_teacher']:.2f})" if k in cells else "" for k in steps]
+        lines.append(f"| {family} | {'yes' if labels else 'no'} | {teacher['frechet']:.2f} ({teacher['nfe']}) | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(FAMILIES))
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4], choices=list(STUDENTS))
+    parser.add_argument("--labels", nargs="+", default=["true", "false"], choices=["true", "false"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     rows = []
-    for labels, family, steps in product(("true", "false"), given.only or FAMILIES, given.steps):
+    for labels, family, steps in product(given.labels, given.only or FAMILIES, given.steps):
         options = command(family, steps, labels, given.seed)
         row = {"family": family, "steps": steps, "labels": labels == "true", "command": ["matchlib", "distill", *options]}
         row |= cell({"benchmark": "matrix", "options": options}, lambda options=options: run(options, given.threads))
@@ -81,8 +97,9 @@ def main() -> None:
             f"{'' if row['within'] else '  OUT OF BOUND'}  {row['seconds_in_all']:.0f} s",
             flush=True,
         )
+    print(markdown(rows))
     if given.only is None:
-        save("matrix", rows, bounds=BOUNDS)
+        save("matrix" if len(given.labels) == 2 else f"matrix-labels-{given.labels[0]}", rows, bounds=BOUNDS)
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ class Conversion:
         if not all(abs(float(k)) < SINGULAR for k in found):
             raise ConversionError(
                 f"{' and '.join(map(_name, self.predicted))} read as {_name(self.wanted)} is singular at t = {t:g} for "
-                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.low=0.001 or "
-                "teacher.times.high=0.999"
+                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.low=0.001, "
+                "teacher.times.high=0.999 or student.start=0.99"
             )
 
     def coefficients(self, at: Coefficients) -> list[Tensor | float]:

@@ -51,7 +51,19 @@ def test_the_package_passes_the_laws(installed: dict[str, str], group: str, name
 
 def test_the_package_trains_distils_and_samples(installed: dict[str, str], tmp_path: Path, small: list[str]) -> None:
     run_folder = str(tmp_path / "run")
-    options = ["--set", "teacher.interpolant.name=sine", "--loss", "half", "--data", "moons", "--out", run_folder, *small]
+    options = [
+        "--set",
+        "teacher.interpolant.name=sine",
+        "--set",
+        "student.start=0.9",
+        "--loss",
+        "half",
+        "--data",
+        "moons",
+        "--out",
+        run_folder,
+        *small,
+    ]
     run(installed, "distill", "--teacher", "flow", *options)
     assert '"name": "sine"' in (tmp_path / "run" / "student" / "card.json").read_text()
     run(installed, "sample", run_folder, "-n", "4", "--out", str(tmp_path / "x.npz"))

@@ -95,6 +95,13 @@ def test_the_table_of_the_readme_is_that_of_the_benchmark() -> None:
     assert markdown(rows) in (ROOT / "README.md").read_text()
 
 
+def test_the_table_of_students_is_that_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    matrix = importlib.import_module("matrix")
+    rows = json.loads((ROOT / "benchmarks" / "results" / "matrix-labels-true.json").read_text())["rows"]
+    assert matrix.markdown(rows) in (ROOT / "README.md").read_text()
+
+
 def test_the_audit_has_the_numbers_of_its_results() -> None:
     """docs/what-realuid-does.md stands as ``python benchmarks/claims/figures.py`` writes it."""
     spec = importlib.util.spec_from_file_location("figures", ROOT / "benchmarks" / "claims" / "figures.py")

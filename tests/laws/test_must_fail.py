@@ -151,8 +151,8 @@ def test_a_detached_target_breaks_the_student_gradient(monkeypatch: pytest.Monke
 
 
 def test_a_detached_state_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    contrast = Distillation.contrast
-    monkeypatch.setattr(Distillation, "contrast", lambda self, point: contrast(self, replace(point, state=point.state.detach())))
+    contrasts = Distillation.contrasts
+    monkeypatch.setattr(Distillation, "contrasts", lambda self, point: contrasts(self, replace(point, state=point.state.detach())))
     assert fails("student_gradients_are_those_of_the_value", "flow")
 
 

@@ -129,7 +129,8 @@ def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
     field = Preconditioned(torch.nn.Identity(), model, given.moments())
     t = data.draw(times_in(model, 1)).expand(n)
     point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
-    inner, ((skip, out),) = (torch.as_tensor(scale)[:, None] for scale in field.scales(t))
+    first, ((second, third),) = field.scales(t)
+    inner, skip, out = (torch.as_tensor(scale)[:, None] for scale in (first, second, third))
     assume(out.min() > 1e-6)
     seen, target = inner * point.state, (model.target(point) - skip * point.state) / out
     return max((x.square().mean() - 1).abs().item() * (n / 2) ** 0.5 for x in (seen, target))
