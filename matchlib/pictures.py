@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["draw", "draw_samples", "mosaic"]
 
 COUNT = 64  # events shown as images or lines
+COLUMNS = 4  # panels in one row
 POINTS = 2000  # events shown as points
 
 
@@ -52,10 +53,12 @@ def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, flo
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: drawing is rare and matplotlib slow to load
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4 * len(panels), 4.3), layout="constrained")
+    columns = len(panels) if len(panels) <= COLUMNS else COLUMNS - 1
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 4.3 * rows), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for i, (name, x) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), i + 1)
+        axes = figure.add_subplot(rows, columns, i + 1)
         axes.set_title(name)
         _panel(axes, np.asarray(x), limits)
     write_atomically(path, lambda temporary: canvas.print_png(str(temporary)))

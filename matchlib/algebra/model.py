@@ -167,7 +167,7 @@ class MatchingModel:
         weighted = zip(self.objective.heads, errors, strict=True)
         return torch.stack([head.weight(point.coefficients) * square_norm(error) for head, error in weighted]).sum(0)
 
-    def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator) -> Tensor:
+    def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator, remainder: float = 0.0) -> Tensor:
         """Draws a state at time ``t`` from its source alone.
 
         The data are replaced by their linear regression on the source (zero for an independent source), so at t = 1, where a = 0, the
@@ -176,10 +176,16 @@ class MatchingModel:
         Args:
             source: shape ``(b, *event)``.
             t: shape ``(b,)``.
+            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's law given
+                the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
         """
         at = self.interpolant.coefficients(t)
         noise = draw_like(source, generator) if self.interpolant.noisy else None
         regression = moments.cross / moments.source
         if regression == 0.0:
             return replace(at.state, data=0.0)(source, source, noise)
-        return at.state(scaled(regression, source), source, noise)
+        data = scaled(regression, source)
+        left = remainder * math.sqrt(max(moments.data - moments.cross**2 / moments.source, 0.0))
+        if left:
+            data = data + left * draw_like(source, generator)
+        return at.state(data, source, noise)

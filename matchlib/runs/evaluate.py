@@ -25,6 +25,7 @@ __all__ = ["evaluate"]
 
 TIMED = 1000  # "seconds" is the time for so many samples
 CLASS_METRIC = "frechet"
+DRAWS = 3  # answers to the same sources in a picture
 SMALLEST = 20  # held-out samples of a class, for a distance of its own
 
 
@@ -47,7 +48,7 @@ def evaluate(
         "features": features,
         "seed": seed,
     }
-    pictures: dict[str, Tensor] = {}
+    rounds: dict[str, list[Tensor]] = {}
     for kind, generator in sorted(generators.items()):
         begin = time.perf_counter()
         made = generator.draw(n, seed=seed)
@@ -57,15 +58,21 @@ def evaluate(
             raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
         report[kind] = {"nfe": generator.nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
         report[kind] |= _by_class(reference, dataset, made)
-        pictures[kind] = samples
+        rounds[kind] = [samples]
         if dataset.paired and generator.card.model.coupling.reads_source:
             report[kind] |= pair_scores(dataset, samples)
-            rounds = samples.split(reference.size)[1:3]  # other answers to the same sources
-            pictures |= {f"{kind}, draw {i}": more for i, more in enumerate(rounds, 2) if len(more) == reference.size}
+            rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
     report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
-    draw(folder / "samples.png", dataset, pictures)
+    draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
     write_json(folder / "evaluation.json", report)
     return report
+
+
+def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:
+    """One panel for each generator, the dearest first; of the cheapest every answer to the same sources."""
+    order = sorted(rounds, key=lambda kind: -nfe[kind])
+    panels = {kind: rounds[kind][0] for kind in order}
+    return panels | {f"{order[-1]}, draw {i}": more for i, more in enumerate(rounds[order[-1]][1:], 2)}
 
 
 def _by_class(reference: Reference, dataset: Dataset, samples: Batch) -> dict[str, list[float]]:

@@ -14,7 +14,9 @@ import matchlib
 from matchlib.data import Dataset
 from matchlib.errors import DataError
 from matchlib.evaluation.pairs import pair_scores
+from matchlib.sampling.base import SampledField
 from matchlib.sources import load_dataset
+from matchlib.testing.gaussian import GaussianField, Mixture
 
 RNG = np.random.default_rng(0)
 
@@ -150,3 +152,18 @@ def test_a_report_has_distances_of_classes_and_of_pairs(tmp_path: Path) -> None:
     assert len(report["teacher"]["frechet_by_class"]) == len(report["held_out"]["frechet_by_class"]) == 10
     assert {"psnr", "rmse", "consistency", "spread"} <= set(report["teacher"])
     assert (tmp_path / "run" / "samples.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("family", ["bridge", "interpolant"])
+def test_conditional_teachers_draw_from_the_exact_posterior(family: str) -> None:
+    """From one source, the family's own sampler with the exact field has the mean and the spread of the data given that source."""
+    plugin = matchlib.families[family]()
+    model, sampler = plugin.model(paired=True), plugin.recipe(paired=True).sampler
+    mean, std, rho, n = 0.0, 1.0, 0.7, 4000  # in model units
+    law = Mixture.normal(mean, std, correlation=rho)
+    source = torch.full((n, 1), 1.3, dtype=torch.float64)
+    of = SampledField(GaussianField(model, law), model, law.moments())
+    x = sampler.sample(of, source, None, generator=torch.Generator().manual_seed(0)).data
+    posterior = std * (1 - rho**2) ** 0.5
+    assert x.mean().item() == pytest.approx(mean + rho * std * 1.3, abs=5 * posterior / n**0.5 + 0.02)
+    assert x.std().item() == pytest.approx(posterior, rel=0.08)

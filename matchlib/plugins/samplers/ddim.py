@@ -63,7 +63,7 @@ class DDIM(Sampler):
         views = [view(memory, model, wanted) for wanted in self.latents(model)]
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
-        state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
+        state = model.start(source, grid[0].expand(size), of.moments, generator=generator, remainder=1.0)
         for now, then in pairwise(grid):
             memory.forget()
             data, from_, *noise = (read(state, now.expand(size), condition) for read in views)

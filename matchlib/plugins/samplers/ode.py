@@ -84,7 +84,7 @@ class ODE(Sampler):
             return velocity(state, t.to(state.dtype).expand(size), condition)
 
         ends = torch.tensor([model.times.high, model.times.low], dtype=source.dtype, device=source.device)
-        start = model.start(source, ends[0].expand(size), of.moments, generator=generator)
+        start = model.start(source, ends[0].expand(size), of.moments, generator=generator, remainder=1.0)
         options = {"grid_constructor": self._grid} if self.method in FIXED else None
         state = odeint(derivative, start, ends, method=self.method, rtol=self.rtol, atol=self.atol, options=options)[-1]
         if model.times.low > 0:

@@ -65,7 +65,7 @@ class SDE(Sampler):
         velocity, score = view(memory, model, Velocity()), view(memory, model, Score())
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
-        state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
+        state = model.start(source, grid[0].expand(size), of.moments, generator=generator, remainder=1.0)
         for now, then in pairwise(grid):
             t, dt = now.expand(size), now - then
             at = model.interpolant.coefficients(t)
