@@ -195,6 +195,9 @@ class RunSettings:
         ):
             if value < 1:
                 raise SettingError(f"{name} must be at least 1, got {value}")
+        dropout = self.teacher.training.label_dropout
+        if not 0 <= dropout < 1:
+            raise SettingError(f"teacher.training.label_dropout must lie in [0, 1), got {dropout}")
         if self.seed < 0:
             raise SettingError(f"seed must be at least 0, got {self.seed}")
 
