@@ -95,7 +95,8 @@ class _Examination:
     """The teacher's answers at fixed points, read in many ways."""
 
     def __init__(self, teacher: Teacher, dataset: Dataset, seed: int) -> None:
-        self.teacher, self.model, self.seed, self.dataset = teacher, teacher.model, seed, dataset
+        self.teacher = Teacher(teacher.field, teacher.model, teacher.moments)  # guidance moves answers away from what is learned
+        self.model, self.seed, self.dataset = teacher.model, seed, dataset
         if self.model.coupling.reads_source and not dataset.paired:
             raise DataError(f"the teacher's source is data, but {dataset.name} has none")
         index = torch.arange(SAMPLES) % len(dataset.held_out.data)
@@ -103,21 +104,20 @@ class _Examination:
         self.batch = Batch(*(None if x is None else x[index] for x in (held.data, held.source, held.label)))  # type: ignore[arg-type]
         self.times = _levels(self.model)
 
-    def points(self, batch: Batch) -> Iterator[Point]:
-        """Points of a batch at each time, always from the same noise."""
-        for t in self.times:
-            generator = torch.Generator().manual_seed(self.seed)
-            pair = self.model.coupling.pair(batch, generator=generator)
-            yield self.model.join(pair, t.to(batch.data.dtype).expand(len(batch.data)), generator=generator)
-
-    @torch.no_grad()
-    def answers(self, points: Iterator[Point] | list[Point], clock: Callable[[Tensor], Tensor] = torch.clone) -> list[tuple[Tensor, ...]]:
-        """The teacher's heads at each point, asked at times of another clock."""
-        return [self.model.split(self.teacher(x.state, clock(x.time), x.condition)) for x in points]
-
     @cached_property
     def at(self) -> list[Point]:
-        return list(self.points(self.batch))
+        """Points of the batch at each time, always from the same noise."""
+        return [self._point(t.to(self.batch.data.dtype)) for t in self.times]
+
+    def _point(self, t: Tensor) -> Point:
+        generator = torch.Generator().manual_seed(self.seed)
+        pair = self.model.coupling.pair(self.batch, generator=generator)
+        return self.model.join(pair, t.expand(len(self.batch.data)), generator=generator)
+
+    @torch.no_grad()
+    def answers(self, points: list[Point], clock: Callable[[Tensor], Tensor] = torch.clone) -> list[tuple[Tensor, ...]]:
+        """The teacher's heads at each point, asked at times of another clock."""
+        return [self.model.split(self.teacher(x.state, clock(x.time), x.condition)) for x in points]
 
     @cached_property
     def stated(self) -> Finding:

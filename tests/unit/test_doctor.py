@@ -96,6 +96,11 @@ def test_a_planted_mistake_is_named(mistake: str) -> None:
     assert said in diagnosis.mistakes[0]
 
 
+def test_guidance_is_no_mistake() -> None:
+    """A guided teacher's answers are no conditional means; the field beneath them is what is examined."""
+    assert examine(Teacher(FIELD, FLOW, guidance=4.0), DATA).mistakes == ()
+
+
 @pytest.mark.parametrize("units", [(0.0, 1.0), (1.0, 12.0)])
 def test_data_in_other_units_are_named(units: tuple[float, float]) -> None:
     """The teacher was trained on normalised data and is given others."""
