@@ -6,16 +6,9 @@ python benchmarks/families.py [--seeds 0] [--only flow ...]
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
-import sys
-import time
 from typing import Any
 
-from record import CACHE, cell, save
-
-from matchlib.training.files import read_json
+from record import CACHE, cell, distilled, save
 
 CELLS = [
     ("flow", "digits"),
@@ -29,21 +22,9 @@ SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "coverage", "nea
 
 
 def run(family: str, data: str, seed: int, more: list[str]) -> dict[str, Any]:
-    """Runs the command and returns its scores and how long it took, teacher included."""
-    folder, cache = CACHE / f"run-{family}-{data}-{seed}", CACHE / "teachers"
-    shutil.rmtree(folder, ignore_errors=True)
-    options = ["--teacher", family, "--data", data, "--seed", str(seed), "--out", str(folder), *more]
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "matchlib_cli", "distill", *options],
-        check=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
-        stdout=subprocess.DEVNULL,
-    )
-    seconds = time.perf_counter() - begin
-    report = read_json(folder / "evaluation.json")
-    kinds = ("student", "teacher", "held_out")
-    return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
+    """Returns the scores of a cell."""
+    options = ["--teacher", family, "--data", data, "--seed", str(seed), *more]
+    return distilled(options, CACHE / f"run-{family}-{data}-{seed}", SHOWN)
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:

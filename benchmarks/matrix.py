@@ -6,17 +6,10 @@ python benchmarks/matrix.py [--labels true false] [--only flow ...] [--threads 1
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
-import sys
-import time
 from itertools import product
 from typing import Any
 
-from record import CACHE, cell, save
-
-from matchlib.training.files import read_json
+from record import CACHE, cell, distilled, save
 
 UNPAIRED = ["--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
 FAMILIES: dict[str, list[str]] = {
@@ -40,23 +33,6 @@ COMMON = ["--set", "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-
 def command(family: str, steps: int, labels: str, seed: int) -> list[str]:
     """Returns the options of ``matchlib distill`` for a cell."""
     return [*FAMILIES[family], *STUDENTS[steps], "--seed", str(seed), "--set", f"data.labels={labels}", *COMMON]
-
-
-def run(options: list[str], threads: int) -> dict[str, Any]:
-    """Runs the command and returns its scores and how long it took, teacher included where it was not in the cache."""
-    folder = CACHE / "matrix-run"
-    shutil.rmtree(folder, ignore_errors=True)
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "matchlib_cli", "distill", *options, "--out", str(folder)],
-        check=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers"), "OMP_NUM_THREADS": str(threads)},
-        stdout=subprocess.DEVNULL,
-    )
-    seconds = time.perf_counter() - begin
-    report = read_json(folder / "evaluation.json")
-    kinds = ("student", "teacher", "held_out")
-    return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in kinds}
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -86,7 +62,10 @@ def main() -> None:
     for labels, family, steps in product(given.labels, given.only or FAMILIES, given.steps):
         options = command(family, steps, labels, given.seed)
         row = {"family": family, "steps": steps, "labels": labels == "true", "command": ["matchlib", "distill", *options]}
-        row |= cell({"benchmark": "matrix", "options": options}, lambda options=options: run(options, given.threads))
+        row |= cell(
+            {"benchmark": "matrix", "options": options},
+            lambda options=options: distilled(options, CACHE / "matrix-run", SHOWN, OMP_NUM_THREADS=str(given.threads)),
+        )
         student, teacher = row["student"], row["teacher"]
         row["student_over_teacher"] = student["frechet"] / teacher["frechet"]
         row["within"] = row["student_over_teacher"] <= BOUNDS[steps]

@@ -6,8 +6,11 @@ import hashlib
 import json
 import os
 import platform
+import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from typing import Any
 import torch
 
 from matchlib.cards import versions
-from matchlib.training.files import write_json
+from matchlib.training.files import read_json, write_json
 
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results", HERE / "cache"
@@ -40,6 +43,28 @@ def cell(key: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str
     value = compute()
     write_json(path, {"key": key, "value": value})
     return value
+
+
+def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:
+    """Runs ``matchlib distill`` afresh and returns its scores and how long it took, teacher included unless the benchmarks' cache has it.
+
+    Args:
+        folder: of the run; what was there is removed.
+        shown: keys of the evaluation to keep.
+        environment: further variables.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    begin = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "matchlib_cli", "distill", *options, "--out", str(folder)],
+        check=True,
+        env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers"), **environment},
+        stdout=subprocess.DEVNULL,
+    )
+    seconds = time.perf_counter() - begin
+    report = read_json(folder / "evaluation.json")
+    kinds = ("student", "teacher", "held_out")
+    return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in shown if key in report[kind]} for kind in kinds}
 
 
 def save(name: str, rows: Any, **more: Any) -> None:

@@ -9,18 +9,12 @@ a little noise is added. Without it only the digits are run.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import CACHE, RESULTS, cell, save
-
-from matchlib.training.files import read_json
+from record import CACHE, RESULTS, cell, distilled, save
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "psnr", "rmse", "consistency", "spread", "seconds")
 MNIST = [
@@ -40,19 +34,11 @@ def pairs(mnist: Path, count: int, noise: float) -> Path:
 
 
 def run(name: str, options: list[str], threads: int) -> dict[str, Any]:
-    """Runs the command, keeps its picture, and returns its scores and how long it took."""
+    """Returns the scores of a cell, and keeps its picture."""
     folder = CACHE / f"restoration-{name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    begin = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "matchlib_cli", "distill", "--teacher", "bridge", *options, "--out", str(folder)],
-        check=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers"), "OMP_NUM_THREADS": str(threads)},
-    )
-    report = read_json(folder / "evaluation.json")
+    found = distilled(["--teacher", "bridge", *options], folder, SHOWN, OMP_NUM_THREADS=str(threads))
     shutil.copy(folder / "samples.png", RESULTS / f"restoration-{name}.png")
-    kinds = {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in ("student", "teacher", "held_out")}
-    return {"seconds_in_all": time.perf_counter() - begin, **kinds}
+    return found
 
 
 def main() -> None:
