@@ -19,7 +19,8 @@ from record import CACHE, RESULTS, cell, distilled, save
 SHOWN = ("nfe", "frechet", "frechet_raw", "psnr", "rmse", "consistency", "spread", "seconds")
 MNIST = [
     *("--set", "teacher.network={name: mlp, width: 512, depth: 3}", "--set", "teacher.training.steps=1500", "--steps", "1600"),
-    *("--set", "trainer.batch=128", "--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
+    *("--set", "teacher.sampler={name: ancestral, clip: true}", "--set", "trainer.batch=128"),
+    *("--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
 ]
 
 

@@ -89,7 +89,8 @@ class Generator:
         if isinstance(self.module, Student):
             self.nfe = self.module.nfe
             return self.module(source, model.condition(source, prompt.label), generator=generator)
-        of = SampledField(self.module, model, self.card.moments)
+        low, high = ((limit - self.card.data["shift"]) / self.card.data["scale"] for limit in self.card.data["limits"])
+        of = SampledField(self.module, model, self.card.moments, (low, high))
         result = self.sampler.sample(of, source, prompt.label, generator=generator)
         self.nfe = result.nfe
         return result.data

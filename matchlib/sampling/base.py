@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -22,11 +23,13 @@ class SampledField:
         field: called as ``field(state, time, condition)``.
         model: what it predicts, and where.
         moments: of data and source.
+        limits: least and largest number that data hold, in the field's units.
     """
 
     field: nn.Module
     model: MatchingModel
     moments: Moments = Moments()
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)

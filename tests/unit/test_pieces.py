@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import matchlib
+from matchlib.algebra.records import Condition
 from matchlib.algebra.times import Times
 from matchlib.cards import build_field
 from matchlib.data import Dataset, split
@@ -341,3 +342,30 @@ def test_sources_are_needed_or_drawn_from_the_held_out_pairs(tmp_path: Path) -> 
 def test_a_time_interval_inside_which_a_path_is_singular_can_be_chosen() -> None:
     model = replace(FLOW, times=Times(0.1, 0.9))
     assert model.probe().time.min() > 0.1
+
+
+class TooLarge(nn.Module):
+    """Exact, but for data that it predicts a thousand times too large."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, state: torch.Tensor, time: torch.Tensor, condition: Condition) -> torch.Tensor:
+        return 1000 * self.field(state, time, condition)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+def test_clipping_keeps_samples_within_the_limits_of_the_data(name: str) -> None:
+    """A clipped sampler ends inside the limits whatever the field says, one without is carried away, and wide limits change nothing."""
+    model = matchlib.families["diffusion"]().model(paired=False)
+    exact = GaussianField(model, Mixture.normal(0.0, 1.0))
+    source = torch.randn(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def drawn(field: nn.Module, clip: bool, limits: tuple[float, float]) -> torch.Tensor:
+        sampler = matchlib.samplers.build({"name": name, "steps": 8, "clip": clip})
+        return sampler.sample(SampledField(field, model, limits=limits), source, None, generator=torch.Generator().manual_seed(1)).data
+
+    assert drawn(TooLarge(exact), True, (-2.0, 2.0)).abs().max() <= 2
+    assert drawn(TooLarge(exact), False, (-2.0, 2.0)).abs().max() > 100
+    assert torch.equal(drawn(exact, True, (-1e3, 1e3)), drawn(exact, False, (-2.0, 2.0)))

@@ -19,6 +19,7 @@ from matchlib.errors import IncompatibleError
 from matchlib.plugins.objectives.data import Data
 from matchlib.registries import samplers
 from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
+from matchlib.sampling.clipped import Clipped
 from matchlib.sampling.grid import check_steps, times_down
 
 __all__ = ["Ancestral"]
@@ -34,9 +35,11 @@ class Ancestral(Sampler):
 
     Args:
         steps: evenly spaced in t, >= 1; one evaluation each.
+        clip: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow from step to step.
     """
 
     steps: int = 100
+    clip: bool = False
 
     def __post_init__(self) -> None:
         check_steps("ancestral", self.steps)
@@ -57,7 +60,7 @@ class Ancestral(Sampler):
         model, counted = of.model, CountedField(of.field)
         self.check(model)
         condition = model.condition(source, label)
-        predict = view(counted, model, Data())
+        predict = Clipped(view(counted, model, Data()), of.limits if self.clip else None)
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
         state = model.start(source, grid[0].expand(size), of.moments, generator=generator)

@@ -20,6 +20,7 @@ from matchlib.plugins.objectives.noise import Noise
 from matchlib.plugins.objectives.source import Source
 from matchlib.registries import samplers
 from matchlib.sampling.base import CountedField, SampledField, Sampler, Samples
+from matchlib.sampling.clipped import Clipped
 from matchlib.sampling.grid import check_steps, times_down
 from matchlib.sampling.once import Once
 
@@ -36,9 +37,11 @@ class DDIM(Sampler):
 
     Args:
         steps: evenly spaced in t, >= 1; one evaluation each.
+        clip: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow from step to step.
     """
 
     steps: int = 50
+    clip: bool = False
 
     def __post_init__(self) -> None:
         check_steps("ddim", self.steps)
@@ -60,15 +63,16 @@ class DDIM(Sampler):
         model, counted = of.model, CountedField(of.field)
         condition = model.condition(source, label)
         memory = Once(counted)
-        views = [view(memory, model, wanted) for wanted in self.latents(model)]
+        predict, *others = (view(memory, model, wanted) for wanted in self.latents(model))
+        predict = Clipped(predict, of.limits if self.clip else None)
         grid = times_down(model.times, self.steps, source)
         size = source.shape[:1]
         state = model.start(source, grid[0].expand(size), of.moments, generator=generator, remainder=1.0)
         for now, then in pairwise(grid):
             memory.forget()
-            data, from_, *noise = (read(state, now.expand(size), condition) for read in views)
+            data, from_, *noise = (read(state, now.expand(size), condition) for read in (predict, *others))
             state = model.interpolant.coefficients(then.expand(size)).state(data, from_, *noise or (None,))
         if model.times.low > 0:
             memory.forget()
-            state = views[0](state, grid[-1].expand(size), condition)
+            state = predict(state, grid[-1].expand(size), condition)
         return Samples(state, counted.nfe)
