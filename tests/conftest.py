@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # read when they are loaded, here and in the commands that tests start
+
 from collections.abc import Callable
 from pathlib import Path
 
