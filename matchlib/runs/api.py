@@ -12,9 +12,9 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.generator import Generator
 from matchlib.registries import losses
-from matchlib.runs.build import card_of, data_piece
 from matchlib.runs.folder import start_run
 from matchlib.runs.run import Hooks
+from matchlib.runs.teachers import card_of, data_piece
 from matchlib.settings import RunSettings, from_tree, to_tree
 
 __all__ = ["distill", "train"]

@@ -1,52 +1,30 @@
-"""From settings to pieces; everything that can be refused is refused here, before anything is trained."""
+"""From settings to student, critic and loss; everything that can be refused is refused here, before anything is trained."""
 
 from __future__ import annotations
 
 import copy
-import runpy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
-from matchlib.algebra.model import MatchingModel
-from matchlib.cards import Card, build_field, build_student, dataset_of, load_bundle, times_of
-from matchlib.data import Dataset
+from matchlib.cards import Card, build_field, build_student, load_bundle, times_of
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.family import Family, Recipe
-from matchlib.distillation.field import Signature
+from matchlib.distillation.family import Recipe
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
-from matchlib.registries import couplings, families, interpolants, objectives, samplers, students
-from matchlib.registry import Registry
-from matchlib.settings import DataSettings, Piece, RunSettings, TeacherSettings, from_tree
+from matchlib.registries import objectives, students
+from matchlib.runs.teachers import recipe_of
+from matchlib.settings import RunSettings
 from matchlib.training.trainer import TrainerSettings
 from matchlib.training.weights import copy_fitting
 
-__all__ = [
-    "Distilled",
-    "card_of",
-    "check_guidance",
-    "data_piece",
-    "data_record",
-    "device_of",
-    "distillation_of",
-    "fresh_teacher",
-    "python_teacher",
-    "recipe_of",
-    "signature_of",
-    "student_steps",
-    "teacher_and_data",
-    "teacher_card",
-    "teacher_of_run",
-    "teacher_steps",
-]
+__all__ = ["Distilled", "device_of", "distillation_of", "student_steps", "teacher_steps"]
 
 
 def device_of(name: str) -> torch.device:
@@ -65,11 +43,6 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def data_piece(data: DataSettings) -> dict[str, Any]:
-    """Returns what a card records of the data's name."""
-    return {"name": data.name, "options": data.options, "labels": data.labels, "balanced": data.balanced}
-
-
 def teacher_steps(settings: RunSettings) -> TrainerSettings:
     """Returns the trainer's settings for the teacher's phase."""
     return _steps(settings, settings.teacher.training)
@@ -83,199 +56,6 @@ def student_steps(settings: RunSettings) -> TrainerSettings:
 def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
     own = {key: getattr(phase, key) for key in ("steps", "warmup", "decay", "clip")}
     return TrainerSettings(**own, log_every=settings.trainer.log_every, checkpoint_every=settings.trainer.checkpoint_every)
-
-
-def family_of(settings: TeacherSettings) -> Family:
-    """Returns the family that the settings name, with its options."""
-    return families.build({"name": settings.name, **settings.options}, beside=[f.name for f in fields(settings)])
-
-
-def recipe_of(settings: TeacherSettings, card: Card, *, paired: bool) -> Recipe:
-    """Returns the recipe of the teacher's family; for a teacher from a run, of the family that the run names."""
-    if settings.name in families:
-        return family_of(settings).recipe(paired=paired)
-    config = Path(settings.name) / "config.yaml"
-    if config.exists():
-        made: TeacherSettings = from_tree(yaml.safe_load(config.read_text(encoding="utf-8"))).teacher
-        if made != settings:
-            return recipe_of(made, card, paired=paired)
-    return Recipe(samplers.build(card.sampler))
-
-
-def _model(settings: TeacherSettings, dataset: Dataset) -> MatchingModel:
-    """Returns the family's model with the pieces that the settings replace."""
-    model = family_of(settings).model(paired=dataset.paired)
-    pieces: dict[str, tuple[Registry[Any], Piece | None]] = {
-        "coupling": (couplings, settings.coupling),
-        "interpolant": (interpolants, settings.interpolant),
-        "objective": (objectives, settings.objective),
-    }
-    changes: dict[str, Any] = {name: registry.build(spec) for name, (registry, spec) in pieces.items() if spec is not None}
-    if settings.times is not None:
-        changes["times"] = times_of({**asdict(model.times), **settings.times})
-    if settings.sees_source is not None:
-        changes["sees_source"] = settings.sees_source
-    model = replace(model, **changes)
-    if model.coupling.reads_source and not dataset.paired:
-        raise IncompatibleError(
-            f"coupling {couplings.name_of(model.coupling)!r} reads a source from the data, but {dataset.name} has none; "
-            "use digits-restore, an npz with an array 'source', or another coupling"
-        )
-    return model
-
-
-def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
-    """Returns the card of the teacher that a family makes for the data."""
-    t = settings.teacher
-    model = _model(t, dataset)
-    sampler = family_of(t).recipe(paired=dataset.paired).sampler if t.sampler is None else samplers.build(t.sampler)
-    return Card(
-        kind="teacher",
-        network=dict(family_of(t).network(t.network)),
-        signature=signature_of(dataset, model),
-        model=model,
-        moments=dataset.moments(model.coupling),
-        sampler=samplers.describe(sampler),
-        data=data_record(settings.data, dataset),
-        seed=settings.seed,
-        guidance=1.0 if t.guidance is None else t.guidance,
-        label_dropout=t.training.label_dropout,
-    )
-
-
-def card_of(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> Card:
-    """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
-    if teacher.units is not None:
-        dataset = dataset.in_units(*teacher.units)
-    own = {"name": "ode"} if teacher.recipe is None else samplers.describe(teacher.recipe.sampler)
-    sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
-    return Card(
-        kind="teacher",
-        network=getattr(teacher.field, "spec", {"name": None}),
-        signature=signature_of(dataset, teacher.model),
-        model=teacher.model,
-        moments=teacher.moments,
-        sampler=samplers.describe(samplers.build(sampler)),
-        data=data_record(settings.data, dataset),
-        seed=settings.seed,
-        guidance=teacher.guidance,
-        label_dropout=None,  # not known
-    )
-
-
-def python_teacher(name: str) -> Teacher | None:
-    """Returns the teacher that ``FILE.py:NAME`` stands for, a Teacher or a function that returns one; None for a name of another form.
-
-    Raises:
-        CardError: the file is missing or fails.
-        UnknownNameError: it has no such name.
-        SettingError: what it names is no teacher.
-    """
-    path, colon, attribute = name.rpartition(":")
-    if not colon or not path.endswith(".py"):
-        return None
-    if not Path(path).is_file():
-        raise CardError(f"there is no file {path}, of which {attribute!r} is to be the teacher")
-    try:
-        names = runpy.run_path(path)
-    except Exception as error:
-        raise CardError(f"{path} fails: {type(error).__name__}: {error}") from error
-    if attribute not in names:
-        known = [key for key in names if not key.startswith("_")]
-        raise UnknownNameError(f"{path} defines no {attribute!r}{nearest(attribute, known)}")
-    found = names[attribute]
-    teacher = found if isinstance(found, Teacher) else found() if callable(found) else None
-    if not isinstance(teacher, Teacher):
-        raise SettingError(f"{name} must be a matchlib.Teacher, or a function without arguments that returns one, got {found!r}")
-    return teacher
-
-
-def teacher_and_data(name: str, data: str | None) -> tuple[Teacher, Dataset]:
-    """Returns the teacher of a run or of ``FILE.py:NAME``, and the data it is for.
-
-    Args:
-        data: registered set or path; None for what the run was made from.
-
-    Raises:
-        SettingError: a teacher made in Python was given no data.
-    """
-    teacher = python_teacher(name)
-    if teacher is not None:
-        if data is None:
-            raise SettingError(f"{name} does not say which data it is for: give --data")
-        return teacher, dataset_of(data_piece(DataSettings(name=data)))
-    place = Path(name) / "teacher" if (Path(name) / "teacher").is_dir() else Path(name)
-    card, loaded = load_bundle(place)
-    if not isinstance(loaded, Teacher):
-        raise CardError(f"{place} holds a student, not a teacher")
-    return loaded, dataset_of(card.data if data is None else {**card.data, "name": data, "options": {}})
-
-
-def check_guidance(card: Card) -> None:
-    """Refuses guidance of a teacher that cannot be asked without labels.
-
-    Raises:
-        IncompatibleError: there are no labels, or none was ever left out.
-    """
-    if card.guidance == 1.0:
-        return
-    if card.signature.classes is None and card.signature.label_shape is None:
-        raise IncompatibleError(f"guidance {card.guidance:g} needs a teacher with labels, and this one has none")
-    if card.label_dropout == 0:
-        raise IncompatibleError(
-            f"guidance {card.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
-        )
-
-
-def data_record(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
-    """Returns what a card records of the data: name, normalisation, limits and the law of the labels."""
-    label, shares = dataset.train.label, None
-    if dataset.classes is not None and label is not None:
-        shares = (torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist()
-    numbers = {"shift": dataset.shift, "scale": dataset.scale, "limits": list(dataset.limits), "label_shares": shares}
-    return data_piece(data) | numbers
-
-
-def signature_of(dataset: Dataset, model: MatchingModel) -> Signature:
-    """Returns what a network for the data and the model must accept."""
-    label = dataset.train.label
-    label_shape = tuple(label.shape[1:]) if label is not None and dataset.classes is None else None
-    return Signature(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
-
-
-def fresh_teacher(card: Card, seed: int) -> Teacher:
-    """Returns an untrained teacher of a card; the seed decides its weights."""
-    torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
-    return Teacher(build_field(card.network, card.signature, card.model, card.moments), card.model, card.moments, card.guidance)
-
-
-def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -> tuple[Card, Teacher]:
-    """Loads the teacher of a finished run, with the guidance that is asked for.
-
-    Raises:
-        UnknownNameError: there is no such run.
-        IncompatibleError: the teacher is for other data.
-    """
-    folder = Path(name)
-    place = folder / "teacher" if (folder / "teacher").is_dir() else folder
-    if not (place / "card.json").exists():
-        known = ", ".join(families)
-        raise UnknownNameError(f"teacher {name!r} is neither a family ({known}) nor the folder of a finished run{nearest(name, families)}")
-    card, teacher = load_bundle(place)
-    if not isinstance(teacher, Teacher):
-        raise CardError(f"{place} holds a student, not a teacher")
-    wanted = signature_of(dataset, card.model)
-    if card.signature != wanted:
-        raise IncompatibleError(
-            f"the teacher of {name} was made for events of shape {card.signature.shape} with {card.signature.classes or 'no'} classes, "
-            f"but {dataset.name} has shape {wanted.shape} and {wanted.classes or 'no'} classes (data.labels=false leaves labels out)"
-        )
-    if card.model.coupling.reads_source and not dataset.paired:
-        raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
-    if guidance is not None:
-        card = replace(card, guidance=guidance)
-    teacher.guidance = card.guidance
-    return card, teacher
 
 
 @dataclass(frozen=True)

@@ -23,20 +23,9 @@ from matchlib.errors import CardError
 from matchlib.evaluation.features import cache_folder
 from matchlib.generator import Generator
 from matchlib.registries import families, losses, metrics, samplers
-from matchlib.runs.build import (
-    card_of,
-    check_guidance,
-    data_piece,
-    device_of,
-    distillation_of,
-    fresh_teacher,
-    python_teacher,
-    student_steps,
-    teacher_card,
-    teacher_of_run,
-    teacher_steps,
-)
+from matchlib.runs.build import device_of, distillation_of, student_steps, teacher_steps
 from matchlib.runs.evaluate import evaluate
+from matchlib.runs.teachers import card_of, check_guidance, data_piece, fresh_teacher, python_teacher, teacher_card, teacher_of_run
 from matchlib.settings import RunSettings
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner

@@ -21,7 +21,7 @@ def run(
     """Examine a teacher before anything is trained on it: time, sign, scale, prediction, labels, weights."""
     from matchlib.errors import SettingError
     from matchlib.evaluation.doctor import examine
-    from matchlib.runs.build import teacher_and_data
+    from matchlib.runs.teachers import teacher_and_data
     from matchlib_cli.screen import show_diagnosis
 
     if seed is not None and seed < 0:

@@ -24,9 +24,10 @@ def run(
     from matchlib.cards import dataset_of
     from matchlib.errors import SettingError
     from matchlib.generator import load
-    from matchlib.runs.build import data_piece, device_of
+    from matchlib.runs.build import device_of
     from matchlib.runs.evaluate import evaluate
     from matchlib.runs.folder import read_config
+    from matchlib.runs.teachers import data_piece
     from matchlib_cli.config import check
     from matchlib_cli.screen import show_report
 

@@ -278,6 +278,14 @@ def test_manifold_metrics_at_their_extremes() -> None:
         assert same.compute() >= 0.99
 
 
+@pytest.mark.parametrize("labels", [True, False])
+def test_no_feature_outweighs_the_others(labels: bool, tmp_path: Path) -> None:
+    """No digit lies dozens of deviations out in any feature, so a unit that hardly ever fires is not blown up."""
+    digits = load_dataset("digits")
+    x, y = digits.train.data.flatten(1).numpy(), digits.train.label.numpy()
+    assert np.abs(extractor(x, y if labels else None, cache=tmp_path)(x)).max() < 10
+
+
 def test_features_are_deterministic_and_cached(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
     first = extractor(x, None, cache=tmp_path / "a")(x)
