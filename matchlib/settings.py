@@ -127,6 +127,8 @@ class DistillSettings:
         steps: turns in all, >= 1.
         batch: samples a turn, >= 1.
         critic_turns: before each student turn, >= 1.
+        critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
+            teacher's with its weights, if it has any.
         student_rate, critic_rate: Adam's step sizes; None for the family's own.
         betas: Adam's averaging constants.
         ema: decay of the student's averaged weights.
@@ -137,6 +139,7 @@ class DistillSettings:
     steps: int = 3200
     batch: int = 256
     critic_turns: int = 1
+    critic_network: Piece | None = None
     student_rate: float | None = None
     critic_rate: float | None = None
     betas: tuple[float, float] = (0.0, 0.999)

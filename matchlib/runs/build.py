@@ -78,7 +78,7 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     recipe, t = teacher.recipe or recipe_of(settings.teacher, card, paired=paired), settings.trainer
     spec, student = _student(settings, card, teacher, recipe)
     critic = _critic(settings, card, teacher)
-    for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "teacher.network")):
+    for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
         if not _has_weights(module):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     times = recipe.times if t.times is None else times_of({**asdict(recipe.times or card.model.times), **t.times})
@@ -99,11 +99,12 @@ def _has_weights(module: nn.Module) -> bool:
 
 
 def _critic(settings: RunSettings, card: Card, teacher: Teacher) -> nn.Module:
-    """Returns a copy of the teacher's field, or a fresh network where the teacher has no weights that could learn."""
-    if _has_weights(teacher.field):
+    """Returns the network that is asked for; else a copy of the teacher's field, or a fresh one where that has no weights to learn."""
+    own = settings.trainer.critic_network
+    if own is None and _has_weights(teacher.field):
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
-    return build_field(settings.teacher.network, card.signature, card.model, card.moments)
+    return build_field(own or settings.teacher.network, card.signature, card.model, card.moments)
 
 
 def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe) -> tuple[Mapping[str, Any], Student]:
