@@ -72,17 +72,19 @@ class Distillation:
         parts = zip(critic, teacher, target, self.model.objective.heads, strict=True)
         return [Contrast(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
 
-    def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Tensor:
+    def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the student's loss, a scalar; its gradient flows through state and target."""
+        loss = self.loss.at(progress)
         point = self.generated(prompt, other, generator=generator)
-        return torch.stack([self.loss.student_loss(contrast) for contrast in self.contrasts(point)]).sum(0).mean()
+        return torch.stack([loss.student_loss(contrast) for contrast in self.contrasts(point)]).sum(0).mean()
 
-    def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator) -> Tensor:
+    def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the critic's loss, a scalar; the student is run without a graph."""
+        loss = self.loss.at(progress)
         with torch.no_grad():
             generated = self.generated(prompt, real, generator=generator)
         made = self.contrasts(generated)
         at_real: list[Contrast] | list[None] = [None] * len(made)
-        if self.loss.uses_real:
+        if loss.uses_real:
             at_real = self.contrasts(self.model.point(real, generator=generator))
-        return torch.stack([self.loss.critic_loss(*pair) for pair in zip(made, at_real, strict=True)]).sum(0).mean()
+        return torch.stack([loss.critic_loss(*pair) for pair in zip(made, at_real, strict=True)]).sum(0).mean()

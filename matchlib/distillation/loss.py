@@ -22,6 +22,10 @@ class DistillationLoss(ABC):
 
     space: str | None
 
+    def at(self, progress: float) -> DistillationLoss:
+        """Returns the loss for a turn, of which a share ``progress`` in [0, 1] has gone before; a loss without a schedule is its own."""
+        return self
+
     @property
     @abstractmethod
     def uses_real(self) -> bool:

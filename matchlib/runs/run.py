@@ -205,6 +205,7 @@ class Run:
             self.streams,
             batch=t.batch,
             critic_turns=t.critic_turns,
+            turns=t.steps,
         )
         student = self._fit(algorithm, student_steps(self.settings), "student")["student"]
         return replace(self.card, kind="student", student=dict(made.student)), student

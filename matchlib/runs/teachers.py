@@ -183,6 +183,17 @@ def python_teacher(name: str) -> Teacher | None:
     return teacher
 
 
+def _bundle_of(name: str, beside: str) -> tuple[Card, Teacher]:
+    """Loads the teacher of a run or of a bundle; ``beside`` says what else the name could have been."""
+    place = Path(name) / "teacher" if (Path(name) / "teacher").is_dir() else Path(name)
+    if not (place / "card.json").exists():
+        raise UnknownNameError(f"teacher {name!r} is {beside or 'not '}the folder of a finished run{nearest(name, families)}")
+    card, teacher = load_bundle(place)
+    if not isinstance(teacher, Teacher):
+        raise CardError(f"{place} holds a student, not a teacher")
+    return card, teacher
+
+
 def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -> tuple[Card, Teacher]:
     """Loads the teacher of a finished run, with the guidance that is asked for.
 
@@ -190,14 +201,7 @@ def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -
         UnknownNameError: there is no such run.
         IncompatibleError: the teacher is for other data.
     """
-    folder = Path(name)
-    place = folder / "teacher" if (folder / "teacher").is_dir() else folder
-    if not (place / "card.json").exists():
-        known = ", ".join(families)
-        raise UnknownNameError(f"teacher {name!r} is neither a family ({known}) nor the folder of a finished run{nearest(name, families)}")
-    card, teacher = load_bundle(place)
-    if not isinstance(teacher, Teacher):
-        raise CardError(f"{place} holds a student, not a teacher")
+    card, teacher = _bundle_of(name, f"neither a family ({', '.join(families)}) nor ")
     wanted = signature_of(dataset, card.model)
     if card.signature != wanted:
         raise IncompatibleError(
@@ -226,8 +230,5 @@ def teacher_and_data(name: str, data: str | None) -> tuple[Teacher, Dataset]:
         if data is None:
             raise SettingError(f"{name} does not say which data it is for: give --data")
         return teacher, dataset_of(data_piece(DataSettings(name=data)))
-    place = Path(name) / "teacher" if (Path(name) / "teacher").is_dir() else Path(name)
-    card, loaded = load_bundle(place)
-    if not isinstance(loaded, Teacher):
-        raise CardError(f"{place} holds a student, not a teacher")
+    card, loaded = _bundle_of(name, "")
     return loaded, dataset_of(card.data if data is None else {**card.data, "name": data, "options": {}})

@@ -22,6 +22,7 @@ class Distilling(Algorithm):
         streams: of the run.
         batch: samples a turn.
         critic_turns: critic turns before each student turn, >= 1.
+        turns: in all; a loss with a schedule asks how many are done.
     """
 
     def __init__(
@@ -34,21 +35,22 @@ class Distilling(Algorithm):
         *,
         batch: int,
         critic_turns: int = 1,
+        turns: int = 1,
     ) -> None:
         if critic_turns < 1:
             raise SettingError(f"critic_turns must be at least 1, got {critic_turns}")
         self.learners = {"student": student, "critic": critic}
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
-        self.batch, self.cycle = batch, critic_turns + 1
+        self.batch, self.cycle, self.turns = batch, critic_turns + 1, turns
 
     def _draw(self, stream: str, step: int) -> Batch:
         return self.dataset.draw(self.batch, self.streams(stream, step))
 
     def turn(self, step: int) -> Turn:
         generator = self.streams("point", step)
-        prompt = self._draw("prompt", step)
+        prompt, progress = self._draw("prompt", step), min(step / self.turns, 1.0)
         if (step + 1) % self.cycle == 0:
             other = self._draw("real", step) if self.dataset.paired else prompt  # only its source is used
-            return Turn("student", self.distillation.student_loss(prompt, other, generator=generator))
+            return Turn("student", self.distillation.student_loss(prompt, other, generator=generator, progress=progress))
         real = self._draw("real", step) if self.dataset.paired or self.distillation.loss.uses_real else prompt
-        return Turn("critic", self.distillation.critic_loss(real, prompt, generator=generator))
+        return Turn("critic", self.distillation.critic_loss(real, prompt, generator=generator, progress=progress))

@@ -159,3 +159,31 @@ def limits_are_continuous(name: str, data: st.DataObject) -> float:
     stretched = [replace(z, critic=z.teacher + alpha * (z.critic - z.teacher)) for z in (x, y)]
     gap_far = (far.critic_loss(*stretched) / alpha**2 - limit.critic_loss(x, y)).abs().max()
     return max(gap.item(), gap_far.item())
+
+
+@law("losses", tolerance=1e-9, examples=40, where=lambda name: name == "realuid")
+def rescaling_only_changes_the_unit(name: str, data: st.DataObject) -> float:
+    """For a critic f* + e the rescaled losses are those of f* + alpha e over alpha^2, for every alpha, beta and gamma."""
+    loss = data.draw(realuids())
+    x, y = _two(data)
+    far = [replace(z, critic=z.teacher + loss.alpha * (z.critic - z.teacher)) for z in (x, y)]
+    rescaled = replace(loss, rescaled=True)
+    critic = rescaled.critic_loss(x, y) - loss.critic_loss(*far) / loss.alpha**2
+    student = rescaled.student_loss(x) - loss.student_loss(far[0]) / loss.alpha**2
+    return max(gap.abs().max().item() for gap in (critic, student)) / (1 + rescaled.critic_loss(x, y).abs().max().item())
+
+
+@law("losses", tolerance=1e-9, examples=40, where=lambda name: name == "realuid")
+def a_ramp_runs_from_the_teacher_to_the_loss(name: str, data: st.DataObject) -> float:
+    """1 / alpha goes from 1 to its value, halfway at half of the ramp, and stays there; beta / alpha and gamma never move."""
+    end = data.draw(st.sampled_from([1.5, 4.0, math.inf]))
+    loss = RealUID(end, end, 0.5, rescaled=True, ramp=data.draw(st.floats(0.1, 1.0)), weight_power=0.0)
+    x, y = _two(data)
+    gaps = []
+    for share in (0.0, 0.5, 1.0):
+        inverse = 1 + share * (1 / end - 1)
+        same = RealUID(1 / inverse, 1 / inverse, 0.5, rescaled=True, weight_power=0.0) if inverse else replace(loss, ramp=0.0)
+        now = loss.at(share * loss.ramp)
+        gaps += [now.critic_loss(x, y) - same.critic_loss(x, y), now.student_loss(x) - same.student_loss(x)]
+    gaps += [loss.at(1.0).critic_loss(x, y) - loss.critic_loss(x, y)]
+    return max(gap.abs().max().item() for gap in gaps)
