@@ -18,8 +18,16 @@ from record import CACHE, RESULTS, cell, distilled, save
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "psnr", "rmse", "consistency", "spread", "seconds")
 MNIST = [
-    *("--set", "teacher.network={name: mlp, width: 512, depth: 3}", "--set", "teacher.training.steps=1500", "--steps", "1600"),
-    *("--set", "teacher.sampler={name: ancestral, clip: true}", "--set", "trainer.batch=128"),
+    *("--set", "teacher.network={name: unet, channels: 8, multipliers: [1, 2, 4]}"),
+    *(
+        "--set",
+        "teacher.training.steps=1000",
+        "--set",
+        "teacher.training.batch=64",
+        "--set",
+        "teacher.sampler={name: ancestral, clip: true}",
+    ),
+    *("--steps", "1000", "--set", "trainer.batch=64"),
     *("--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
 ]
 
@@ -45,7 +53,7 @@ def run(name: str, options: list[str], threads: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path)
-    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--images", type=int, default=4_000)
     parser.add_argument("--noise", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from matchlib.errors import SettingError, UnknownNameError, nearest
 
 __all__ = [
+    "PIECES",
     "DataSettings",
     "DistillSettings",
     "EvaluationSettings",
@@ -22,6 +23,7 @@ __all__ = [
     "TeacherSettings",
     "TrainingSettings",
     "from_tree",
+    "merge",
     "to_tree",
 ]
 
@@ -129,7 +131,8 @@ class DistillSettings:
         critic_turns: before each student turn, >= 1.
         critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
             teacher's with its weights, if it has any.
-        student_rate, critic_rate: Adam's step sizes; None for the family's own.
+        student_rate, critic_rate: Adam's step sizes; None for the family's own, times ``rates``.
+        rates: factor of the family's own step sizes, > 0.
         betas: Adam's averaging constants.
         ema: decay of the student's averaged weights.
         times: as in ``TeacherSettings``, for distillation; None for the family's own.
@@ -142,6 +145,7 @@ class DistillSettings:
     critic_network: Piece | None = None
     student_rate: float | None = None
     critic_rate: float | None = None
+    rates: float = 1.0
     betas: tuple[float, float] = (0.0, 0.999)
     ema: float = 0.999
     times: Piece | None = None
@@ -198,6 +202,8 @@ class RunSettings:
         ):
             if value < 1:
                 raise SettingError(f"{name} must be at least 1, got {value}")
+        if not self.trainer.rates > 0:
+            raise SettingError(f"trainer.rates must be positive, got {self.trainer.rates}")
         dropout = self.teacher.training.label_dropout
         if not 0 <= dropout < 1:
             raise SettingError(f"teacher.training.label_dropout must lie in [0, 1), got {dropout}")
@@ -212,6 +218,19 @@ NESTED: dict[str, type] = {
     "trainer": DistillSettings,
     "evaluation": EvaluationSettings,
     "training": TrainingSettings,
+}
+
+
+# where in the tree a piece of which registry stands
+PIECES = {
+    ("teacher", "coupling"): "couplings",
+    ("teacher", "interpolant"): "interpolants",
+    ("teacher", "objective"): "objectives",
+    ("teacher", "network"): "networks",
+    ("teacher", "sampler"): "samplers",
+    ("student", "network"): "networks",
+    ("trainer", "critic_network"): "networks",
+    ("loss",): "losses",
 }
 
 
@@ -248,3 +267,14 @@ def from_tree(tree: Mapping[str, Any], kind: type = RunSettings, where: str = ""
         else:
             raise UnknownNameError(f"unknown setting {where}{key} (there are: {', '.join(known)}){nearest(key, known)}")
     return kind(**values, **({"options": options} if options else {}))
+
+
+def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
+    """Lays ``other`` over ``base``, mapping by mapping; a piece of another name replaces the one before."""
+    if where in PIECES and "name" in other:
+        base.clear()
+    for key, value in other.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            merge(base[key], value, (*where, key))
+        else:
+            base[key] = value

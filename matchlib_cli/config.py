@@ -1,4 +1,7 @@
-"""From options and files to settings: defaults < ``--config`` < options < ``--set``, every value checked against its type by pydantic."""
+"""From options and files to settings: defaults < ``--recipe`` < ``--config`` < options < ``--set``.
+
+Every value is checked against its type by pydantic.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,12 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from matchlib.errors import SettingError
+from matchlib.recipes import recipe as read_recipe
 from matchlib.registries import ALL, families, students
 from matchlib.registry import fields_of
-from matchlib.settings import RunSettings, from_tree, to_tree
+from matchlib.settings import PIECES, RunSettings, from_tree, merge, to_tree
 
 __all__ = ["assemble", "assign", "read_yaml"]
-
-# where in the tree a piece of which registry stands
-PIECES = {
-    ("teacher", "coupling"): "couplings",
-    ("teacher", "interpolant"): "interpolants",
-    ("teacher", "objective"): "objectives",
-    ("teacher", "network"): "networks",
-    ("teacher", "sampler"): "samplers",
-    ("student", "network"): "networks",
-    ("loss",): "losses",
-}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -67,29 +60,23 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         node[last] = value
 
 
-def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Lays ``other`` over ``base``, mapping by mapping."""
-    if where in PIECES and "name" in other:
-        base.clear()
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value, (*where, key))
-        else:
-            base[key] = value
-
-
-def assemble(command: str, config: Path | None, options: Mapping[str, Any], sets: Sequence[str] | None) -> RunSettings:
+def assemble(
+    command: str, config: Path | None, options: Mapping[str, Any], sets: Sequence[str] | None, recipe: str | None = None
+) -> RunSettings:
     """Returns complete, checked settings.
 
     Args:
         command: ``train`` or ``distill``.
         options: values by dotted path; None where the user gave none.
         sets: ``PATH=VALUE`` strings.
+        recipe: name of one of ``matchlib.recipes``.
 
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
     """
     tree = to_tree(RunSettings(command=command))
+    if recipe is not None:
+        merge(tree, read_recipe(recipe))
     if config is not None:
         merge(tree, read_yaml(config))
         tree["command"] = command

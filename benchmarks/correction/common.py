@@ -16,16 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
 
 from record import CACHE, cell
 
 import matchlib
+from matchlib.cards import save_bundle
 from matchlib.data import Dataset
+from matchlib.distillation.teacher import Teacher
 from matchlib.evaluation.evaluate import reference_of, scores
 from matchlib.generator import Generator
 from matchlib.sources import load_dataset
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Learner
+from matchlib.training.matching import Matching
+from matchlib.training.trainer import Trainer, TrainerSettings
 
 PLACE = CACHE / "correction"
 METRICS = ("frechet", "frechet-raw", "sliced-wasserstein", "coverage", "recall", "nearest-ratio")
@@ -111,23 +118,72 @@ def teacher(family: str, kind: str, seed: int) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
+def own_networks(kind: str) -> dict[str, Any]:
+    """Student and critic of a teacher that is too small have the usual size."""
+    return {"student.network": {"name": "mlp"}, "trainer.critic_network": {"name": "mlp"}} if "weights" in kind else {}
+
+
+def arguments(settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns settings as arguments of ``matchlib.distill``."""
+    return {"recipe": settings.get("recipe"), "settings": {key: value for key, value in settings.items() if key != "recipe"}}
+
+
 def student(family: str, kind: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Returns the scores of a student of a weak teacher.
 
     Args:
         settings: by dotted path.
     """
-    own = {"student.network": {"name": "mlp"}, "trainer.critic_network": {"name": "mlp"}} if "weights" in kind else {}
-    settings = {**QUICK, **own, **settings}
+    settings = {**QUICK, **own_networks(kind), **settings}
 
     def make() -> dict[str, Any]:
         folder = PLACE / f"student-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         from_, _ = teacher(family, kind, seed)
         begin = time.perf_counter()
-        made = matchlib.distill(from_, digits().without_labels(), seed=seed, out=folder, settings=settings)
+        made = matchlib.distill(from_, digits().without_labels(), seed=seed, out=folder, **arguments(settings))
         seconds = time.perf_counter() - begin
         shutil.rmtree(folder)
         return {"seconds": seconds, **score(made)}
 
     return cell({"benchmark": "correction", "student": family, "kind": kind, "seed": seed, "settings": settings}, make)
+
+
+def evaluations(turns: int, *, real: bool) -> float:
+    """Returns network evaluations a sample of so many turns, a backward pass counted as two: what equal compute means here.
+
+    A critic turn: the student, the teacher, and the critic with its gradient, the latter two again at real points. A student turn: all
+    three with a gradient.
+    """
+    critic = 1 + (1 + 3) * (2 if real else 1)
+    return turns / 2 * (critic + 9)
+
+
+def further(family: str, kind: str, seed: int, settings: dict[str, Any], steps: int) -> dict[str, Any]:
+    """Returns the scores of a student of a weak teacher that was trained on with all the data.
+
+    Args:
+        settings: of the student.
+        steps: of the teacher's training, at the batch of the student's.
+    """
+    settings = {**QUICK, **own_networks(kind), **settings}
+
+    def make() -> dict[str, Any]:
+        folder = PLACE / f"student-{os.getpid()}"
+        shutil.rmtree(folder, ignore_errors=True)
+        loaded = matchlib.load(teacher(family, kind, seed)[0], of="teacher")
+        begin = time.perf_counter()
+        card, weak = loaded.card, loaded.module
+        data = digits().without_labels().in_units(card.data["shift"], card.data["scale"])
+        learner = Learner(weak.field.train().requires_grad_(True), 1e-3, (0.9, 0.999), 0.999)
+        algorithm = Matching(learner, card.model, data, Streams(seed, torch.device("cpu")), batch=settings["trainer.batch"])
+        better = Trainer(algorithm, TrainerSettings(steps, decay=0.5)).fit()["field"]
+        save_bundle(folder / "teacher", card, Teacher(better, card.model, card.moments))
+        of_teacher = score(matchlib.load(folder / "teacher"))
+        made = matchlib.distill(folder, digits().without_labels(), seed=seed, out=folder / "run", **arguments(settings))
+        seconds = time.perf_counter() - begin
+        shutil.rmtree(folder)
+        return {"seconds": seconds, **score(made), "of_teacher": of_teacher}
+
+    key = {"benchmark": "correction", "further": family, "kind": kind, "seed": seed, "settings": settings, "steps": steps}
+    return cell(key, make)

@@ -11,18 +11,21 @@ from matchlib.data import Dataset
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.generator import Generator
+from matchlib.recipes import recipe as read_recipe
 from matchlib.registries import losses
 from matchlib.runs.folder import start_run
 from matchlib.runs.run import Hooks
 from matchlib.runs.teachers import card_of, data_piece
-from matchlib.settings import RunSettings, from_tree, to_tree
+from matchlib.settings import RunSettings, from_tree, merge, to_tree
 
 __all__ = ["distill", "train"]
 
 
-def _settings(command: str, changes: Mapping[str, Any]) -> RunSettings:
-    """Returns the defaults with ``{"dotted.path": value}`` changed; None leaves a default."""
+def _settings(command: str, changes: Mapping[str, Any], named: str | None = None) -> RunSettings:
+    """Returns the defaults, those of a recipe laid over them, with ``{"dotted.path": value}`` changed; None leaves a default."""
     tree = {**to_tree(RunSettings(command=command))}
+    if named is not None:
+        merge(tree, read_recipe(named))
     for path, value in changes.items():
         if value is None:
             continue
@@ -70,6 +73,7 @@ def distill(
     student: str | Path = "onestep",
     loss: str | DistillationLoss | None = None,
     *,
+    recipe: str | None = None,
     steps: int | None = None,
     out: str | Path | None = None,
     seed: int = 0,
@@ -84,6 +88,7 @@ def distill(
         data: registered name, path, or a data set.
         student: registered name, or folder of a run whose student goes on.
         loss: registered name, or a loss; None for the default of the settings.
+        recipe: named settings, overruled by what else is given.
         steps: turns of critic and student.
         out: folder of the run; None for ``runs/DATE-NAME``.
         settings: further settings by dotted path, as in ``--set``.
@@ -101,7 +106,7 @@ def distill(
         "device": device,
         **(settings or {}),
     }
-    made = _settings("distill", changes | _named(data, out))
+    made = _settings("distill", changes | _named(data, out), recipe)
     given = (_card(teacher, data, made), teacher) if isinstance(teacher, Teacher) else None
     run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None, teacher=given)
     run.execute()

@@ -18,6 +18,7 @@ def run(
     alpha: Annotated[float | None, typer.Option("--alpha", help="RealUID: weight of the teacher on generated points.")] = None,
     beta: Annotated[float | None, typer.Option("--beta", help="RealUID: weight of the target on generated points.")] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="RealUID: weight of the square on generated points.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Named settings: correct, for a teacher that is wrong.")] = None,
     config: Config = None,
     set_: Set = None,
     data: Data = None,
@@ -44,5 +45,5 @@ def run(
         "device": device,
         "trainer.steps": steps,
     }
-    settings = assemble("distill", config, options, set_)
+    settings = assemble("distill", config, options, set_, recipe)
     return carry_out(lambda hooks: start_run(settings, hooks))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import matchlib
@@ -18,8 +19,13 @@ from matchlib.adapters.flows import flow_matching, realuid, torchcfm
 from matchlib.algebra.records import Condition, forget
 from matchlib.distillation.field import Signature
 from matchlib.errors import CardError, IncompatibleError, SettingError
+from matchlib.recipes import recipe
+from matchlib.runs.build import distillation_of
 from matchlib.runs.run import Hooks
+from matchlib.runs.teachers import fresh_teacher, teacher_card
 from matchlib.sampling.base import CountedField
+from matchlib.settings import RunSettings
+from matchlib.sources import load_dataset
 from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.training.weights import copy_fitting, read_checkpoint
 
@@ -295,3 +301,30 @@ def test_a_pipeline_is_distilled_in_its_own_units(pipelines: dict, tmp_path: Pat
         8,
         8,
     )  # it needs no network of the teacher's
+
+
+def test_a_recipe_lies_under_whatever_else_is_given(tmp_path: Path) -> None:
+    """Recipe, then settings: the recipe's loss and rates are used, and what is given beside it wins."""
+    quick = {"teacher.training.steps": 2, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+    made = [
+        matchlib.distill(recipe="correct", steps=2, settings={**quick, **more}, out=tmp_path / name)
+        for name, more in {"as it is": {}, "changed": {"trainer.rates": 2.0}}.items()
+    ]
+    assert len(made) == 2
+    trees = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("as it is", "changed")]
+    assert trees[0]["loss"] == trees[1]["loss"] == {"name": "realuid", **recipe("correct")["loss"]}
+    assert [tree["trainer"]["rates"] for tree in trees] == [recipe("correct")["trainer"]["rates"], 2.0]
+
+
+def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:
+    """The critic's network is the one asked for, from scratch; factors multiply the family's own step sizes."""
+    data = load_dataset("digits").without_labels()
+    base = RunSettings()
+    card = teacher_card(base, data)
+    teacher, loss = fresh_teacher(card, 0), matchlib.losses.build(base.loss)
+    plain = distillation_of(base, card, teacher, loss, paired=False)
+    own = replace(base, trainer=replace(base.trainer, critic_network={"name": "mlp", "width": 24}, rates=0.5))
+    other = distillation_of(own, card, teacher, loss, paired=False)
+    widths = [made.distillation.critic.network.enter.out_features for made in (plain, other)]
+    assert widths == [192, 24]
+    assert (other.student_rate, other.critic_rate) == (plain.student_rate / 2, plain.critic_rate / 2)

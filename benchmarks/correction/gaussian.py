@@ -1,0 +1,96 @@
+"""Does the library's own trainer end where quadrature says? One Gaussian dimension, a teacher whose mean is wrong, alpha = beta.
+
+    python benchmarks/correction/gaussian.py [--turns 2000]
+
+Data N(0, 1) (65,536 quantiles, so that the data set has that law), teacher the exact field of N(0.2, 1). The student is affine, so its law
+is read off its weights; the critic is a network. Per-sample weights are off, as in the theory. Quadrature: the best critic, the Gaussian
+student of least value.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import norm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "claims"))  # common.py
+
+from common import FAMILIES, end_of, model_of, realuid
+from record import cell, save
+
+from matchlib.algebra.model import Moments
+from matchlib.cards import build_field
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.field import Signature
+from matchlib.distillation.teacher import Teacher
+from matchlib.streams import Streams
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.testing.world import AffineStudent
+from matchlib.training.algorithm import Learner
+from matchlib.training.distilling import Distilling
+from matchlib.training.trainer import Trainer, TrainerSettings
+
+REAL, WRONG = (0.0, 1.0), (0.2, 1.0)
+NETWORK = {"name": "mlp", "width": 64, "depth": 2, "embedding": 32}
+
+
+def optimum(family: str, alpha: float) -> dict[str, Any]:
+    """Returns the mean of the best Gaussian student."""
+    return {"mean": end_of(model_of(family), realuid(alpha, alpha, 0.5), REAL, WRONG)[0]}
+
+
+def trained(family: str, alpha: float, turns: int, batch: int, seed: int = 0) -> dict[str, Any]:
+    """Returns the mean and standard deviation of a student that the library's trainer made."""
+    begin = time.perf_counter()
+    torch.manual_seed(seed)
+    quantiles = norm.ppf((np.arange(65_536) + 0.5) / 65_536)[:, None]
+    data = Dataset.from_arrays("normal", quantiles, held_out=np.arange(0, 65_536, 16_384))
+    model = model_of(family)
+    critic = build_field(NETWORK, Signature((1,), None, False, None, 1), model, Moments())
+    student = AffineStudent(torch.tensor([WRONG[0]]), 1.0, 0.0)
+    teacher = Teacher(GaussianField(model, Mixture.normal(*WRONG)), model)
+    distillation = Distillation(teacher, student.float(), critic, realuid(alpha, alpha, 0.5))
+    algorithm = Distilling(
+        distillation,
+        Learner(student, 1e-3, (0.0, 0.999), 0.999),
+        Learner(critic, 2e-3, (0.0, 0.999), 0.0),
+        data,
+        Streams(seed, torch.device("cpu")),
+        batch=batch,
+        critic_turns=3,
+        turns=turns,
+    )
+    made = Trainer(algorithm, TrainerSettings(turns, decay=0.8)).fit()["student"]
+    return {"mean": made.shift.item(), "std": abs(made.stretch.item()), "seconds": time.perf_counter() - begin}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=1024)
+    parser.add_argument("--only", nargs="+", default=FAMILIES, choices=FAMILIES)
+    given = parser.parse_args()
+    rows = []
+    for family in given.only:
+        for alpha in (1.0, 1.5, 2.0, 4.0):
+            where = {"benchmark": "correction-gaussian", "family": family, "alpha": alpha}
+            exact = cell({**where, "v": 1}, partial(optimum, family, alpha))
+            found = cell({**where, "turns": given.turns, "batch": given.batch}, partial(trained, family, alpha, given.turns, given.batch))
+            row = {"family": family, "alpha": alpha, "optimum": exact["mean"], **found, "ratio": found["mean"] / exact["mean"]}
+            rows.append(row)
+            print({key: round(x, 4) if isinstance(x, float) else x for key, x in row.items()}, flush=True)
+    if given.only == FAMILIES:
+        save("correction-gaussian", rows, bound=0.05)
+
+
+if __name__ == "__main__":
+    main()
