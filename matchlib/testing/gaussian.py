@@ -106,6 +106,11 @@ class Mixture:
         """Returns the law with ``by`` added to every entry of the data."""
         return Mixture(self.weights, torch.stack([self.mean[:, :, 0] + by, self.mean[:, :, 1]], 2), self.covariance)
 
+    def blend(self, other: Mixture, share: float) -> Mixture:
+        """Returns the law that draws from ``other`` with probability ``share``, and from this one otherwise."""
+        weights = torch.cat([(1 - share) * self.weights, share * other.weights], 1)
+        return Mixture(weights, torch.cat([self.mean, other.mean], 1), torch.cat([self.covariance, other.covariance], 1))
+
     def moments(self) -> Moments:
         """Returns the second moments of an entry, averaged over entries."""
         central = torch.diagonal(self.covariance, dim1=3, dim2=5).mean(-1)

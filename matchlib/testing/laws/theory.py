@@ -130,6 +130,23 @@ def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
     return there / here
 
 
+@law("losses", tolerance=1e-8, examples=40, where=lambda name: name == "realuid")
+def the_optimum_is_a_mixture(name: str, data: st.DataObject) -> float:
+    """For alpha = beta the value is 0 where alpha q + (1 - alpha) p is the teacher's law, in every model and for every gamma.
+
+    So for alpha >= 1 the optimum draws real data with probability 1 - 1/alpha, and else what the teacher would; for alpha < 1 it
+    overshoots. The teacher is the exact field of a law, however far that is from the real one.
+    """
+    alpha, gamma = data.draw(st.sampled_from([0.3, 0.7, 1.5, 2.0, 8.0])), data.draw(st.floats(0.1, 0.9))
+    loss = RealUID(alpha, alpha, gamma, rescaled=data.draw(st.booleans()), weight_power=0.0)
+    world = data.draw(worlds())
+    real, other = world.real, world.made
+    law_of_teacher, optimum = (other, real.blend(other, 1 / alpha)) if alpha > 1 else (real.blend(other, alpha), other)
+    world = replace(world, teacher=GaussianField(world.model, law_of_teacher), made=optimum)
+    elsewhere = replace(world, made=real)
+    return (world.value(loss) / (1e-6 + elsewhere.value(loss))).item()
+
+
 def _moved(law_: Mixture, by: Tensor) -> Mixture:
     return Mixture(law_.weights, torch.stack([law_.mean[:, :, 0] + by, law_.mean[:, :, 1]], 2), law_.covariance)
 
