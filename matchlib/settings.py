@@ -131,8 +131,8 @@ class DistillSettings:
         critic_turns: before each student turn, >= 1.
         critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
             teacher's with its weights, if it has any.
-        student_rate, critic_rate: Adam's step sizes; None for the family's own, times ``rates``.
-        rates: factor of the family's own step sizes, > 0.
+        student_rate, critic_rate: Adam's step sizes; None for the family's own.
+        student_factor, critic_factor: of the family's own step sizes, > 0.
         betas: Adam's averaging constants.
         ema: decay of the student's averaged weights.
         times: as in ``TeacherSettings``, for distillation; None for the family's own.
@@ -145,7 +145,8 @@ class DistillSettings:
     critic_network: Piece | None = None
     student_rate: float | None = None
     critic_rate: float | None = None
-    rates: float = 1.0
+    student_factor: float = 1.0
+    critic_factor: float = 1.0
     betas: tuple[float, float] = (0.0, 0.999)
     ema: float = 0.999
     times: Piece | None = None
@@ -202,8 +203,9 @@ class RunSettings:
         ):
             if value < 1:
                 raise SettingError(f"{name} must be at least 1, got {value}")
-        if not self.trainer.rates > 0:
-            raise SettingError(f"trainer.rates must be positive, got {self.trainer.rates}")
+        for name in ("student_factor", "critic_factor"):
+            if not getattr(self.trainer, name) > 0:
+                raise SettingError(f"trainer.{name} must be positive, got {getattr(self.trainer, name)}")
         dropout = self.teacher.training.label_dropout
         if not 0 <= dropout < 1:
             raise SettingError(f"teacher.training.label_dropout must lie in [0, 1), got {dropout}")

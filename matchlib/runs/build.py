@@ -88,8 +88,8 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     return Distilled(
         Distillation(teacher, student, critic, loss, times),
         spec,
-        t.student_rate or t.rates * recipe.student_rate,
-        t.critic_rate or t.rates * recipe.critic_rate,
+        t.student_rate or t.student_factor * recipe.student_rate,
+        t.critic_rate or t.critic_factor * recipe.critic_rate,
         tuple(notes),
     )
 

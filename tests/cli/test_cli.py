@@ -202,7 +202,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("start outside", ["distill", "--set", "student.start=2"], "start must lie in"),
     ("unet for points", ["distill", "--data", "moons", "--set", "teacher.network={name: unet}"], "use mlp"),
     ("unknown recipe", ["distill", "--recipe", "corect"], "did you mean 'correct'"),
-    ("no rate", ["distill", "--set", "trainer.rates=0"], "trainer.rates must be positive"),
+    ("no rate", ["distill", "--set", "trainer.critic_factor=0"], "trainer.critic_factor must be positive"),
     ("unknown critic", ["distill", "--set", "trainer.critic_network.name=mpl"], "did you mean 'mlp'"),
     ("ramp outside", ["distill", "--set", "loss.ramp=2"], "ramp must lie in"),
     ("unknown metric", ["distill", "--set", "evaluation.metrics=[fid]"], "'fid' is not registered"),

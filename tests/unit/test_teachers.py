@@ -308,12 +308,12 @@ def test_a_recipe_lies_under_whatever_else_is_given(tmp_path: Path) -> None:
     quick = {"teacher.training.steps": 2, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
     made = [
         matchlib.distill(recipe="correct", steps=2, settings={**quick, **more}, out=tmp_path / name)
-        for name, more in {"as it is": {}, "changed": {"trainer.rates": 2.0}}.items()
+        for name, more in {"as it is": {}, "changed": {"trainer.critic_factor": 3.0}}.items()
     ]
     assert len(made) == 2
     trees = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("as it is", "changed")]
     assert trees[0]["loss"] == trees[1]["loss"] == {"name": "realuid", **recipe("correct")["loss"]}
-    assert [tree["trainer"]["rates"] for tree in trees] == [recipe("correct")["trainer"]["rates"], 2.0]
+    assert [tree["trainer"]["critic_factor"] for tree in trees] == [recipe("correct")["trainer"]["critic_factor"], 3.0]
 
 
 def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:
@@ -323,8 +323,8 @@ def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:
     card = teacher_card(base, data)
     teacher, loss = fresh_teacher(card, 0), matchlib.losses.build(base.loss)
     plain = distillation_of(base, card, teacher, loss, paired=False)
-    own = replace(base, trainer=replace(base.trainer, critic_network={"name": "mlp", "width": 24}, rates=0.5))
+    own = replace(base, trainer=replace(base.trainer, critic_network={"name": "mlp", "width": 24}, student_factor=0.5, critic_factor=3.0))
     other = distillation_of(own, card, teacher, loss, paired=False)
     widths = [made.distillation.critic.network.enter.out_features for made in (plain, other)]
     assert widths == [192, 24]
-    assert (other.student_rate, other.critic_rate) == (plain.student_rate / 2, plain.critic_rate / 2)
+    assert (other.student_rate, other.critic_rate) == (plain.student_rate / 2, plain.critic_rate * 3)
