@@ -28,6 +28,7 @@ from matchlib.data import Dataset
 from matchlib.distillation.teacher import Teacher
 from matchlib.evaluation.evaluate import reference_of, scores
 from matchlib.generator import Generator
+from matchlib.recipes import recipe
 from matchlib.sources import load_dataset
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Learner
@@ -146,7 +147,8 @@ def student(family: str, kind: str, seed: int, settings: dict[str, Any]) -> dict
         shutil.rmtree(folder)
         return {"seconds": seconds, **score(made)}
 
-    return cell({"benchmark": "correction", "student": family, "kind": kind, "seed": seed, "settings": settings}, make)
+    named = {"recipe": recipe(settings["recipe"])} if "recipe" in settings else {}
+    return cell({"benchmark": "correction", "student": family, "kind": kind, "seed": seed, "settings": settings | named}, make)
 
 
 def evaluations(turns: int, *, real: bool) -> float:
