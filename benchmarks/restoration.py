@@ -27,7 +27,7 @@ MNIST = [
         "--set",
         "teacher.sampler={name: ancestral, clip: true}",
     ),
-    *("--steps", "1000", "--set", "trainer.batch=64"),
+    *("--steps", "2000", "--set", "trainer.batch=64"),
     *("--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
 ]
 

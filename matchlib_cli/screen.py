@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.run import Hooks
 from matchlib.training.trainer import Progress as Row
@@ -135,3 +136,6 @@ def show_report(report: Mapping[str, Any]) -> None:
         f"against the training split of {report['data']}, {report['samples']} samples at a time; s/1,000: seconds for 1,000 samples",
         markup=False,
     )
+    note = advice(report)
+    if note is not None:
+        out.print(note, markup=False)

@@ -1,0 +1,25 @@
+"""What an evaluation says about the teacher that a user should know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["advice"]
+
+KEY, LIMIT = "frechet", 1.3  # docs/correction.md has what a correction gained at which ratio
+
+
+def advice(report: Mapping[str, Any]) -> str | None:
+    """Returns a line for a teacher much farther from the training data than held-out data are, whose student is too; else None.
+
+    Args:
+        report: as in ``evaluation.json``.
+    """
+    ratios = [report.get(kind, {}).get(KEY, 0.0) / report["held_out"].get(KEY, float("inf")) for kind in ("teacher", "student")]
+    if min(ratios) <= LIMIT:
+        return None
+    return (
+        f"note: teacher and student are {ratios[0]:.1f} and {ratios[1]:.1f} times as far from the training data as held-out data are; "
+        "--recipe correct lets real data correct the teacher"
+    )
