@@ -9,8 +9,6 @@ others' code (tests/oracles) and the closed forms of tests/unit/test_algebra.py 
 be listed in ``EXPLAINED`` with its reason, or the script exits with 1.
 """
 
-# ruff: noqa: E501 (the table is read line by line)
-
 from __future__ import annotations
 
 import argparse
@@ -111,22 +109,22 @@ MUTANTS = [
     Mutant(
         "alpha and beta swapped on real points",
         "plugins/losses/realuid.py",
-        "1 - self.alpha, 1 - self.beta",
-        "1 - self.beta, 1 - self.alpha",
+        "(1 - self.alpha) / self._unit, (1 - self.beta)",
+        "(1 - self.beta) / self._unit, (1 - self.alpha)",
         (REAL,),
     ),
     Mutant(
         "alpha and beta swapped on generated points",
         "plugins/losses/realuid.py",
-        "self.alpha, self.beta)\n\n",
-        "self.beta, self.alpha)\n\n",
+        "self.alpha / self._unit, self.beta / self._unit)",
+        "self.beta / self._unit, self.alpha / self._unit)",
         (REAL,),
     ),
     Mutant(
         "real term dropped at alpha = 1",
         "plugins/losses/realuid.py",
-        "        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0",
-        "        if self.alpha == 1:\n            return Weights(0.0, 0.0, 0.0)\n        limit = math.isinf(self.alpha)\n        return Weights(1 - self._gamma, -1.0",
+        "        return Weights(1 - self._gamma, (1 - self.alpha)",
+        "        if self.alpha == 1:\n            return Weights(0.0, 0.0, 0.0)\n        return Weights(1 - self._gamma, (1 - self.alpha)",
         (REAL,),
     ),
     Mutant(
@@ -136,6 +134,11 @@ MUTANTS = [
         "Weights(1 - self._gamma, 1.0, 1.0)",
         (REAL,),
     ),
+    Mutant(
+        "units of alpha forgotten on real points", "plugins/losses/realuid.py", "(1 - self.alpha) / self._unit", "(1 - self.alpha)", (REAL,)
+    ),
+    Mutant("a ramp of alpha, not of its inverse", "plugins/losses/realuid.py", "now = 1 / (1 + slope)", "now = 1 - slope", (REAL,)),
+    Mutant("gamma lost on the ramp", "plugins/losses/realuid.py", "gamma=self._gamma, rescaled", "gamma=None, rescaled", (REAL,)),
     Mutant("gamma = 1.5 accepted", "plugins/losses/realuid.py", "0 < gamma < 1 or", "0 < gamma < 2 or", (REAL,)),
     Mutant(
         "SiD's linear part doubled", "plugins/losses/sid.py", "Weights(self.a, 0.5, 0.5)", "Weights(self.a, 1.0, 1.0)", (("losses", "sid"),)

@@ -67,6 +67,21 @@ def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **envi
     return {"seconds_in_all": seconds} | {kind: {key: report[kind][key] for key in shown if key in report[kind]} for kind in kinds}
 
 
+def filled(text: str, numbers: dict[str, str]) -> str:
+    """Returns a page with what stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` replaced, tables on lines of their own."""
+    for name, value in numbers.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = before + begin + (f"\n{value}\n" if value.startswith("|") else value) + end + after
+    return text
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Returns a table in Markdown."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
+
+
 def save(name: str, rows: Any, **more: Any) -> None:
     """Writes ``results/NAME.json``."""
     command = " ".join(["python", *(os.path.relpath(part) if part == sys.argv[0] else part for part in sys.argv)])

@@ -8,6 +8,7 @@ python benchmarks/claims/figures.py
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
+
+from record import filled, table
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES, RESULTS = ROOT / "docs" / "images", ROOT / "benchmarks" / "results"
@@ -99,10 +104,6 @@ def _setting(row: dict[str, Any]) -> str:
     return ", ".join("-" if row[key] is None else f"{float(row[key]):g}" for key in ("alpha", "beta", "gamma"))
 
 
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *lines])
-
-
 def _one(rows: list[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
     return next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
 
@@ -154,7 +155,7 @@ def numbers() -> dict[str, str]:
         "one-sided": f"{ended} of {starts} fits ended at a zero, and there the total variation distance to the real law was at most {far:.1e}.",
         "paired": f"with the real law N({real['mean']:g}, {real['std']:g}²) and correlation {real['correlation']:.2f}, another joint law has the "
         f"very same field at t = .4: {pairs}.",
-        "spaces": _table(
+        "spaces": table(
             ["alpha, beta, gamma", "space", "value over A² times that in velocity space", "value after moving all data by 3"],
             [
                 [
@@ -168,13 +169,13 @@ def numbers() -> dict[str, str]:
                 or (row["alpha"], row["beta"], row["space"]) == (0.92, 0.94, "velocity")
             ],
         ),
-        "paper": _table(
+        "paper": table(
             ["alpha, beta, gamma", "wrong mean: velocity", "data", "score", "wrong spread: velocity", "data", "score"],
             paper,
         ),
         "off-centre": off,
         "limit": f"{max(limit):.0e}" if max(limit) > 1e-6 else "less than a millionth",
-        "noise": _table(
+        "noise": table(
             ["alpha, beta, gamma", "noise, measured", "by theory", "pull, measured", "beta²", "noise per pull"],
             [
                 [
@@ -188,7 +189,7 @@ def numbers() -> dict[str, str]:
                 for row in noise
             ],
         ),
-        "trained": _table(
+        "trained": table(
             ["options", "student: features", "raw", "coverage", "nearest_ratio"],
             [
                 *([f"`{row['options']}`", *_scores(row["student"])] for row in trained),
@@ -203,12 +204,7 @@ def numbers() -> dict[str, str]:
 
 def refreshed(text: str) -> str:
     """Returns the page with every number between marks as the results have it."""
-    for name, value in numbers().items():
-        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-        before, rest = text.split(begin)
-        _, after = rest.split(end)
-        text = before + begin + (f"\n{value}\n" if value.startswith("|") else value) + end + after
-    return text
+    return filled(text, numbers())
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from common import KINDS, evaluations, floor, further, student, teacher
+from page import interval
 from record import save
-from scipy import stats
 
 TURNS = 3200
 # UID and its like fell apart from the teacher that was stopped early at the family's own rates, and with the recipe's (Frechet 1e8, 4e12)
@@ -37,12 +37,6 @@ def cell_of(family: str, kind: str, method: str, seed: int) -> dict[str, Any]:
     turns = TURNS // 2
     steps = int((evaluations(TURNS, real=True) - evaluations(turns, real=False)) / 3)
     return further(family, kind, seed, {**settings, "trainer.steps": turns}, steps)
-
-
-def interval(values: list[float]) -> tuple[float, float]:
-    """Returns the mean and half the width of its 95% confidence interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else float("nan")
-    return float(np.mean(values)), float(half)
 
 
 def main() -> None:
