@@ -23,7 +23,7 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import Weights
 from matchlib.plugins.interpolants.linear import Linear
 from matchlib.plugins.losses.realuid import RealUID
-from matchlib.testing.gaussian import BestCritic
+from matchlib.testing.gaussian import BestCritic, Mixture
 from matchlib.testing.law import LAWS, cases, check
 
 list(cases())  # enrols the laws
@@ -214,3 +214,26 @@ def test_a_sampler_of_lower_order_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     ode = matchlib.samplers["ode"]
     monkeypatch.setattr(ode, "order", property(lambda self: 3.0))
     assert fails("measured_order_is_the_declared_order", "ode")
+
+
+def test_another_share_of_the_teacher_is_no_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mixture with 1/alpha of the teacher is a zero; with nine tenths of that share it is not."""
+    blend = Mixture.blend
+    monkeypatch.setattr(Mixture, "blend", lambda self, other, share: blend(self, other, 0.9 * share))
+    assert fails("the_optimum_is_a_mixture", "realuid")
+
+
+def test_a_ramp_of_alpha_itself_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(self: RealUID, progress: float) -> RealUID:
+        if progress >= self.ramp:
+            return self
+        now = 1 + (min(self.alpha, 1e6) - 1) * progress / self.ramp
+        return replace(self, alpha=now, beta=now, ramp=0.0)
+
+    monkeypatch.setattr(RealUID, "at", at)
+    assert fails("a_ramp_runs_from_the_teacher_to_the_loss", "realuid")
+
+
+def test_a_forgotten_unit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RealUID, "_unit", property(lambda self: 1.0))
+    assert fails("rescaling_only_changes_the_unit", "realuid")
