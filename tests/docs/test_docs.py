@@ -98,7 +98,7 @@ def test_the_table_of_the_readme_is_that_of_the_benchmark() -> None:
 def test_the_table_of_students_is_that_of_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     matrix = importlib.import_module("matrix")
-    rows = json.loads((ROOT / "benchmarks" / "results" / "matrix-labels-true.json").read_text())["rows"]
+    rows = json.loads((ROOT / "benchmarks" / "results" / "matrix.json").read_text())["rows"]
     assert matrix.markdown(rows) in (ROOT / "README.md").read_text()
 
 
@@ -129,3 +129,12 @@ def test_every_mutant_is_noticed_or_explained_and_the_readme_counts_them() -> No
     assert all(row["noticed by"] or row["reason"] for row in rows)
     by_tests = [row for row in rows if all("[tests" in name for name in row["noticed by"])]
     assert f"{len(rows)} small mistakes, made one at a time: a law notices {len(rows) - len(by_tests)}" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_on_correction_has_the_numbers_of_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/correction.md stands as ``python benchmarks/correction/page.py`` writes it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "correction"))
+    page = importlib.import_module("page")
+    text = page.PAGE.read_text()
+    assert page.filled(text, page.numbers()) == text
