@@ -28,7 +28,7 @@ MNIST = [
         "teacher.sampler={name: ancestral, clip: true}",
     ),
     *("--steps", "2000", "--set", "trainer.batch=64"),
-    *("--set", "evaluation.draws=3", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
+    *("--set", "evaluation.draws=3", "--set", "evaluation.clip=true", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
 ]
 
 

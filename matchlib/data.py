@@ -96,6 +96,12 @@ class Dataset:
         return tuple(self.train.data.shape[1:])
 
     @property
+    def model_limits(self) -> tuple[float, float]:
+        """The limits in model units."""
+        low, high = ((limit - self.shift) / self.scale for limit in self.limits)
+        return low, high
+
+    @property
     def paired(self) -> bool:
         """Whether the data come with a source."""
         return self.train.source is not None

@@ -164,10 +164,12 @@ class EvaluationSettings:
     Args:
         draws: number of draws of the held-out size that a score is averaged over, >= 1.
         metrics: names; None for all that apply.
+        clip: whether samples are clipped to the limits of the data first, as a file of 8-bit images does.
     """
 
     draws: int = 10
     metrics: tuple[str, ...] | None = None
+    clip: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,12 @@ def evaluate(
     for kind, generator in sorted(generators.items()):
         begin = time.perf_counter()
         made = generator.draw(n, seed=seed)
-        samples = made.data
+        samples = made.data.clamp(*dataset.model_limits) if settings.clip else made.data
         seconds = (time.perf_counter() - begin) * TIMED / n
         if not torch.isfinite(samples).all():
             raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
         report[kind] = {"nfe": generator.nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
-        report[kind] |= _by_class(reference, dataset, made)
+        report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
         rounds[kind] = [samples]
         if dataset.paired and generator.card.model.coupling.reads_source:
             report[kind] |= pair_scores(dataset, samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,9 @@ from matchlib.evaluation.evaluate import reference_of, scores
 from matchlib.evaluation.features import extractor
 from matchlib.evaluation.metric import Reference
 from matchlib.plugins.samplers.ode import ADAPTIVE, FIXED, ODE
+from matchlib.runs.evaluate import evaluate
 from matchlib.sampling.base import SampledField
+from matchlib.settings import EvaluationSettings
 from matchlib.sources import load_dataset
 from matchlib.testing.gaussian import GaussianField, Mixture
 
@@ -377,3 +380,20 @@ def test_clipping_keeps_samples_within_the_limits_of_the_data(name: str) -> None
     assert drawn(TooLarge(exact), True, (-2.0, 2.0)).abs().max() <= 2
     assert drawn(TooLarge(exact), False, (-2.0, 2.0)).abs().max() > 100
     assert torch.equal(drawn(exact, True, (-1e3, 1e3)), drawn(exact, False, (-2.0, 2.0)))
+
+
+def test_clipped_samples_are_scored_clipped(finished: Path, tmp_path: Path) -> None:
+    """With ``clip`` the scores are those of samples inside the limits, and others where samples leave them."""
+    shutil.copytree(finished, tmp_path / "run")
+    generator, digits = matchlib.load(finished), load_dataset("digits")
+    dataset = replace(digits, limits=(digits.shift, digits.shift + 1e-3))  # an untrained student keeps within those of the digits
+    low, high = dataset.model_limits
+    made = generator.draw(360, seed=0).data
+    assert made.amax() > high or made.amin() < low
+    reports = [
+        evaluate(tmp_path / "run", {"student": generator}, dataset, EvaluationSettings(draws=1, metrics=("frechet-raw",), clip=clip), 0)
+        for clip in (False, True)
+    ]
+    expected = [scores(reference_of(dataset)[0], x, ["frechet-raw"])["frechet_raw"] for x in (made, made.clamp(low, high))]
+    assert [report["student"]["frechet_raw"] for report in reports] == pytest.approx(expected)
+    assert expected[0] != expected[1]
