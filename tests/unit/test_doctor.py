@@ -125,7 +125,7 @@ def test_the_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callable) 
         (f"{file}:broken", "must be a matchlib.Teacher"),
         (f"{tmp_path / 'no.py'}:teacher", "there is no file"),
         (f"{file}:teacher", "give --data"),
-        (str(tmp_path), "card.json"),
+        (str(tmp_path), "is not the folder of a finished run"),
     ):
         code, _, err = cli("doctor", name)
         assert code == 2
