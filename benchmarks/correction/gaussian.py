@@ -81,7 +81,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     for family in given.families:
-        for alpha in (1.5, 2.0, 4.0):
+        for alpha in (4.0, 2.0, 1.5):
             where = {"benchmark": "correction-gaussian", "family": family, "alpha": alpha}
             exact = cell({**where, "v": 1}, partial(optimum, family, alpha))
             found = cell(
