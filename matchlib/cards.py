@@ -178,8 +178,16 @@ def save_bundle(folder: Path, card: Card, module: nn.Module) -> None:
     write_json(folder / "card.json", card.to_json())
 
 
-def load_bundle(folder: Path) -> tuple[Card, Teacher | Student]:
+def save_average(folder: Path, decay: float, module: nn.Module) -> None:
+    """Writes further averaged weights of a module beside those of its bundle."""
+    write_tensors(folder / f"ema-{decay}.safetensors", module.state_dict())
+
+
+def load_bundle(folder: Path, ema: float | None = None) -> tuple[Card, Teacher | Student]:
     """Reads a bundle.
+
+    Args:
+        ema: decay of the average whose weights to read; None for the bundle's own.
 
     Raises:
         CardError: a file is missing or damaged, or the weights do not fit the card.
@@ -191,7 +199,11 @@ def load_bundle(folder: Path) -> tuple[Card, Teacher | Student]:
         raise
     except (KeyError, TypeError, ValueError, MatchlibError) as error:
         raise CardError(f"{folder / 'card.json'} does not describe a model: {error}") from error
-    tensors, _ = read_tensors(folder / "model.safetensors")
+    weights = folder / ("model.safetensors" if ema is None else f"ema-{ema}.safetensors")
+    if ema is not None and not weights.exists():
+        there = ", ".join(sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors")))
+        raise CardError(f"{folder} has no average of decay {ema} (there are: {there or 'none'}); trainer.emas asks for some")
+    tensors, _ = read_tensors(weights)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

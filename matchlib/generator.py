@@ -16,6 +16,7 @@ from matchlib.errors import CardError, DataError, SettingError
 from matchlib.registries import samplers
 from matchlib.sampling.base import SampledField, Sampler
 from matchlib.streams import Streams
+from matchlib.training.parallel import Alone
 
 __all__ = ["Generator", "load"]
 
@@ -62,8 +63,13 @@ class Generator:
         return self.card.data["shift"] + self.card.data["scale"] * x
 
     @torch.no_grad()
-    def draw(self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None) -> Batch:
-        """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from."""
+    def draw(self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None, parallel: Alone | None = None) -> Batch:
+        """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from.
+
+        Args:
+            parallel: processes that all call this and share the work.
+        """
+        among = parallel or Alone()
         if n < 1:
             raise SettingError(f"the number of samples must be at least 1, got {n}")
         streams = Streams(seed, self.device)
@@ -79,8 +85,9 @@ class Generator:
                 None if source is None else source[piece],
                 None if label is None else label[piece],
             )
-            parts.append(self._generate(prompt, streams("sample", i), drawn=source is None))
-        return Batch(torch.cat(parts), source, label)
+            own = i % among.size == among.rank
+            parts.append(self._generate(prompt, streams("sample", i), drawn=source is None) if own else prompt.data)
+        return Batch(among.rows(torch.cat(parts)), source, label)
 
     def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
         model = self.card.model
@@ -140,13 +147,14 @@ class Generator:
         return source[index].to(self.device), label
 
 
-def load(run: str | Path, of: str | None = None, device: str = "cpu") -> Generator:
+def load(run: str | Path, of: str | None = None, device: str = "cpu", ema: float | None = None) -> Generator:
     """Loads a run's student (or its teacher, where it has no student).
 
     Args:
         run: folder of a run, or of a bundle.
         of: ``student`` or ``teacher``; None for the student if there is one.
         device: where to run it.
+        ema: decay of one of the further averages that the run kept (``trainer.emas``); None for its main one.
 
     Raises:
         CardError: nothing finished is there, or it is damaged.
@@ -163,5 +171,5 @@ def load(run: str | Path, of: str | None = None, device: str = "cpu") -> Generat
         raise CardError(
             f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
         )
-    card, module = load_bundle(found)
+    card, module = load_bundle(found, ema)
     return Generator(card, module, device)

@@ -16,6 +16,7 @@ __all__ = [
     "PIECES",
     "DataSettings",
     "DistillSettings",
+    "EngineSettings",
     "EvaluationSettings",
     "Piece",
     "RunSettings",
@@ -122,6 +123,31 @@ class StudentSettings:
 
 
 @dataclass(frozen=True)
+class EngineSettings:
+    """How the work is done; none of it changes what is computed but for rounding.
+
+    Args:
+        parallel: where ``torchrun`` starts several processes: ``ddp`` gives each all weights, ``fsdp`` a part of each.
+        micro: samples that are worked on at once, in every process; None for its whole share of the batch.
+        precision: of the networks' matrix products: ``fp32``; ``tf32``, on CUDA; or ``bf16``. States, targets and differences are fp32.
+        compile: mode of ``torch.compile`` for each network: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``; None: not.
+        channels_last: whether images and the weights of convolutions are laid out with channels last.
+        checkpointing: whether blocks of networks are computed again in the backward pass instead of kept.
+        split: see ``matchlib.distillation.distillation.Distillation``.
+        together: likewise.
+    """
+
+    parallel: str = "ddp"
+    micro: int | None = None
+    precision: str = "fp32"
+    compile: str | None = None
+    channels_last: bool = False
+    checkpointing: bool = False
+    split: bool | None = None
+    together: bool | None = None
+
+
+@dataclass(frozen=True)
 class DistillSettings:
     """How a student is trained; every turn of critic or student is a step.
 
@@ -135,8 +161,12 @@ class DistillSettings:
         student_factor, critic_factor: of the family's own step sizes, > 0.
         betas: Adam's averaging constants.
         ema: decay of the student's averaged weights.
+        emas: decays of further averages of them, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``.
         times: as in ``TeacherSettings``, for distillation; None for the family's own.
         warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
+        keep: latest checkpoints that are kept, >= 1.
+        watch_every, policy: see ``matchlib.training.trainer.TrainerSettings``.
+        engine: how the work is done, that of the teacher's training too.
     """
 
     steps: int = 3200
@@ -149,12 +179,17 @@ class DistillSettings:
     critic_factor: float = 1.0
     betas: tuple[float, float] = (0.0, 0.999)
     ema: float = 0.999
+    emas: tuple[float, ...] = ()
     times: Piece | None = None
     warmup: int = 100
     decay: float = 0.7
     clip: float = math.inf
     log_every: int = 100
     checkpoint_every: int = 500
+    keep: int = 2
+    watch_every: int = 100
+    policy: str = "warn"
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 @dataclass(frozen=True)
@@ -202,6 +237,7 @@ class RunSettings:
             ("teacher.training.batch", self.teacher.training.batch),
             ("trainer.batch", self.trainer.batch),
             ("evaluation.draws", self.evaluation.draws),
+            ("trainer.keep", self.trainer.keep),
         ):
             if value < 1:
                 raise SettingError(f"{name} must be at least 1, got {value}")
@@ -222,6 +258,7 @@ NESTED: dict[str, type] = {
     "trainer": DistillSettings,
     "evaluation": EvaluationSettings,
     "training": TrainingSettings,
+    "engine": EngineSettings,
 }
 
 

@@ -17,8 +17,10 @@ DONE, WRONG, DIVERGED, INTERRUPTED = 0, 2, 3, 130
 
 
 def fail(message: str) -> None:
-    """Prints one line on stderr."""
-    print(f"matchlib: error: {' '.join(message.split())}", file=sys.stderr)
+    """Prints one line on stderr, with the process that says so where there are several."""
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if several else ""
+    print(f"matchlib: error{who}: {' '.join(message.split())}", file=sys.stderr)
 
 
 def exit_code(command: Callable[[], Any], *, given: str) -> int:

@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
+from matchlib.runs.plan import Plan
 from matchlib.runs.run import Hooks
 from matchlib.training.trainer import Progress as Row
 
-__all__ = ["console", "hooks", "show_report"]
+__all__ = ["console", "hooks", "read_bytes", "show_plan", "show_report"]
 
 
 def console() -> Console:
@@ -118,6 +120,45 @@ def show_diagnosis(found: Diagnosis) -> None:
         out.print(f"likely mistake: {mistake}", markup=False)
     if not found.mistakes:
         out.print("nothing wrong was found", markup=False)
+
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+
+
+def read_bytes(text: str) -> int:
+    """Returns the bytes that a text such as ``24GiB`` means.
+
+    Raises:
+        SettingError: it means none.
+    """
+    for unit, size in UNITS.items():
+        number = text.removesuffix(unit).strip()
+        if text.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
+            return int(float(number) * size)
+    raise SettingError(f"--memory takes a number with one of {', '.join(UNITS)}, for example 24GiB, got {text!r}")
+
+
+def show_plan(found: Plan, memory: int | None) -> None:
+    """Prints expected memory by part, and the largest batch."""
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("part")
+    table.add_column("MiB", justify="right")
+    rows = {
+        **found.parts,
+        "gradients and the like, in a turn": found.turn,
+        f"{found.batch} samples at {found.sample / UNITS['MiB']:.3f} MiB each": found.sample * found.batch,
+        "in all": found.peak(),
+    }
+    for name, size in rows.items():
+        table.add_row(name, f"{size / UNITS['MiB']:.1f}")
+    out.print(table)
+    out.print("besides it: what the libraries take for themselves (about 500 MiB on CUDA) and workspaces of operations", markup=False)
+    if memory is None:
+        return
+    most = found.largest(memory)
+    fits = "fits" if found.batch <= most else "does not fit: set trainer.engine.micro or a smaller trainer.batch"
+    out.print(f"in {memory / UNITS['GiB']:.3g} GiB at most {most} samples at once; {found.batch} {fits}", markup=False)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -44,7 +44,7 @@ QUICK = {
     "evaluation.metrics": ("frechet-raw",),
     "teacher.sampler": {"name": "ode", "steps": 25},
 }
-SMALL = {"name": "mlp", "width": 32, "depth": 3}  # 31,424 of the default network's 331,520 weights
+SMALL = {"name": "mlp", "width": 32, "depth": 3}  # 31,520 of the default network's 331,520 weights
 
 
 @cache

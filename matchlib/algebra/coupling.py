@@ -55,6 +55,11 @@ class Coupling(ABC):
         """Returns the sources that a batch has for a generator to start from, ``(b, *event)``; None if it has none, or they are drawn."""
         return batch.source if self.reads_source else None
 
+    def together(self, size: int) -> int:
+        """Returns how many neighbours in a batch of ``size`` are paired jointly, so that shares of it must not part them."""
+        del size
+        return 1
+
     def partner(self, data: Tensor, source: Tensor) -> Tensor | None:
         """Returns the source that joins data made from ``source`` at an earlier time; None for a fresh standard normal."""
         del data

@@ -13,6 +13,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from matchlib.errors import SettingError
+from matchlib.shares import place
 
 if TYPE_CHECKING:
     from matchlib.algebra.interpolant import Interpolant
@@ -53,14 +54,15 @@ class Times:
         of a batch's mean at no cost (Kingma et al., "Variational Diffusion Models", 2021, https://arxiv.org/abs/2107.00630, section I.1).
         """
         n = like.shape[0]
-        offset = torch.rand(1, generator=generator, dtype=like.dtype, device=like.device)
-        u = (offset + torch.arange(n, dtype=like.dtype, device=like.device) / n) % 1.0
+        first, total = place(n)
+        offset = torch.rand((), generator=generator, dtype=like.dtype, device=like.device)  # one number for the batch, whatever its shares
+        u = (offset + torch.arange(first, first + n, dtype=like.dtype, device=like.device) / total) % 1.0
         if self.log_ratio is None:
             return self.low + (self.high - self.low) * u
         table = _quantiles(self, interpolant, like.dtype, like.device)
-        place = u * (KNOTS - 1)
-        left = place.long().clamp(max=KNOTS - 2)
-        return torch.lerp(table[left], table[left + 1], place - left)
+        knot = u * (KNOTS - 1)
+        left = knot.long().clamp(max=KNOTS - 2)
+        return torch.lerp(table[left], table[left + 1], knot - left)
 
 
 @lru_cache(maxsize=64)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
-from matchlib.algebra.records import Batch, Point
+from matchlib.algebra.records import Batch, Condition, Point
 from matchlib.algebra.times import Times
 from matchlib.distillation.contrast import Contrast
 from matchlib.distillation.loss import DistillationLoss
@@ -17,6 +19,8 @@ from matchlib.distillation.teacher import Teacher
 from matchlib.registries import objectives
 
 __all__ = ["Distillation"]
+
+TOGETHER = 1 << 14  # numbers in a batch of states up to which one larger evaluation is faster than two (benchmarks/step.py)
 
 
 class Distillation:
@@ -28,6 +32,9 @@ class Distillation:
         critic: a field that predicts the teacher's own row.
         loss: compares them.
         times: density of t; None for the teacher's own.
+        split: whether the student's gradient is made in two parts, the teacher's and the critic's, of which only one is held in memory at a
+            time; None where that costs nothing, which is where the loss is separable. Else it costs one more evaluation of the critic.
+        together: whether the critic's turn evaluates generated and real points as one batch; None for small states.
 
     Attributes:
         model: the teacher's, with the loss's space as objective and the times of the distillation.
@@ -36,8 +43,19 @@ class Distillation:
         ConversionError: the teacher's prediction does not determine the loss's space.
     """
 
-    def __init__(self, teacher: Teacher, student: Student, critic: nn.Module, loss: DistillationLoss, times: Times | None = None) -> None:
+    def __init__(
+        self,
+        teacher: Teacher,
+        student: Student | nn.Module,
+        critic: nn.Module,
+        loss: DistillationLoss,
+        times: Times | None = None,
+        *,
+        split: bool | None = None,
+        together: bool | None = None,
+    ) -> None:
         self.teacher, self.student, self.critic, self.loss = teacher, student, critic, loss
+        self.split, self.together = split, together
         own = teacher.model
         space = own.objective if loss.space is None else objectives[loss.space]()
         self.model = replace(own, objective=space, times=times or own.times)
@@ -61,30 +79,101 @@ class Distillation:
             other: independent of ``prompt``: its source joins the generated samples, unless the coupling keeps pairs.
         """
         data, source = self.generate(prompt, generator=generator)
+        return self.joined(data, source, prompt, other, generator)
+
+    def joined(self, data: Tensor, source: Tensor, prompt: Batch, other: Batch, generator: torch.Generator) -> Point:
+        """Returns points on the paths of samples that were made already; the arguments are those of ``generate`` and ``generated``."""
         joined = source if self.model.coupling.paired else other.source
         return self.model.point(Batch(data, joined, prompt.label), generator=generator)
 
-    def contrasts(self, point: Point) -> list[Contrast]:
-        """Compares critic, teacher and target at the points, head by head."""
-        seen = (point.state, point.time, point.condition)
-        three = (self._read_critic(*seen), self._read_teacher(*seen), self.model.target(point))
-        critic, teacher, target = (self.model.split(x) for x in three)
-        parts = zip(critic, teacher, target, self.model.objective.heads, strict=True)
+    def contrasts(self, *points: Point) -> list[list[Contrast]]:
+        """Compares critic, teacher and target at the points; for each point, head by head. Each field is evaluated once for all."""
+        seen, sizes = _seen(points), [len(point.state) for point in points]
+        critic, teacher = (field(*seen).split(sizes) for field in (self._read_critic, self._read_teacher))
+        return [self._contrasts(*each) for each in zip(points, critic, teacher, map(self.model.target, points), strict=True)]
+
+    def _contrasts(self, point: Point, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Contrast]:
+        three = (self.model.split(x) for x in (critic, teacher, target))
+        parts = zip(*three, self.model.objective.heads, strict=True)
         return [Contrast(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
 
     def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
-        """Returns the student's loss, a scalar; its gradient flows through state and target."""
-        loss = self.loss.at(progress)
-        point = self.generated(prompt, other, generator=generator)
-        return torch.stack([loss.student_loss(contrast) for contrast in self.contrasts(point)]).sum(0).mean()
+        """Returns the student's loss, a scalar, whose gradient reaches the student through state and target.
+
+        Its graph is that of the student alone: those of teacher and critic end at the generated data and are gone when this returns, so
+        that their weights get no gradient and second derivatives do not exist.
+        """
+        made, source = self.generate(prompt, generator=generator)
+        data = made.detach().requires_grad_()
+        with torch.enable_grad():
+            point = self.joined(data, source, prompt, other, generator)
+            value, slope = self._slope(self.loss.at(progress), point, data)
+        return _Linear.apply(made, value, slope)
+
+    def _slope(self, loss: DistillationLoss, point: Point, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the student's loss and its gradient with respect to the data of the points."""
+
+        def mean(critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+            return torch.stack([loss.student_loss(x) for x in self._contrasts(point, critic, teacher, target)]).sum(0).mean()
+
+        seen, target = _seen([point]), self.model.target(point)
+        slope = torch.zeros_like(data)
+        split = loss.separable if self.split is None else self.split
+        with torch.no_grad():  # a separable loss has the same slope in the teacher whatever the critic says
+            guess = self._read_critic(*seen) if split and not loss.separable else None
+        teacher = self._read_teacher(*seen)
+        if split:
+            slope = _gradient(mean(teacher.detach() if guess is None else guess, teacher, target.detach()), data)
+            teacher = teacher.detach()
+        value = mean(self._read_critic(*seen), teacher, target)
+        return value.detach(), slope + _gradient(value, data)
 
     def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the critic's loss, a scalar; the student is run without a graph."""
         loss = self.loss.at(progress)
         with torch.no_grad():
-            generated = self.generated(prompt, real, generator=generator)
-        made = self.contrasts(generated)
-        at_real: list[Contrast] | list[None] = [None] * len(made)
+            points = [self.generated(prompt, real, generator=generator)]
         if loss.uses_real:
-            at_real = self.contrasts(self.model.point(real, generator=generator))
-        return torch.stack([loss.critic_loss(*pair) for pair in zip(made, at_real, strict=True)]).sum(0).mean()
+            points.append(self.model.point(real, generator=generator))
+        made, *rest = self._compared(points)
+        at_real: list[Contrast] | list[None] = rest[0] if rest else [None] * len(made)
+        pairs = zip(made, at_real, strict=True)
+        return torch.stack([loss.critic_loss(*pair) for pair in pairs]).sum(0).mean()
+
+    def _compared(self, points: list[Point]) -> list[list[Contrast]]:
+        small = points[0].state.numel() <= TOGETHER
+        if small if self.together is None else self.together:
+            return self.contrasts(*points)
+        return [made for point in points for made in self.contrasts(point)]
+
+
+def _seen(points: Sequence[Point]) -> tuple[Tensor, Tensor, Condition]:
+    """What a field sees at the points, one batch after the other."""
+    if len(points) == 1:
+        return points[0].state, points[0].time, points[0].condition
+    labels, sources = ([getattr(point.condition, name) for point in points] for name in ("label", "source"))
+    return (
+        torch.cat([point.state for point in points]),
+        torch.cat([point.time for point in points]),
+        Condition(None if labels[0] is None else torch.cat(labels), None if sources[0] is None else torch.cat(sources)),
+    )
+
+
+def _gradient(value: Tensor, data: Tensor) -> Tensor:
+    """The gradient of a part of a loss; other parts share the graph from the data to the state, which is therefore kept."""
+    if not value.requires_grad:
+        return torch.zeros_like(data)
+    return torch.autograd.grad(value, data, retain_graph=True, materialize_grads=True)[0]
+
+
+class _Linear(torch.autograd.Function):
+    """A loss whose value and gradient with respect to the generated data are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, made: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0] * ctx.saved_tensors[0], None, None

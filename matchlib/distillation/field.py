@@ -78,6 +78,7 @@ class Preconditioned(nn.Module):
         super().__init__()
         self.network, self.model, self.moments = network, model, moments
         self.spec: dict[str, Any] = {"name": None}  # the network's registered name and settings, for cards
+        self.precision: torch.dtype | None = None  # of the network's matrix products, where it is less than that of its weights
 
     def scales(self, time: Tensor) -> tuple[Scalar, list[tuple[Scalar, Scalar]]]:
         """Returns inner and, for each row, (skip, out) at ``time``, each ``(b,)``."""
@@ -85,6 +86,13 @@ class Preconditioned(nn.Module):
         state, rows = self.moments.whiten(at.state), [self.moments.whiten(row) for row in self.model.rows(at)]
         inner = torch.as_tensor(state.dot(state)).rsqrt()
         return inner, [(row.dot(state) * (inner * inner), _length(row.cross(state)) * inner) for row in rows]
+
+    def _answer(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        if self.precision is None:
+            return self.network(state, time, condition)
+        with torch.autocast(state.device.type, self.precision):
+            answer = self.network(state, time, condition)
+        return answer.to(state.dtype)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction of the model's row, shape ``(b, *event)``, or of its rows, ``(b, heads, *event)``.
@@ -95,7 +103,7 @@ class Preconditioned(nn.Module):
         inner, rows = self.scales(time)
         if condition.source is not None:
             condition = replace(condition, source=condition.source / self.moments.source**0.5)
-        answer = self.network(scaled(inner, state), time, condition)
+        answer = self._answer(scaled(inner, state), time, condition)
         wanted = joined_shape(state.shape[1:], len(rows))
         if answer.shape[1:] != wanted:
             raise IncompatibleError(

@@ -31,6 +31,11 @@ class DistillationLoss(ABC):
     def uses_real(self) -> bool:
         """Whether the critic looks at real points."""
 
+    @property
+    def separable(self) -> bool:
+        """Whether the student's loss is a part without the teacher plus a part without the critic: each has its own slope."""
+        return False
+
     @abstractmethod
     def student_loss(self, generated: Contrast) -> Tensor:
         """Returns what the student minimises, shape ``(b,)``."""
@@ -88,6 +93,10 @@ class BilinearLoss(DistillationLoss):
     @property
     def uses_real(self) -> bool:
         return bool(self.real)
+
+    @property
+    def separable(self) -> bool:
+        return self.student.square == self.student.teacher  # the coefficient of <critic, teacher> is twice their difference
 
     def student_loss(self, generated: Contrast) -> Tensor:
         loss = self.student(generated)

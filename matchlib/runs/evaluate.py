@@ -21,6 +21,7 @@ from matchlib.generator import Generator
 from matchlib.pictures import draw
 from matchlib.settings import EvaluationSettings
 from matchlib.training.files import write_json
+from matchlib.training.parallel import Alone
 
 __all__ = ["evaluate"]
 
@@ -31,14 +32,21 @@ SMALLEST = 20  # held-out samples of a class, for a distance of its own
 
 
 def evaluate(
-    folder: Path, generators: Mapping[str, Generator], dataset: Dataset, settings: EvaluationSettings, seed: int
+    folder: Path,
+    generators: Mapping[str, Generator],
+    dataset: Dataset,
+    settings: EvaluationSettings,
+    seed: int,
+    parallel: Alone | None = None,
 ) -> dict[str, Any]:
     """Scores generators, writes ``evaluation.json`` and ``samples.png``, and returns the former.
 
     Args:
         generators: ``teacher`` and perhaps ``student``.
         seed: of the samples.
+        parallel: processes that share the sampling; the first one scores.
     """
+    among = parallel or Alone()
     reference, features = reference_of(dataset)
     n = settings.draws * reference.size
     report: dict[str, Any] = {
@@ -49,24 +57,31 @@ def evaluate(
         "features": features,
         "seed": seed,
     }
-    rounds: dict[str, list[Tensor]] = {}
+    drawn: dict[str, tuple[Batch, float]] = {}
     for kind, generator in sorted(generators.items()):
         begin = time.perf_counter()
-        made = generator.draw(n, seed=seed)
-        samples = made.data.clamp(*dataset.model_limits) if settings.clip else made.data
-        seconds = (time.perf_counter() - begin) * TIMED / n
-        if not torch.isfinite(samples).all():
-            raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
-        report[kind] = {"nfe": generator.nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
-        report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
-        rounds[kind] = [samples]
-        if dataset.paired and generator.card.model.coupling.reads_source:
-            report[kind] |= pair_scores(dataset, samples)
-            rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
-    report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
-    draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
-    write_json(folder / "evaluation.json", report)
-    return report
+        made = generator.draw(n, seed=seed, parallel=among)
+        drawn[kind] = made, (time.perf_counter() - begin) * TIMED / n
+
+    def score() -> dict[str, Any]:
+        rounds: dict[str, list[Tensor]] = {}
+        for kind, (made, seconds) in drawn.items():
+            samples = made.data.clamp(*dataset.model_limits) if settings.clip else made.data
+            if not torch.isfinite(samples).all():
+                raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
+            report[kind] = {"nfe": generators[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
+            report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
+            rounds[kind] = [samples]
+            if dataset.paired and generators[kind].card.model.coupling.reads_source:
+                report[kind] |= pair_scores(dataset, samples)
+                rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
+        report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
+        draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
+        write_json(folder / "evaluation.json", report)
+        return report
+
+    found: dict[str, Any] = among.first(score)
+    return found
 
 
 def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:

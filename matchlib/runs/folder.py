@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from matchlib.errors import CardError, SettingError
+from matchlib.runs.build import device_of
 from matchlib.runs.run import Hooks, Run
 from matchlib.settings import RunSettings, from_tree, to_tree
 from matchlib.training.files import write_text
+from matchlib.training.parallel import parallel, start
 
 __all__ = ["open_run", "read_config", "start_run", "write_config"]
 
@@ -22,6 +24,13 @@ def _default_folder(settings: RunSettings) -> Path:
     base = Path("runs") / f"{datetime.now():%Y-%m-%d}-{settings.command}-{teacher}-{data}"
     candidates = (base if i == 1 else Path(f"{base}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+def _free_folder(settings: RunSettings) -> Path:
+    folder = _default_folder(settings) if settings.out is None else Path(settings.out)
+    if (folder / "config.yaml").exists():
+        raise SettingError(f"{folder} holds a run already; choose another --out, or go on with: matchlib resume {folder}")
+    return folder
 
 
 def write_config(path: Path, settings: RunSettings) -> None:
@@ -58,14 +67,18 @@ def start_run(settings: RunSettings, hooks: Hooks | None = None, **given: Any) -
         SettingError: the folder holds a run already.
         MatchlibError: the settings cannot work; nothing was written.
     """
-    folder = _default_folder(settings) if settings.out is None else Path(settings.out)
-    if (folder / "config.yaml").exists():
-        raise SettingError(f"{folder} holds a run already; choose another --out, or go on with: matchlib resume {folder}")
+    start(device_of(settings.device))
+    among = parallel(settings.trainer.engine.parallel)
+    folder: Path = among.first(lambda: _free_folder(settings))
     run = Run(settings, folder, hooks or Hooks(), **given)
-    write_config(folder / "config.yaml", settings)
+    among.first(lambda: write_config(folder / "config.yaml", settings))
     return run
 
 
-def open_run(folder: Path, hooks: Hooks | None = None) -> Run:
-    """Opens the folder of a run that was started before."""
-    return Run(from_tree(read_config(folder)), folder, hooks or Hooks())
+def open_run(folder: Path, hooks: Hooks | None = None, checkpoint: Path | None = None) -> Run:
+    """Opens the folder of a run that was started before.
+
+    Args:
+        checkpoint: to go on from; None for the latest.
+    """
+    return Run(from_tree(read_config(folder)), folder, hooks or Hooks(), checkpoint=checkpoint)

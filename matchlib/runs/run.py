@@ -5,6 +5,7 @@ settings -> data, teacher (trained, cached or taken from a run) -> Distillation 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -14,8 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from matchlib.cards import Card, dataset_of, load_bundle, save_bundle
+from matchlib.cards import Card, dataset_of, load_bundle, save_average, save_bundle, versions
 from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.field import ClosedField
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
@@ -31,9 +33,12 @@ from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.distilling import Distilling
+from matchlib.training.engine import prepare
 from matchlib.training.log import Log
 from matchlib.training.matching import Matching
+from matchlib.training.parallel import parallel, start
 from matchlib.training.trainer import Progress, Trainer, TrainerSettings
+from matchlib.training.watch import Watch, Watching
 
 __all__ = ["Hooks", "Run"]
 
@@ -62,6 +67,7 @@ class Run:
         folder: where results go.
         hooks: for progress and interruption.
         dataset, teacher, loss: made in Python, in place of those that the settings name.
+        checkpoint: to go on from; None for the latest.
 
     Raises:
         MatchlibError: the settings cannot work; nothing was written.
@@ -73,13 +79,17 @@ class Run:
     dataset: Dataset | None = None
     teacher: tuple[Card, Teacher] | None = None
     loss: DistillationLoss | None = None
+    checkpoint: Path | None = None
     generators: dict[str, Generator] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.device = device_of(self.settings.device)
+        self.device = start(device_of(self.settings.device))
+        self.parallel = parallel(self.settings.trainer.engine.parallel)
+        if self.parallel.rank:
+            self.hooks = Hooks(stop=self.hooks.stop)  # the first process speaks for all
         self.streams = Streams(self.settings.seed, self.device)
         self.data: Dataset = self.dataset or dataset_of(data_piece(self.settings.data))
-        self.card, untrained = self._teacher_before_training()
+        self.card, self.untrained = self._teacher_before_training()
         self.data = self.data.in_units(self.card.data["shift"], self.card.data["scale"])
         check_guidance(self.card)
         samplers.build(self.card.sampler).check(self.card.model)
@@ -87,9 +97,9 @@ class Run:
             metrics[name]
         teacher_steps(self.settings)
         if self.settings.command == "distill":
-            self._loss: DistillationLoss = self.loss or losses.build(self.settings.loss)
+            self.loss_of_run: DistillationLoss = self.loss or losses.build(self.settings.loss)
             student_steps(self.settings)
-            distillation_of(self.settings, self.card, untrained, self._loss, paired=self.data.paired)
+            distillation_of(self.settings, self.card, self.untrained, self.loss_of_run, paired=self.data.paired)
 
     def _teacher_before_training(self) -> tuple[Card, Teacher]:
         made = python_teacher(self.settings.teacher.name) if self.teacher is None else None
@@ -115,11 +125,11 @@ class Run:
             DivergedError: training stopped itself.
         """
         teacher = self._finish("teacher", self._make_teacher)
-        self.generators = {"teacher": Generator(self.card, teacher, self.device)}
+        made = {"teacher": teacher}
         if self.settings.command == "distill":
             self._warn()
-            student = self._finish("student", lambda: self._make_student(teacher))
-            self.generators["student"] = Generator(self.card, student, self.device)
+            made["student"] = self._finish("student", lambda: self._make_student(teacher))
+        self.generators = {kind: Generator(self.card, module, self.device) for kind, module in made.items()}
         return self.evaluate()
 
     def _warn(self) -> None:
@@ -132,15 +142,16 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         self.hooks.say("evaluation: sampling and scoring")
-        return evaluate(self.folder, self.generators, self.data, self.settings.evaluation, self.settings.seed)
+        return evaluate(self.folder, self.generators, self.data, self.settings.evaluation, self.settings.seed, self.parallel)
 
     def _finish(self, kind: str, make: Callable[[], tuple[Card, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
         target = self.folder / kind
-        if (target / "card.json").exists() and not (kind == "teacher" and self.teacher is not None):
+        there = self.parallel.first((target / "card.json").exists)
+        if there and not (kind == "teacher" and self.teacher is not None):
             return load_bundle(target)[1]
         card, module = make()
-        save_bundle(target, card, module)
+        self._write(lambda: save_bundle(target, card, module))
         return module
 
     # -- the teacher -----------------------------------------------------------------------------------------------------
@@ -153,6 +164,7 @@ class Run:
             self.hooks.say(f"teacher: taken from {name}")
             return teacher_of_run(name, self.data, self.settings.teacher.guidance)
         cached = cache_folder() / "teachers" / self._teacher_key()
+        self.parallel.first(lambda: None)  # nobody writes there before everyone has looked
         try:
             teacher = load_bundle(cached)[1]
             assert isinstance(teacher, Teacher)
@@ -162,7 +174,7 @@ class Run:
         except CardError:  # not there, or damaged: train
             teacher = self._train_teacher()
         try:
-            save_bundle(cached, self.card, teacher)
+            self._write(lambda: save_bundle(cached, self.card, teacher))
         except CardError as error:
             self.hooks.say(f"teacher: not cached ({error})")
         return self.card, teacher
@@ -178,46 +190,70 @@ class Run:
 
     def _train_teacher(self) -> Teacher:
         training, card = self.settings.teacher.training, self.card
-        field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True).to(self.device)
+        field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True)
         if isinstance(field_, ClosedField):
             field_.fit(self.data.train)
             return Teacher(field_, card.model, card.moments, card.guidance)
+        placed = self._place(field_)
         learner = Learner(field_, training.rate, training.betas, training.ema)
         data = self.data.to(self.device)
         dropout = training.label_dropout
-        algorithm = Matching(learner, card.model, data, self.streams, batch=training.batch, label_dropout=dropout)
-        made = self._fit(algorithm, teacher_steps(self.settings), "teacher")["field"]
+        algorithm = Matching(learner, card.model, data, self.streams, batch=training.batch, label_dropout=dropout, field=placed)
+        made = self._trainer(algorithm, teacher_steps(self.settings), "teacher").fit()["field"]
         return Teacher(made, card.model, card.moments, card.guidance)
 
     # -- the student -----------------------------------------------------------------------------------------------------
 
     def _make_student(self, teacher: Teacher) -> tuple[Card, nn.Module]:
         t = self.settings.trainer
-        made = distillation_of(self.settings, self.card, teacher, self._loss, paired=self.data.paired)
+        made = distillation_of(self.settings, self.card, teacher, self.loss_of_run, paired=self.data.paired)
         for note in made.notes:
             self.hooks.say(note)
-        distillation = made.distillation
+        of = made.distillation
+        frozen, student, critic = (self._place(module) for module in (copy.deepcopy(teacher), of.student, of.critic))
+        times, engine = of.model.times, t.engine
+        distillation = Distillation(frozen, student, critic, self.loss_of_run, times, split=engine.split, together=engine.together)
+        data = self.data.to(self.device)
         algorithm = Distilling(
             distillation,
-            Learner(distillation.student.to(self.device), made.student_rate, t.betas, t.ema),
-            Learner(distillation.critic.to(self.device), made.critic_rate, t.betas, 0.0),
-            self.data.to(self.device),
+            Learner(of.student, made.student_rate, t.betas, t.ema, t.emas),
+            Learner(of.critic, made.critic_rate, t.betas, 0.0),
+            data,
             self.streams,
             batch=t.batch,
             critic_turns=t.critic_turns,
             turns=t.steps,
         )
-        student = self._fit(algorithm, student_steps(self.settings), "student")["student"]
+        trainer = self._trainer(algorithm, student_steps(self.settings), "student", Watching(distillation, data, self.streams))
+        student = trainer.fit()["student"]
+        for decay, module in trainer.averages("student").items():
+            self._write(lambda decay=decay, module=module: save_average(self.folder / "student", decay, module))  # type: ignore[misc]
         return replace(self.card, kind="student", student=dict(made.student)), student
 
-    def _fit(self, algorithm: Algorithm, settings: TrainerSettings, phase: str) -> dict[str, nn.Module]:
-        trainer = Trainer(
+    def _place(self, module: nn.Module) -> Any:
+        """Moves a module to the device, prepares its networks and shares it among the processes."""
+        e = self.settings.trainer.engine
+        made = prepare(
+            module.to(self.device), precision=e.precision, compile=e.compile, channels_last=e.channels_last, checkpointing=e.checkpointing
+        )
+        return self.parallel.place(made)
+
+    def _write(self, write: Callable[[], Any]) -> Any:
+        """Lets the first process write, and everyone go on when it is done."""
+        return self.parallel.first(write)
+
+    def _trainer(self, algorithm: Algorithm, settings: TrainerSettings, phase: str, watch: Watch | None = None) -> Trainer:
+        named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
+        keep, note = self.settings.trainer.keep, {"versions": json.dumps(versions())}
+        return Trainer(
             algorithm,
             settings,
             phase=phase,
-            checkpoints=Checkpoints(self.folder / "checkpoints", phase),
+            checkpoints=Checkpoints(self.folder / "checkpoints", phase, keep, named, note),
             log=Log(self.folder / "metrics.jsonl"),
             show=self.hooks.show,
             stop=self.hooks.stop,
+            parallel=self.parallel,
+            watch=watch,
+            say=self.hooks.say,
         )
-        return trainer.fit()

@@ -1,54 +1,121 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file."""
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one safetensors file.
+
+A file looks the same whatever the number of processes that wrote it, so that a run may go on with another number of them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from matchlib.errors import CardError
+from matchlib.errors import CardError, nearest
 from matchlib.training.algorithm import Learner
 from matchlib.training.ema import EMA
 from matchlib.training.files import read_tensors, write_tensors
+from matchlib.training.parallel import Alone
 
 __all__ = ["Checkpoints", "State"]
 
 
-@dataclass
 class State:
-    """One learner in training: its module, optimiser and average."""
+    """One learner in training: its module, optimiser and averages.
 
-    learner: Learner
-    optimiser: torch.optim.Optimizer
-    ema: EMA
+    Args:
+        learner: its module is placed already.
+        parallel: which part of every weight is here.
+
+    Attributes:
+        weights: those that learn, as the module has them.
+        own: this process's parts of them, which the optimiser steps.
+        skipped: steps left out because a gradient was not finite, a number on the device.
+    """
+
+    def __init__(self, learner: Learner, parallel: Alone) -> None:
+        self.learner, self.parallel = learner, parallel
+        self.named = dict(learner.module.named_parameters())  # taken now: an engine may put others in their place for a while
+        self.weights = [w for w in self.named.values() if w.requires_grad]
+        parts = [parallel.local(w) for w in self.weights]
+        self.own = [part if isinstance(part, nn.Parameter) else nn.Parameter(part) for part in parts]
+        self.optimiser = torch.optim.Adam(self.own, lr=learner.rate, betas=learner.betas, fused=True)
+        self.ema = EMA(learner.module, (learner.ema, *learner.emas), parallel)
+        self.skipped = torch.zeros((), device=self.own[0].device if self.own else None)
+
+    def step(self, rate: float, clip: float) -> None:
+        """Steps along the gradients that the weights have now, unless one is not finite; nothing waits for the device.
+
+        Args:
+            rate: Adam's step size.
+            clip: largest norm of the gradient.
+        """
+        for own, weight in zip(self.own, self.weights, strict=True):
+            if own is not weight and weight.grad is not None:
+                own.grad = self.parallel.local(weight.grad)
+        gradients = [w.grad for w in self.own if w.grad is not None]
+        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt()
+        bad = (~torch.isfinite(norm)).float()
+        self.skipped += bad
+        if clip < float("inf"):
+            torch.nn.utils.clip_grads_with_norm_(self.own, clip, norm, foreach=True)
+        self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # as GradScaler does: the step is left out on the device
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        self.ema.update()
+
+    def clear(self) -> None:
+        """Forgets the gradients."""
+        for weight in self.weights:
+            weight.grad = None
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Yields every tensor of the state, named."""
-        yield from ((f"module/{key}", x) for key, x in self.learner.module.state_dict().items())
-        yield from ((f"ema/{i}", x) for i, x in enumerate(self.ema.average))
-        yield "ema/updates", torch.tensor(self.ema.updates)
+        """Yields every tensor of the state, named and whole."""
+        whole, module = self.parallel.whole, self.learner.module
+        of = self.named
+        for key, x in module.state_dict().items():
+            yield f"module/{key}", whole(self.parallel.local(of[key]), of[key]) if key in of else x
+        for name, average in zip(self._names(), self.ema.averages, strict=True):
+            for i, (mean, weight) in enumerate(zip(average, of.values() if average else (), strict=True)):
+                yield f"{name}/{i}", whole(mean, weight)
+        yield "counts", torch.stack([torch.tensor(float(self.ema.updates)), self.skipped.cpu()])
         for i, slots in self.optimiser.state_dict()["state"].items():
-            yield from ((f"optimiser/{i}/{key}", torch.as_tensor(x)) for key, x in slots.items())
+            for key, slot in slots.items():
+                x = torch.as_tensor(slot)
+                yield f"optimiser/{i}/{key}", whole(x, self.weights[i]) if x.ndim else x
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores the state from its tensors."""
-        part = {kind: {k[len(kind) + 1 :]: x for k, x in tensors.items() if k.startswith(f"{kind}/")} for kind in PARTS}
-        self.learner.module.load_state_dict(part["module"])
-        self.ema.updates = int(part["ema"].pop("updates"))
-        for mean, saved in zip(self.ema.average, (part["ema"][str(i)] for i in range(len(part["ema"]))), strict=True):
-            mean.copy_(saved)
+
+        def of(kind: str) -> dict[str, Tensor]:
+            return {key[len(kind) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{kind}/")}
+
+        part, module = self.parallel.part, self.learner.module
+        saved, weights = of("module"), self.named
+        with torch.no_grad():
+            for key, there in module.state_dict().items():
+                own = self.parallel.local(weights[key]) if key in weights else there
+                own.copy_(part(saved.pop(key), weights[key]) if key in weights else saved.pop(key))
+            if saved:
+                raise KeyError(f"{', '.join(saved)} have no place")
+            for name, average in zip(self._names(), self.ema.averages, strict=True):
+                means = of(name)
+                for i, (mean, weight) in enumerate(zip(average, weights.values() if average else (), strict=True)):
+                    mean.copy_(part(means[str(i)], weight))
+            updates, skipped = tensors["counts"].tolist()
+            self.ema.updates = int(updates)
+            self.skipped.fill_(skipped)
         slots: dict[int, dict[str, Tensor]] = {}
-        for key, x in part["optimiser"].items():
+        for key, x in of("optimiser").items():
             index, name = key.split("/")
-            slots.setdefault(int(index), {})[name] = x
+            slots.setdefault(int(index), {})[name] = part(x, self.weights[int(index)]) if x.ndim else x
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
 
-
-PARTS = ("module", "ema", "optimiser")
+    def _names(self) -> list[str]:
+        return ["ema", *(f"ema-{decay}" for decay in self.learner.emas)]
 
 
 class Checkpoints:
@@ -58,38 +125,70 @@ class Checkpoints:
         folder: where they lie, one file each.
         phase: first part of their names.
         keep: how many of the latest are kept.
+        named: path of the one to go on from; None for the latest.
+        note: further strings for every file, such as versions.
     """
 
-    def __init__(self, folder: Path, phase: str, keep: int = 2) -> None:
-        self.folder, self.phase, self.keep = folder, phase, keep
+    def __init__(self, folder: Path, phase: str, keep: int = 2, named: Path | None = None, note: Mapping[str, str] | None = None) -> None:
+        self.folder, self.phase, self.keep, self.named = folder, phase, keep, named
+        self.note = dict(note or {})
 
     def files(self) -> list[Path]:
         """The phase's checkpoints, oldest first."""
         return sorted(self.folder.glob(f"{self.phase}-*.safetensors"))
 
-    def write(self, step: int, states: Mapping[str, State]) -> Path:
+    def good(self, but: Path | None = None) -> Path | None:
+        """Returns the latest checkpoint that is whole, if there is one.
+
+        Args:
+            but: one that is not looked at.
+        """
+        for file in reversed(self.files()):
+            try:
+                if file != but:
+                    read_tensors(file)
+                    return file
+            except CardError:
+                continue
+        return None
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], history: Mapping[str, Any]) -> Path:
         """Writes the state after ``step`` steps and removes what is older than the last ``keep``."""
         path = self.folder / f"{self.phase}-{step:08d}.safetensors"
-        tensors = {f"{name}/{key}": x for name, state in states.items() for key, x in state.tensors()}
-        write_tensors(path, tensors, {"step": json.dumps(step), "phase": self.phase})
+        note = {"step": json.dumps(step), "phase": self.phase, "history": json.dumps(history), **self.note}
+        write_tensors(path, tensors, note)
         for old in self.files()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 
-    def restore(self, states: Mapping[str, State]) -> int:
-        """Loads the latest checkpoint, if there is one, and returns the number of steps it has behind it.
+    def set_aside(self, step: int) -> None:
+        """Renames checkpoints later than ``step``: what goes on from an earlier one writes them anew."""
+        for file in self.files():
+            if int(file.stem.rpartition("-")[2]) > step:
+                file.rename(file.with_suffix(".set-aside"))
+
+    def restore(self, states: Mapping[str, State], path: Path | None = None) -> tuple[int, dict[str, Any]]:
+        """Loads a checkpoint and returns the number of steps it has behind it and its history; (0, {}) if there is none.
+
+        Args:
+            path: which; None for the one that was named, or else the latest.
 
         Raises:
-            CardError: it is damaged, or belongs to other networks; the message names the one before it.
+            CardError: it is missing or damaged, or belongs to other networks; the message names the last good one.
         """
         files = self.files()
-        if not files:
-            return 0
+        path = path or self.named
+        if path is None:
+            if not files:
+                return 0, {}
+            path = files[-1]
         try:
-            tensors, note = read_tensors(files[-1])
+            tensors, note = read_tensors(path)
             for name, state in states.items():
                 state.load({key[len(name) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{name}/")})
-            return int(note["step"])
+            return int(note["step"]), json.loads(note.get("history", "{}"))
         except (CardError, KeyError, RuntimeError, ValueError) as error:
-            good = f"; the one before it is {files[-2]}: remove the damaged file to go on from there" if files[1:] else ""
-            raise CardError(f"checkpoint {files[-1]} cannot be loaded ({error}){good}") from error
+            good = self.good(but=path)
+            there = f"; the last good one is {good}" if good else "; there is no other good one"
+            hint = nearest(path.name, [file.name for file in files]) if not path.exists() else ""
+            raise CardError(f"checkpoint {path} cannot be loaded ({error}){hint}{there}") from error

@@ -6,10 +6,12 @@ References:
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from matchlib.training.parallel import Alone
 
 __all__ = ["EMA"]
 
@@ -19,26 +21,31 @@ class EMA:
 
     Args:
         module: whose parameters are averaged; buffers are taken as they are.
-        decay: in [0, 1); 0 keeps no average, the weights are their own.
+        decays: one average for each, in [0, 1); 0 keeps no average, the weights are their own.
+        parallel: which part of every weight is here.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.updates = module, decay, 0
-        self.weights: list[Tensor] = list(module.parameters()) if decay else []
-        self.average: list[Tensor] = [w.detach().clone() for w in self.weights]
+    def __init__(self, module: nn.Module, decays: Sequence[float], parallel: Alone | None = None) -> None:
+        self.module, self.decays, self.updates = module, tuple(decays), 0
+        self.parallel = parallel or Alone()
+        self.parameters = list(module.parameters())
+        self.weights: list[Tensor] = [self.parallel.local(w) for w in self.parameters]
+        self.averages: list[list[Tensor]] = [[w.detach().clone() for w in self.weights] if decay else [] for decay in decays]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Takes one step towards the module's weights."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self.average:
-            torch._foreach_lerp_(self.average, self.weights, 1 - decay)
+        """Takes one step towards the module's weights: one operation for each average."""
+        most = (1 + self.updates) / (10 + self.updates)
+        for decay, average in zip(self.decays, self.averages, strict=True):
+            if average:
+                torch._foreach_lerp_(average, self.weights, 1 - min(decay, most))
         self.updates += 1
 
     @torch.no_grad()
-    def copy(self) -> nn.Module:
-        """Returns a copy of the module with the averaged weights."""
-        averaged = copy.deepcopy(self.module)
-        for weight, mean in zip(averaged.parameters(), self.average, strict=bool(self.average)):
-            weight.copy_(mean)
-        return averaged
+    def copy(self, index: int = 0) -> nn.Module:
+        """Returns a whole copy of the module with the weights of one average."""
+        made = self.parallel.copy(self.module)
+        means = self.averages[index] or self.weights
+        for weight, own, mean in zip(made.parameters(), self.parameters, means, strict=True):
+            weight.copy_(self.parallel.whole(mean, own))
+        return made

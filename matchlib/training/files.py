@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -84,19 +86,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> None:
-    """Writes tensors as safetensors, atomically, with a note of strings."""
+    """Writes tensors as safetensors, atomically, with a note of strings and a checksum of all of it."""
     whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, dict(note or {})))
+    note = dict(note or {})
+    write_atomically(path, lambda temporary: save_file(whole, temporary, {**note, CHECKSUM: _checksum(whole, note)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads tensors and their note.
 
     Raises:
-        CardError: the file is missing or damaged.
+        CardError: the file is missing or damaged, or its checksum, if it has one, is another.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise CardError(f"{path} is missing or damaged: {error}") from error
+    told = note.pop(CHECKSUM, None)
+    if told is not None and told != _checksum(tensors, note):
+        raise CardError(f"{path} is damaged: its checksum is wrong")
+    return tensors, note
+
+
+CHECKSUM = "blake2b"
+
+
+def _checksum(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
+    """A digest of names, shapes, types, contents and note."""
+    digest = hashlib.blake2b(json.dumps(sorted(note.items())).encode(), digest_size=16)
+    for name in sorted(tensors):
+        x = tensors[name]
+        digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.model import Field, MatchingModel
 from matchlib.algebra.records import Batch, forget
 from matchlib.data import Dataset
 from matchlib.errors import SettingError
 from matchlib.streams import Streams
-from matchlib.training.algorithm import Algorithm, Learner, Turn
+from matchlib.training.algorithm import Algorithm, Learner
 
 __all__ = ["Matching"]
 
@@ -21,13 +21,14 @@ class Matching(Algorithm):
     """Minimises ``model.loss`` over one field.
 
     Args:
-        field: the learner's module.
+        learner: of the field.
         model: what it is trained for.
         dataset: on the streams' device.
         streams: of the run.
         batch: samples a step.
         label_dropout: share of the samples whose label the field is not told, in [0, 1): what classifier-free guidance needs (Ho,
             Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
+        field: what to call in place of the learner's module, where several processes train it.
     """
 
     def __init__(
@@ -39,23 +40,26 @@ class Matching(Algorithm):
         *,
         batch: int,
         label_dropout: float = 0.0,
+        field: Field | None = None,
     ) -> None:
         if not 0 <= label_dropout < 1:
             raise SettingError(f"label_dropout must lie in [0, 1), got {label_dropout}")
         self.label_dropout = label_dropout
         self.learners = {"field": learner}
-        self.field: nn.Module = learner.module
-        self.model, self.dataset, self.streams, self.batch = model, dataset, streams, batch
+        self.field: Field = field or learner.module
+        self.model, self.dataset, self.streams = model, dataset, streams
+        self.size, self.together = batch, model.coupling.together(batch)
 
-    def _draw(self, step: int) -> Batch:
-        batch = self.dataset.draw(self.batch, self.streams("real", step))
+    def learner(self, step: int) -> str:
+        return "field"
+
+    def _draw(self, step: int, rows: int) -> Batch:
+        batch = self.dataset.draw(rows, self.streams("real", step))
         if batch.label is None or not self.label_dropout:
             return batch
         generator = self.streams("dropout", step)
         missing = torch.rand(len(batch.label), generator=generator, device=batch.label.device) < self.label_dropout
         return replace(batch, label=forget(batch.label, missing))
 
-    def turn(self, step: int) -> Turn:
-        batch = self._draw(step)
-        loss = self.model.loss(self.field, batch, generator=self.streams("point", step))
-        return Turn("field", loss.mean())
+    def loss(self, step: int, rows: int) -> Tensor:
+        return self.model.loss(self.field, self._draw(step, rows), generator=self.streams("point", step)).mean()

@@ -6,17 +6,26 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from matchlib.errors import DivergedError, SettingError
-from matchlib.training.algorithm import Algorithm, Learner
+from matchlib.errors import CardError, DivergedError, SettingError, nearest
+from matchlib.shares import Share
+from matchlib.training.algorithm import Algorithm
 from matchlib.training.checkpoint import Checkpoints, State
-from matchlib.training.ema import EMA
 from matchlib.training.log import Log
+from matchlib.training.parallel import Alone
+from matchlib.training.watch import Alarm, Look, Watch
 
 __all__ = ["Interrupted", "Progress", "Trainer", "TrainerSettings"]
+
+
+POLICIES = ("warn", "stop", "roll-back")
+ROLL_BACKS = 3
+STOP_EVERY = 10  # turns after which several processes ask each other whether one was told to stop
 
 
 class Interrupted(Exception):
@@ -33,6 +42,9 @@ class TrainerSettings:
         decay: share of the steps, at the end, over which the rates fall linearly to 0, in [0, 1].
         clip: largest norm of a gradient, > 0; inf for none.
         log_every, checkpoint_every: steps between rows of the log and between checkpoints, >= 1.
+        micro: samples that are worked on at once, >= 1, to save memory; it changes no random number. None for all.
+        watch_every: steps between looks of the watch, >= 1; 0 for none.
+        policy: on an alarm: ``warn``; ``stop``; or ``roll-back`` to the last good checkpoint with half of the rates, at most three times.
     """
 
     steps: int
@@ -41,11 +53,20 @@ class TrainerSettings:
     clip: float = math.inf
     log_every: int = 100
     checkpoint_every: int = 1000
+    micro: int | None = None
+    watch_every: int = 100
+    policy: str = "warn"
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise SettingError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.policy not in POLICIES:
+            raise SettingError(f"policy must be one of {', '.join(POLICIES)}, got {self.policy!r}{nearest(self.policy, POLICIES)}")
+        if self.watch_every < 0:
+            raise SettingError(f"watch_every must be at least 0, got {self.watch_every}")
+        if self.micro is not None and self.micro < 1:
+            raise SettingError(f"micro must be at least 1, got {self.micro}")
         if self.warmup < 0 or not 0 <= self.decay <= 1 or not self.clip > 0:
             raise SettingError(
                 f"warmup >= 0, 0 <= decay <= 1 and clip > 0 are required, got warmup={self.warmup}, decay={self.decay}, clip={self.clip}"
@@ -80,6 +101,12 @@ class Trainer:
         log: where rows go.
         show: called with a Progress at every row of the log.
         stop: asked after every step; True ends the run with a checkpoint.
+        parallel: the processes that share the work; the algorithm's modules have been placed by it.
+        watch: looks at the training now and then, and raises alarms.
+        say: called with one line for every alarm that is new.
+
+    Raises:
+        SettingError: the batch cannot be cut into the shares that are asked for.
     """
 
     def __init__(
@@ -92,12 +119,24 @@ class Trainer:
         log: Log | None = None,
         show: Callable[[Progress], None] = lambda progress: None,
         stop: Callable[[], bool] = lambda: False,
+        parallel: Alone | None = None,
+        watch: Watch | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.algorithm, self.settings, self.phase = algorithm, settings, phase
         self.checkpoints, self.log, self.show, self.stop = checkpoints, log or Log(None), show, stop
-        self.states = {name: _state(learner) for name, learner in algorithm.learners.items()}
+        self.parallel = parallel or Alone()
+        self.watch, self.say = watch, say
+        self.share = Share.of(algorithm.size, self.parallel.rank, self.parallel.size)
+        self.parts = list(self.share.parts(settings.micro))
+        _require_whole_groups(self.parts, algorithm.together)
+        self.states = {name: State(learner, self.parallel) for name, learner in algorithm.learners.items()}
         self.step = 0
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._turned = ""
+        self._scale, self._roll_backs = 1.0, 0  # of the rates, after roll-backs
+        self._told: set[str] = set()  # alarms that were on at the last look
+        self._skipped: dict[str, int] = {}  # turns, at the last look
+        self._sums: dict[str, Tensor] = {}  # of each learner's finite losses, and how many they are
 
     def fit(self) -> dict[str, nn.Module]:
         """Trains to the end, from the latest checkpoint if there is one.
@@ -107,64 +146,172 @@ class Trainer:
 
         Raises:
             Interrupted: ``stop`` said so; a checkpoint is written.
-            DivergedError: a loss or weight is not finite; the message names the last good checkpoint.
+            DivergedError: nothing is finite any more; the message names the last good checkpoint.
         """
         if self.checkpoints is not None:
-            self.step = self.checkpoints.restore(self.states)
-            self.log.rewind(self.phase, self.step)
+            self._restore()
         start = time.perf_counter()
         while self.step < self.settings.steps:
             self._turn()
             last = self.step == self.settings.steps
+            look = self._look()
             if last or self.step % self.settings.log_every == 0:
-                self._report(time.perf_counter() - start)
-            stopped = self.stop() and not last
+                self._report(time.perf_counter() - start, look)
+            elif look is not None:
+                self._write({}, look)
+            if look is not None:
+                self._heed(look)
+                if look.alarms and self._roll_back():
+                    continue
+            stopped = self._stopped() and not last
             if last or stopped or self.step % self.settings.checkpoint_every == 0:
-                self._save()
+                self._save(last=last or stopped)
             if stopped:
                 raise Interrupted(f"interrupted after step {self.step} of {self.settings.steps} ({self.phase})")
         return {name: state.ema.copy() for name, state in self.states.items()}
 
+    def _restore(self, path: Path | None = None) -> None:
+        assert self.checkpoints is not None
+        self.step, history = self.checkpoints.restore(self.states, path)
+        self._sums = {name: self._sum(name, *pair) for name, pair in history.get("sums", {}).items()}
+        self._scale, self._roll_backs = history.get("scale", 1.0), history.get("roll_backs", 0)
+        self._skipped = {name: int(state.skipped) for name, state in self.states.items()}
+        self.parallel.first(self._rewind)
+
+    def _look(self) -> Look | None:
+        """Lets the watch look, if it is time."""
+        every = self.settings.watch_every
+        if self.watch is None or not every or self.step % every:
+            return None
+        for state in self.states.values():
+            self.parallel.give_turn(state.learner.module, learns=False)
+        self._turned = ""
+        now = {name: int(state.skipped) for name, state in self.states.items()}
+        skipped = {name: count - self._skipped.get(name, 0) for name, count in now.items() if count > self._skipped.get(name, 0)}
+        self._skipped = now
+        return self.watch.look(self.step, skipped)
+
+    def _heed(self, look: Look) -> None:
+        """Says what alarms are new, and stops if that is the policy."""
+        told, self._told = self._told, {alarm.name for alarm in look.alarms}
+        for alarm in look.alarms:
+            self._raise(alarm, new=alarm.name not in told)
+
+    def _raise(self, alarm: Alarm, *, new: bool) -> None:
+        if new:
+            self.say(f"alarm ({alarm.name}) at step {self.step} of {self.phase}: {alarm.message}")
+        self._require(self.settings.policy != "stop", f"alarm ({alarm.name}): {alarm.message}", "")
+
+    def _roll_back(self) -> bool:
+        """Goes back to the last good checkpoint with half of the rates, if that is the policy; returns whether it did."""
+        if self.settings.policy != "roll-back" or self.checkpoints is None:
+            return False
+        good = self.checkpoints.good()
+        self._require(good is not None, "there is nothing to roll back to", "")
+        self._require(self._roll_backs < ROLL_BACKS, f"rolled back {ROLL_BACKS} times in vain", "")
+        scale, times = self._scale / 2, self._roll_backs + 1
+        self._restore(good)
+        self._scale, self._roll_backs, self._told = scale, times, set()
+        self.say(f"rolled back to {good}; the rates are {scale:g} of what they were")
+        return True
+
+    def _rewind(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.set_aside(self.step)
+        self.log.rewind(self.phase, self.step)
+
+    def averages(self, name: str) -> dict[float, nn.Module]:
+        """Returns copies of a learner's module with the weights of its further averages, by decay."""
+        state = self.states[name]
+        return {decay: state.ema.copy(i) for i, decay in enumerate(state.learner.emas, 1)}
+
+    def _stopped(self) -> bool:
+        asked = self.stop()
+        together = self.parallel.size > 1 and self.step % STOP_EVERY == 0
+        return self.parallel.agree(asked) if together else asked and self.parallel.size == 1
+
     def _turn(self) -> None:
-        turn = self.algorithm.turn(self.step)
-        state = self.states[turn.learner]
-        weights = [w for group in state.optimiser.param_groups for w in group["params"]]
-        state.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(turn.loss, inputs=weights)
-        if math.isfinite(self.settings.clip):
-            nn.utils.clip_grad_norm_(weights, self.settings.clip)
-        rate = state.learner.rate * self.settings.factor(self.step)
-        for group in state.optimiser.param_groups:
-            group["lr"] = rate
-        state.optimiser.step()
-        state.ema.update()
-        total, count = self._sums.get(turn.learner, (0.0, 0))
-        self._sums[turn.learner] = (total + turn.loss.detach(), count + 1)
+        name = self.algorithm.learner(self.step)
+        state = self.states[name]
+        if name != self._turned:
+            for other, its in self.states.items():
+                self.parallel.give_turn(its.learner.module, learns=other == name)
+            self._turned = name
+        state.clear()
+        for part in self.parts:
+            if len(self.parts) > 1:
+                self.parallel.average(state.learner.module, now=part is self.parts[-1])
+            with part.drawing():
+                loss = self.algorithm.loss(self.step, part.rows)
+            loss = loss if part == self.share else loss * (part.rows / self.share.rows)
+            loss.backward()
+            self._add(name, loss.detach(), part)
+        state.step(state.learner.rate * self._scale * self.settings.factor(self.step), self.settings.clip)
         self.step += 1
 
-    def _report(self, seconds: float) -> None:
-        losses = {name: float(total) / count for name, (total, count) in self._sums.items()}
+    def _add(self, name: str, loss: Tensor, part: Share) -> None:
+        share = part.rows / self.share.rows
+        seen = torch.stack([torch.nan_to_num(loss, 0.0, 0.0, 0.0), torch.isfinite(loss) * share])
+        self._sums[name] = self._sums[name] + seen if name in self._sums else seen
+
+    def _sum(self, name: str, total: float, count: float) -> Tensor:
+        device = self.states[name].skipped.device
+        return torch.tensor([total, count], dtype=self.states[name].own[0].dtype, device=device)
+
+    def _write(self, values: dict[str, Any], look: Look | None) -> None:
+        row: dict[str, Any] = {"phase": self.phase, "step": self.step, **values}
+        if look is not None:
+            row |= {f"watch/{name}": value for name, value in look.readings.items()}
+            row |= {"alarms": [alarm.name for alarm in look.alarms]} if look.alarms else {}
+        self.parallel.first(lambda: self.log.write(row))
+
+    def _report(self, seconds: float, look: Look | None) -> None:
+        """Writes a row of the log: the one place, beside checkpoints, where the host waits for the device."""
+        sums = {name: self.parallel.mean(x).tolist() for name, x in self._sums.items()}
+        skipped = {name: int(state.skipped) for name, state in self.states.items() if int(state.skipped)}
         self._sums = {}
-        self._require(all(math.isfinite(loss) for loss in losses.values()), f"losses {losses}")
-        row = {"phase": self.phase, "step": self.step, **{f"loss/{k}": v for k, v in losses.items()}, "seconds": seconds}
-        self.log.write(row)
+        dead = [name for name, (_, count) in sums.items() if not count]
+        self._require(not dead, f"no loss of {' and '.join(dead)} was finite since the last row of the log")
+        losses = {name: total / count for name, (total, count) in sums.items()}
+        values = {f"loss/{k}": v for k, v in losses.items()} | {f"skipped/{name}": n for name, n in skipped.items()}
+        self._write({**values, "seconds": seconds}, look)
         self.show(Progress(self.phase, self.step, self.settings.steps, losses, seconds))
 
-    def _save(self) -> None:
-        weights = [w for state in self.states.values() for w in state.learner.module.parameters()]
+    def _save(self, *, last: bool) -> None:
+        weights = [w for state in self.states.values() for w in state.own]
         finite = torch.stack([torch.isfinite(w).all() for w in weights]).all()
-        self._require(bool(finite), "weights that are not finite")
-        if self.checkpoints is not None:
-            self.checkpoints.write(self.step, self.states)
+        self._require(not self.parallel.agree(not bool(finite)), "weights that are not finite")
+        if self.checkpoints is None:
+            return
+        checkpoints, keep = self.checkpoints, self.parallel.rank == 0
+        tensors = {}
+        for name, state in self.states.items():
+            for key, x in state.tensors():
+                if keep:
+                    tensors[f"{name}/{key}"] = x
+        sums = {name: self.parallel.mean(x).tolist() for name, x in self._sums.items()}
+        history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs}
+        try:
+            self.parallel.first(lambda: checkpoints.write(self.step, tensors, history))
+        except CardError as error:
+            good = checkpoints.good()
+            there = f"the last good one is {good}" if good else "there is none yet"
+            if last:
+                raise CardError(f"{error}; {there}, and the run goes on from it when there is room") from error
+            self._raise(Alarm("disk", f"the checkpoint was not written ({error}); {there}. Make room"), new=True)
 
-    def _require(self, healthy: bool, what: str) -> None:
+    def _require(self, healthy: bool, what: str, cure: str = ". Lower the rates or clip") -> None:
         if not healthy:
-            files = self.checkpoints.files() if self.checkpoints else []
-            good = f"the last good checkpoint is {files[-1]}" if files else "no checkpoint was written yet"
-            raise DivergedError(f"training diverged at step {self.step} of {self.phase}: {what}; {good}. Lower the rates or clip")
+            good = self.checkpoints.good() if self.checkpoints else None
+            there = f"the last good checkpoint is {good}" if good else "no checkpoint was written yet"
+            raise DivergedError(f"training diverged at step {self.step} of {self.phase}: {what}; {there}{cure}")
 
 
-def _state(learner: Learner) -> State:
-    weights = [w for w in learner.module.parameters() if w.requires_grad]
-    optimiser = torch.optim.Adam(weights, lr=learner.rate, betas=learner.betas, fused=True)
-    return State(learner, optimiser, EMA(learner.module, learner.ema))
+def _require_whole_groups(parts: list[Share], together: int) -> None:
+    """Raises an error unless neighbours that are paired jointly stay together."""
+    if any(x % together for part in parts for x in (part.begin, part.end) if x != part.total):
+        rows = max(part.rows for part in parts)
+        raise SettingError(
+            f"the coupling pairs {together} neighbours jointly, which shares of {rows} of {parts[0].total} samples would part; "
+            f"choose micro-batches and processes whose shares are multiples of {together}"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matchlib.runs.run import Hooks, Run
+from matchlib.training.parallel import finish
 from matchlib.training.trainer import Interrupted
 from matchlib_cli.errors import INTERRUPTED, fail
 from matchlib_cli.screen import console, hooks, show_report
@@ -16,12 +17,16 @@ def carry_out(start: Callable[[Hooks], Run]) -> int:
     """Starts or opens a run, executes it with progress, and shows what came of it."""
     with hooks() as shown:
         run = start(shown)
-        shown.say(f"run: {run.folder}")
+        run.hooks.say(f"run: {run.folder}")
         try:
             report = run.execute()
         except Interrupted as interrupted:
             fail(f"{interrupted}; go on with: matchlib resume {run.folder}")
             return INTERRUPTED
+        finally:
+            finish()
+    if run.parallel.rank:
+        return 0
     show_report(report)
     for name in ("samples.png", "evaluation.json", *sorted(run.generators)):
         console().print(f"wrote {run.folder / name}", markup=False)

@@ -18,6 +18,7 @@ from matchlib.algebra.interpolant import ScheduledInterpolant
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Pair
 from matchlib.algebra.rows import Coefficients
+from matchlib.distillation import distillation
 from matchlib.distillation.contrast import Contrast
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import Weights
@@ -151,8 +152,8 @@ def test_a_detached_target_breaks_the_student_gradient(monkeypatch: pytest.Monke
 
 
 def test_a_detached_state_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    contrasts = Distillation.contrasts
-    monkeypatch.setattr(Distillation, "contrasts", lambda self, point: contrasts(self, replace(point, state=point.state.detach())))
+    seen = distillation._seen
+    monkeypatch.setattr(distillation, "_seen", lambda points: seen([replace(point, state=point.state.detach()) for point in points]))
     assert fails("student_gradients_are_those_of_the_value", "flow")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from torch import nn
 
 from matchlib.errors import CardError, DivergedError, SettingError
 from matchlib.streams import Streams
-from matchlib.training.algorithm import Algorithm, Learner, Turn
+from matchlib.training.algorithm import Algorithm, Learner
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.ema import EMA
+from matchlib.training.files import read_tensors
 from matchlib.training.log import Log
 from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
 
@@ -21,16 +23,19 @@ from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
 class Toy(Algorithm):
     """Two learners, in turn, on random data."""
 
-    def __init__(self, seed: int = 0, poison: int | None = None) -> None:
+    def __init__(self, seed: int = 0, poison: range | None = None) -> None:
         torch.manual_seed(seed)
         self.learners = {"left": Learner(nn.Linear(3, 3), 1e-2), "right": Learner(nn.Linear(3, 3), 1e-2, ema=0.5)}
+        self.size = 4
         self.streams, self.poison = Streams(seed, torch.device("cpu")), poison
 
-    def turn(self, step: int) -> Turn:
-        name = "left" if step % 3 else "right"
-        x = torch.randn(4, 3, generator=self.streams("x", step))
-        loss = self.learners[name].module(x).square().mean()
-        return Turn(name, loss * float("nan") if step == self.poison else loss)
+    def learner(self, step: int) -> str:
+        return "left" if step % 3 else "right"
+
+    def loss(self, step: int, rows: int) -> torch.Tensor:
+        x = torch.randn(rows, 3, generator=self.streams("x", step))
+        loss = self.learners[self.learner(step)].module(x).square().mean()
+        return loss * float("nan") if self.poison is not None and step in self.poison else loss
 
 
 def fit(folder: Path | None, steps: int = 20, stop_at: int | None = None, **kwargs: object) -> dict[str, nn.Module]:
@@ -68,7 +73,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before(tmp_path: Pa
         fit(tmp_path, stop_at=12)
     last = sorted((tmp_path / "checkpoints").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:100])
-    with pytest.raises(CardError, match=r"toy-00000012.*the one before it is .*toy-00000010"):
+    with pytest.raises(CardError, match=r"toy-00000012.*the last good one is .*toy-00000010"):
         fit(tmp_path)
 
 
@@ -82,9 +87,18 @@ def test_a_checkpoint_of_other_networks_is_an_error(tmp_path: Path) -> None:
 
 
 def test_divergence_stops_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(DivergedError, match=r"step 12 of toy.*toy-00000010\.safetensors"):
-        fit(tmp_path, poison=10)
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir())[-1] == "toy-00000010.safetensors"
+    with pytest.raises(DivergedError, match=r"step 16 of toy.*toy-00000015\.safetensors"):
+        fit(tmp_path, poison=range(10, 99))
+    ten, fifteen = (read_tensors(tmp_path / "checkpoints" / f"toy-000000{step}.safetensors")[0] for step in (10, 15))
+    assert all(torch.equal(ten[key], fifteen[key]) for key in ten if "/module/" in key or "/optimiser/" in key)
+
+
+def test_a_turn_without_a_finite_gradient_is_left_out_and_counted(tmp_path: Path) -> None:
+    made = weights(fit(tmp_path, poison=range(7, 9)))
+    assert all(torch.isfinite(w).all() for w in made)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("skipped/left") for row in rows] == [None, 1, 2, 2, 2]
+    assert all(math.isfinite(row["loss/left"]) for row in rows)
 
 
 def test_the_seed_decides() -> None:
@@ -102,7 +116,7 @@ def test_streams_are_independent_of_each_other() -> None:
 
 def test_an_average_of_constant_weights_is_those_weights() -> None:
     module = nn.Linear(2, 2)
-    ema = EMA(module, 0.9)
+    ema = EMA(module, [0.9])
     before = [w.clone() for w in module.parameters()]
     with torch.no_grad():
         for w in module.parameters():

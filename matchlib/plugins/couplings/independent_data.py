@@ -31,6 +31,9 @@ class IndependentData(Coupling):
     def reads_source(self) -> bool:
         return True
 
+    def together(self, size: int) -> int:
+        return size
+
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
         return Pair(batch.data, self.source(batch, generator=generator), batch.label)
 

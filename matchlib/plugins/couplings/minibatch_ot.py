@@ -52,13 +52,16 @@ class MinibatchOT(Coupling):
     def reads_source(self) -> bool:
         return False
 
-    def share(self, size: int) -> int:
+    def plan(self, size: int) -> int:
         """Returns how many samples of a batch share one plan."""
         return min(self.block, size)
 
+    def together(self, size: int) -> int:
+        return self.plan(size)
+
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
         source = self.source(batch, generator=generator)
-        group = _groups(batch.label, len(source), self.share(len(source)))
+        group = _groups(batch.label, len(source), self.plan(len(source)))
         order = torch.arange(len(source))
         for i in range(int(group.max()) + 1):
             members = torch.nonzero(group == i)[:, 0]

@@ -35,8 +35,11 @@ class MinibatchOTData(MinibatchOT):
     def reads_source(self) -> bool:
         return True
 
-    def share(self, size: int) -> int:
+    def plan(self, size: int) -> int:
         return min(self.block, size // 2)
+
+    def together(self, size: int) -> int:
+        return size
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
         del generator
@@ -44,4 +47,4 @@ class MinibatchOTData(MinibatchOT):
             raise DataError("coupling 'minibatch-ot-data' needs data with a source; use 'minibatch-ot' for a normal one")
         if len(batch.source) < 2:
             raise DataError("coupling 'minibatch-ot-data' needs batches of at least 2: a sample may not meet its own source")
-        return batch.source.roll(self.share(len(batch.source)), 0)
+        return batch.source.roll(self.plan(len(batch.source)), 0)

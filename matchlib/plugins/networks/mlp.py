@@ -16,6 +16,7 @@ from torch.nn import functional
 from matchlib.algebra.records import Condition
 from matchlib.distillation.field import Signature
 from matchlib.errors import SettingError
+from matchlib.plugins.networks._blocks import run
 from matchlib.plugins.networks._embedding import Embedding
 from matchlib.registries import networks
 
@@ -52,6 +53,7 @@ class ResidualMLP(nn.Module):
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
         size = math.prod(signature.shape)
+        self.checkpointing = False
         self.embed = Embedding(signature, embedding)
         self.enter = nn.Linear(size * (2 if signature.sees_source else 1), width)
         self.modulate = nn.Linear(embedding, 2 * depth * width)
@@ -73,5 +75,5 @@ class ResidualMLP(nn.Module):
         x = self.enter(x)
         width = x.shape[1]
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
-            x = block(x, 1 + scale, shift)
+            x = run(block, x, 1 + scale, shift, keep=not self.checkpointing)
         return self.leave(functional.silu(x)).unflatten(1, self.shape)

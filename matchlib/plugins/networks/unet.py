@@ -14,6 +14,7 @@ from torch.nn import functional
 from matchlib.algebra.records import Condition
 from matchlib.distillation.field import Signature
 from matchlib.errors import IncompatibleError, SettingError
+from matchlib.plugins.networks._blocks import run
 from matchlib.plugins.networks._embedding import Embedding
 from matchlib.registries import networks
 
@@ -84,6 +85,7 @@ class UNet(nn.Module):
             raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {signature.shape}; use mlp")
         if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
             raise SettingError(f"unet: channels, blocks and multipliers must be at least 1, got {channels}, {blocks}, {multipliers}")
+        self.checkpointing = False
         width, colours = 4 * channels, signature.shape[0]
         self.embed = Embedding(signature, width)
         self.enter = nn.Conv2d(colours * (2 if signature.sees_source else 1), channels, 3, padding=1)
@@ -116,7 +118,7 @@ class UNet(nn.Module):
             if i:
                 x = functional.avg_pool2d(x, 2, ceil_mode=True)
             for block in level:  # type: ignore[attr-defined]
-                x = block(x, embedded)
+                x = run(block, x, embedded, keep=not self.checkpointing)
                 carried.append(x)
         x = self.middle[1](self.attend(self.middle[0](x, embedded)), embedded)
         for level in self.up:
@@ -124,6 +126,6 @@ class UNet(nn.Module):
                 other = carried.pop()
                 if x.shape[2:] != other.shape[2:]:
                     x = functional.interpolate(x, size=other.shape[2:], mode="nearest")
-                x = block(torch.cat([x, other], 1), embedded)
+                x = run(block, torch.cat([x, other], 1), embedded, keep=not self.checkpointing)
         x = self.leave(functional.silu(self.norm(x)))
         return x.reshape(len(x), *self.shape)

@@ -89,7 +89,7 @@ def transport_is_cheapest(name: str, data: st.DataObject) -> float:
     pair = coupling.pair(batch_for(size, (2,), data.draw(generators())), generator=data.draw(generators()))
     assert pair.label is not None
     gains = [0.0]
-    for block in torch.arange(size).split(coupling.share(size)):  # type: ignore[attr-defined]
+    for block in torch.arange(size).split(coupling.plan(size)):  # type: ignore[attr-defined]
         for members in (block[pair.label[block] == label] for label in pair.label.unique()):
             orders = [list(order) for order in itertools.permutations(range(len(members)))]
             costs = [(pair.data[members] - pair.source[members][order]).square().sum().item() for order in orders]

@@ -23,7 +23,7 @@ from matchlib.testing.strategies import generators, shapes, sizes
 CLASSES = 3
 
 
-def _setting(data: st.DataObject, family: str, student: str = "onestep", loss: str = "realuid", *, size: int | None = None) -> tuple:
+def setting(data: st.DataObject, family: str, student: str = "onestep", loss: str = "realuid", *, size: int | None = None) -> tuple:
     """A small distillation in float64 and two batches: (distillation, prompt, real, generator)."""
     paired, shape = data.draw(st.booleans()), data.draw(shapes)
     plugin = families[family]()
@@ -62,7 +62,7 @@ def _moved(module: torch.nn.Module, loss: torch.Tensor) -> bool:
 @law("families", tolerance=0.0, examples=15)
 def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
     """T21: the student's loss reaches student and critic's input, the critic's loss never the student, nothing the teacher."""
-    distillation, prompt, real, generator = _setting(data, name)
+    distillation, prompt, real, generator = setting(data, name)
     student_loss = distillation.student_loss(prompt, real, generator=generator)
     critic_loss = distillation.critic_loss(real, prompt, generator=generator)
     wrong = (
@@ -77,7 +77,7 @@ def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
 @law("families", tolerance=0.0, examples=15)
 def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> float:
     """T21: the student's loss does not depend on the real data."""
-    distillation, prompt, real, _ = _setting(data, name)
+    distillation, prompt, real, _ = setting(data, name)
     values = [
         distillation.student_loss(prompt, replace(real, data=other), generator=torch.Generator().manual_seed(0))
         for other in (real.data, real.data + 1)
@@ -88,7 +88,7 @@ def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> 
 @law("families", tolerance=0.0, examples=15)
 def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
     """Teacher, student and critic losses are finite, in float64, for any event shape and for a batch of one."""
-    distillation, prompt, real, generator = _setting(data, name)
+    distillation, prompt, real, generator = setting(data, name)
     model, field = distillation.teacher.model, distillation.critic
     parts = [
         model.loss(field, real, generator=generator).mean(),
@@ -101,7 +101,7 @@ def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
 @law("families", tolerance=0.0, examples=5)
 def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float:
     """Generated and real points lie in the interval that a distillation is given, and in the teacher's own if it is given none."""
-    given, prompt, real, generator = _setting(data, name, size=5)
+    given, prompt, real, generator = setting(data, name, size=5)
     outside = 0
     for times in (Times(0.4, 0.41), None):
         of = Distillation(given.teacher, given.student, given.critic, given.loss, times)
@@ -121,7 +121,7 @@ def models_survive_their_description(name: str, data: st.DataObject) -> float:
 @law("students", tolerance=0.0, examples=15)
 def students_answer_in_the_shape_of_data(name: str, data: st.DataObject) -> float:
     """A student maps sources to finite data of the same shape, the same for the same seed, with a gradient to its weights."""
-    distillation, prompt, _, _ = _setting(data, data.draw(st.sampled_from(list(families))), name)
+    distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
     first, second = (distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))[0] for _ in range(2))
     fine = first.shape == prompt.data.shape and torch.isfinite(first).all() and torch.equal(first, second)
@@ -140,7 +140,7 @@ class _Silent(TorchFunctionMode):
 @law("students", tolerance=1e-12, examples=15)
 def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -> float:
     """Sources are mapped one by one: with the same noise, a student's answer to a batch is that to its parts."""
-    distillation, prompt, _, _ = _setting(data, data.draw(st.sampled_from(list(families))), name, size=4)
+    distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name, size=4)
     model, student, generator = distillation.model, distillation.student.eval(), torch.Generator()
     assert prompt.source is not None
     with _Silent():
@@ -152,7 +152,7 @@ def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -
 @law("students", tolerance=0.0, examples=15)
 def students_listen_to_labels(name: str, data: st.DataObject) -> float:
     """Another label gives another sample from the same source and the same noise."""
-    distillation, prompt, _, _ = _setting(data, data.draw(st.sampled_from(list(families))), name)
+    distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
     other = replace(prompt, label=(prompt.label + 1) % CLASSES)
     first, second = (distillation.generate(x, generator=torch.Generator().manual_seed(seed))[0] for x in (prompt, other))
