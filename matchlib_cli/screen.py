@@ -146,8 +146,7 @@ def show_plan(found: Plan, memory: int | None) -> None:
     table.add_column("MiB", justify="right")
     rows = {
         **found.parts,
-        "gradients and the like, in a turn": found.turn,
-        f"{found.batch} samples at {found.sample / UNITS['MiB']:.3f} MiB each": found.sample * found.batch,
+        f"gradients and activations of {found.batch} samples": found.turns(found.batch),
         "in all": found.peak(),
     }
     for name, size in rows.items():

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.model import MatchingModel, Moments
-from matchlib.algebra.rows import scaled
+from matchlib.algebra.rows import plus, scaled
 from matchlib.algebra.times import Times
 from matchlib.distillation.teacher import Teacher
 from matchlib.registries import couplings, families, interpolants, objectives
@@ -42,7 +42,7 @@ class EDMPrecond(nn.Module):
         inner = (sigma.square() + self.sigma_data**2).rsqrt()
         answer = self.network(scaled(inner, state), sigma.log() / 4, *more)
         skip, out = (self.sigma_data * inner).square(), self.sign * self.sigma_data * sigma * inner
-        return scaled(skip, state) + scaled(out, answer)
+        return plus(scaled(skip, state), out, answer)
 
 
 def edm(

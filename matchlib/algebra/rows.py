@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Row", "Scalar", "expand", "scaled"]
+__all__ = ["Coefficients", "Row", "Scalar", "expand", "plus", "scaled"]
 
 Scalar = Tensor | float
 
@@ -29,12 +29,19 @@ def expand(scalar: Tensor, like: Tensor) -> Tensor:
     """
     if scalar.shape != like.shape[:1]:
         raise ValueError(f"expected one time per sample, shape ({like.shape[0]},), got {tuple(scalar.shape)}")
-    return scalar.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))
+    return scalar.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
 
 
 def scaled(scalar: Scalar, latent: Tensor) -> Tensor:
     """Returns ``scalar * latent``, one scalar per sample."""
     return scalar * latent if isinstance(scalar, float) else expand(scalar, latent) * latent
+
+
+def plus(total: Tensor, scalar: Scalar, latent: Tensor) -> Tensor:
+    """Returns ``total + scalar * latent``, one scalar per sample, in one pass."""
+    if isinstance(scalar, float):
+        return torch.add(total, latent, alpha=scalar)
+    return torch.addcmul(total, expand(scalar, latent), latent)
 
 
 def _is_zero(scalar: Scalar) -> bool:
@@ -75,12 +82,11 @@ class Row:
 
     def __call__(self, data: Tensor, source: Tensor, noise: Tensor | None) -> Tensor:
         """Returns the functional's value, shape ``(b, *event)``; a latent with coefficient ``0.0`` is not read and may be None."""
-        terms = [
-            scaled(scalar, latent)
-            for scalar, latent in ((self.data, data), (self.source, source), (self.noise, noise))
-            if latent is not None and not _is_zero(scalar)
-        ]
-        return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(data)
+        total: Tensor | None = None
+        for scalar, latent in ((self.data, data), (self.source, source), (self.noise, noise)):
+            if latent is not None and not _is_zero(scalar):
+                total = scaled(scalar, latent) if total is None else plus(total, scalar, latent)
+        return torch.zeros_like(data) if total is None else total
 
     def __add__(self, other: Row) -> Row:
         return Row(_plus(self.data, other.data), _plus(self.source, other.source), _plus(self.noise, other.noise))

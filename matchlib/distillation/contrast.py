@@ -32,7 +32,7 @@ class Contrast:
         2025, https://arxiv.org/abs/2509.22459).
         """
         d = self.critic - self.teacher
-        bracket = (2 * target) * self.target - (2 * teacher) * self.teacher - square * d
+        bracket = torch.sub((2 * target) * self.target, self.teacher, alpha=2 * teacher).sub(d, alpha=square)
         return self.weight * (d * bracket).flatten(1).sum(1)
 
     def balance(self, power: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from matchlib.algebra.heads import join_heads, joined_shape
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.records import Batch, Condition
-from matchlib.algebra.rows import Row, Scalar, scaled
+from matchlib.algebra.rows import Row, Scalar, plus, scaled
 from matchlib.errors import IncompatibleError
 
 __all__ = ["ClosedField", "Preconditioned", "Signature"]
@@ -111,4 +111,4 @@ class Preconditioned(nn.Module):
                 "an answer has the state's shape, with several heads along an axis before it (Signature.answer)"
             )
         parts = zip(rows, self.model.split(answer), strict=True)
-        return join_heads([scaled(skip, state) + scaled(out, part) for (skip, out), part in parts])
+        return join_heads([plus(scaled(skip, state), out, part) for (skip, out), part in parts])

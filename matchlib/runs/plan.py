@@ -1,28 +1,30 @@
-"""What a run will need of memory, found by taking a turn of each kind with few samples and counting."""
+"""What a run will need of memory, found by taking its turns with tensors that have shapes but no numbers, and counting."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from matchlib.data import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.runs.build import distillation_of
 from matchlib.runs.run import Run
 from matchlib.settings import RunSettings
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Learner
-from matchlib.training.checkpoint import State
 from matchlib.training.distilling import Distilling
 from matchlib.training.engine import prepare
 from matchlib.training.memory import Live, bytes_of
-from matchlib.training.parallel import Alone
+from matchlib.training.trainer import Trainer, TrainerSettings
 
 __all__ = ["Plan", "plan"]
-
-FEW, MORE = 2, 6  # samples of the trials that a straight line is drawn through
 
 
 @dataclass(frozen=True)
@@ -30,71 +32,89 @@ class Plan:
     """Expected memory, in bytes.
 
     Args:
-        parts: what is there between turns, by name.
-        turn: what a turn adds that does not depend on the batch: gradients, mostly.
-        sample: what it adds for each sample that is worked on at once.
+        parts: what stays between turns, by name.
         batch: samples that the settings work on at once.
+        turns: tells the most that the turns add with so many samples at once.
     """
 
     parts: dict[str, int]
-    turn: int
-    sample: int
     batch: int
+    turns: Callable[[int], int]
 
     def peak(self, batch: int | None = None) -> int:
         """Returns the most that is there at once."""
-        return sum(self.parts.values()) + self.turn + self.sample * (self.batch if batch is None else batch)
+        return sum(self.parts.values()) + self.turns(batch or self.batch)
 
-    def largest(self, memory: int) -> int:
-        """Returns how many samples can be worked on at once in so much memory; 0 if not even one."""
-        return max((memory - self.peak(0)) // max(self.sample, 1), 0)
+    def largest(self, memory: int, most: int = 1 << 16) -> int:
+        """Returns how many samples can be worked on at once in so much memory, up to ``most``; 0 if not even one."""
+        fits, too_many = 0, 1
+        while too_many <= most and self.peak(too_many) <= memory:
+            fits, too_many = too_many, 2 * too_many
+        while too_many - fits > max(1, fits // 64):  # to 2%: one more look costs as much as the last
+            size = (fits + too_many) // 2
+            fits, too_many = (size, too_many) if self.peak(size) <= memory else (fits, size)
+        return fits
 
 
-def plan(settings: RunSettings) -> Plan:
+def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     """Returns the plan of the student's training; the data are read, and nothing is trained or written.
 
     Shares of several processes are not counted: it is the memory of one that works on ``micro`` samples, or else the batch, and holds all
-    weights.
+    weights. Networks are planned as they are, not as compilation may change them; the watch's looks and the evaluation are left out.
+
+    Args:
+        settings: of a distillation.
+        dataset: in place of the one that the settings name.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
-    run = Run(settings, Path("unused"))
-    t = settings.trainer
-    teacher = run.untrained
-    made = distillation_of(settings, run.card, teacher, run.loss_of_run, paired=run.data.paired).distillation
-    e = t.engine
-    frozen = copy.deepcopy(teacher)
-    for module in (frozen, made.student, made.critic):
-        prepare(module, precision=e.precision, channels_last=e.channels_last, checkpointing=e.checkpointing)
-    of = Distillation(frozen, made.student, made.critic, made.loss, made.model.times, split=e.split, together=e.together)
-    learners = {"student": Learner(made.student, emas=t.emas, ema=t.ema), "critic": Learner(made.critic, ema=0.0)}
-    states = {name: State(learner, Alone()) for name, learner in learners.items()}
+    run = Run(replace(settings, device="cpu"), Path("unused"), dataset=dataset)
+    t, e = settings.trainer, settings.trainer.engine
+    made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=run.data.paired)
+    modules = copy.deepcopy(run.untrained), made.distillation.student, made.distillation.critic
+    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    for module in modules:
+        _without_numbers(shapes, prepare(module, precision=e.precision, channels_last=e.channels_last, checkpointing=e.checkpointing))
+    of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, together=e.together)
+    learners = Learner(of.student, emas=t.emas, ema=t.ema), Learner(of.critic, ema=0.0)
+
+    def trained(size: int) -> tuple[int, Trainer]:
+        """The most that is there besides data and networks, in some turns with so many samples at once; and who took them."""
+        parts = 1 if e.micro is None else 2  # the second meets the gradients of the first
+        streams = Streams(0, torch.device("cpu"))
+        algorithm = Distilling(of, *learners, run.data, streams, batch=parts * size, critic_turns=t.critic_turns)
+        with shapes, Live() as live:
+            trainer = Trainer(algorithm, TrainerSettings(algorithm.cycle + 2, micro=size))
+            for _ in range(algorithm.cycle + 2):  # in the first turns there are no optimisers' states yet
+                trainer._turn()
+        for state in trainer.states.values():
+            state.clear()
+            state.learner.module.requires_grad_(True)
+        return live.peak, trainer
+
+    batch = e.micro or t.batch
+    trainer = trained(1)[1]
     data = [x for x in (run.data.train.data, run.data.train.source, run.data.train.label) if x is not None]
-    parts = {"data": bytes_of(data), "teacher": bytes_of(frozen.state_dict().values())}
-    for name, state in states.items():
-        weights = bytes_of(state.named.values())
-        averages = bytes_of(x for average in state.ema.averages for x in average)
-        parts |= {name: weights, f"{name}'s optimiser": 2 * bytes_of(state.weights)}
+    parts, made_by_trainer = {"data": bytes_of(data), "teacher": _bytes(modules[0].state_dict().values())}, 0
+    for name, state in trainer.states.items():
+        averages = _bytes(x for average in state.ema.averages for x in average)
+        slots = _bytes(x for slot in state.optimiser.state.values() for x in slot.values())
+        made_by_trainer += averages + slots
+        parts |= {name: _bytes(state.learner.module.state_dict().values()), f"{name}'s optimiser": slots}
         parts |= {f"{name}'s averages": averages} if averages else {}
-    few, more = (_turns(of, learners, states, run, size) for size in (FEW, MORE))
-    sample = max((b - a) / (MORE - FEW) for a, b in zip(few, more, strict=True))
-    turn = max(a - sample * FEW for a in few)
-    return Plan(parts, max(int(turn), 0), int(sample), e.micro or t.batch)
+    return Plan(parts, batch, cache(lambda size: trained(size)[0] - made_by_trainer))
 
 
-def _turns(of: Distillation, learners: dict[str, Learner], states: dict[str, State], run: Run, size: int) -> list[int]:
-    """The most that a turn of each learner adds, in bytes, with so many samples."""
-    algorithm = Distilling(of, learners["student"], learners["critic"], run.data, Streams(0, torch.device("cpu")), batch=size)
-    found = []
-    for step in (0, 1):
-        for name, state in states.items():
-            Alone().give_turn(state.learner.module, learns=name == algorithm.learner(step))
-        state = states[algorithm.learner(step)]
-        with Live() as live:
-            algorithm.loss(step, size).backward()
-        found.append(live.peak)
-        state.clear()
-        for other in states.values():
-            other.learner.module.requires_grad_(True)
-    return found
+def _without_numbers(shapes: FakeTensorMode, module: nn.Module) -> None:
+    """Puts tensors that have a shape and no numbers in the place of a module's."""
+    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    try:
+        module._apply(shapes.from_tensor)
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(before)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum({id(x): x.numel() * x.element_size() for x in tensors}.values())

@@ -44,6 +44,7 @@ class State:
         self.optimiser = torch.optim.Adam(self.own, lr=learner.rate, betas=learner.betas, fused=True)
         self.ema = EMA(learner.module, (learner.ema, *learner.emas), parallel)
         self.skipped = torch.zeros((), device=self.own[0].device if self.own else None)
+        self._one = torch.ones_like(self.skipped)
 
     def step(self, rate: float, clip: float) -> None:
         """Steps along the gradients that the weights have now, unless one is not finite; nothing waits for the device.
@@ -56,10 +57,12 @@ class State:
             if own is not weight and weight.grad is not None:
                 own.grad = self.parallel.local(weight.grad)
         gradients = [w.grad for w in self.own if w.grad is not None]
-        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt()
-        bad = (~torch.isfinite(norm)).float()
+        bad = torch.zeros_like(self.skipped)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._one)  # what GradScaler calls
+        bad = self.parallel.total(bad).clamp(max=1.0)
         self.skipped += bad
         if clip < float("inf"):
+            norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt()
             torch.nn.utils.clip_grads_with_norm_(self.own, clip, norm, foreach=True)
         self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # as GradScaler does: the step is left out on the device
         for group in self.optimiser.param_groups:

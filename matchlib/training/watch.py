@@ -61,7 +61,9 @@ class Limits:
 
     Args:
         teacher: error of the teacher on real points, over that of the best multiple of the state.
-        behind: cosine between the critic's gradients on two independent batches, in two looks one after the other.
+        behind: cosine between the critic's gradients on two independent batches.
+        followed: change of the critic's answers over that of the samples, both since the look before and relative to their size. It takes
+            both: every critic is behind a student that has just set out, and a critic that has arrived hardly changes.
         spread: standard deviation of generated over that of real data: smallest and largest.
         saturation: share of generated numbers beyond the data's limits by a tenth of their range.
         diversity: distance to the nearest neighbour in the batch, over that of real data.
@@ -69,7 +71,8 @@ class Limits:
     """
 
     teacher: float = 1.5
-    behind: float = 0.87
+    behind: float = 0.5
+    followed: float = 0.1
     spread: tuple[float, float] = (0.3, 2.5)
     saturation: float = 0.5
     diversity: float = 0.2
@@ -91,9 +94,10 @@ class Watching(Watch):
         self, distillation: Distillation, dataset: Dataset, streams: Streams, *, size: int = 256, limits: Limits = Limits()
     ) -> None:
         self.of, self.dataset, self.streams, self.size, self.limits = distillation, dataset, streams, size, limits
-        self._behind_before = 0.0
         self._before: Tensor | None = None  # the samples of the fixed sources, at the look before
         self._stale: tuple[Batch, Batch] | None = None
+        self._asked: Point | None = None  # fixed points, at which the critic's answers are compared from look to look
+        self._answered: Tensor | None = None
 
     def look(self, step: int, skipped: dict[str, int]) -> Look:
         """Returns readings.
@@ -103,7 +107,7 @@ class Watching(Watch):
         - ``teacher``, ``critic``: their errors on real points, over that of the best multiple of the state and over the teacher's.
         - ``lag``: the critic's error less the teacher's on fresh samples, minus the same on samples of the look before.
         - ``behind``: cosine of the critic's gradients on two independent batches, near 0 when it has caught up.
-        - ``spread``, ``diversity``, ``saturation``, ``moved``: of the samples, see ``Limits``.
+        - ``spread``, ``diversity``, ``saturation``, ``moved``: of the samples, see ``Limits``; ``followed``: the critic's change.
         - ``pull/t0`` to ``pull/t3``: shares of the student's squared gradient by quarter of time.
         """
         if skipped:
@@ -156,7 +160,17 @@ class Watching(Watch):
         if self._before is not None:
             found["moved"] = ((fixed - self._before).square().mean().sqrt() / _variance(data).sqrt()).item()
         self._before = fixed
-        return found
+        return found | self._followed()
+
+    def _followed(self) -> dict[str, float]:
+        """How much the critic's answers changed since the look before, where it is asked the same each time."""
+        if self._asked is None:
+            self._asked = self._points(0)[1]
+        (contrast, *_) = self.of.contrasts(self._asked)[0]
+        before, self._answered = self._answered, contrast.critic
+        if before is None:
+            return {}
+        return {"followed": ((contrast.critic - before).square().mean().sqrt() / contrast.target.square().mean().sqrt()).item()}
 
     def _lag(self, step: int) -> dict[str, float]:
         """How much better the critic knows what the student made at the look before than what it makes now."""
@@ -257,13 +271,13 @@ class Watching(Watch):
                     "learns faster than the critic can follow; lower trainer.student_rate, or raise trainer.critic_rate",
                 )
             )
-        behind, self._behind_before = min(r["behind"], self._behind_before), r["behind"]
-        if behind > at.behind and not found:
+        if r["behind"] > at.behind and r.get("followed", 1.0) < at.followed * r.get("moved", 0.0) and not found:
             found.append(
                 Alarm(
                     "critic",
-                    f"the critic is far behind the student (two batches push it the same way, cosine {behind:.2f} in two looks); raise "
-                    "trainer.critic_rate or trainer.critic_turns",
+                    f"the critic does not follow the student (since the last look samples changed by {r['moved']:.2f}, its answers by "
+                    f"{r['followed']:.3f}, and two batches push it the same way, cosine {r['behind']:.2f}); raise trainer.critic_rate or "
+                    "trainer.critic_turns",
                 )
             )
         if r["spread"] < at.spread[0] or r["diversity"] < at.diversity:

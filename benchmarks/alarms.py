@@ -1,0 +1,173 @@
+"""Do alarms name what is wrong, and keep silent when nothing is? Six planted failures and ten healthy runs, default settings otherwise.
+
+    python benchmarks/alarms.py [--turns 200] [--healthy-turns 3200]
+
+A failure counts as named if its alarm is the first one that is raised, within so many turns. Readings are those of the last look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from record import CACHE, cell, save
+from torch import Tensor, nn
+
+import matchlib
+from matchlib.algebra.records import Condition
+from matchlib.data import Dataset
+from matchlib.distillation.foreign import Foreign
+from matchlib.distillation.student import Student
+from matchlib.distillation.teacher import Teacher
+from matchlib.registries import students
+from matchlib.runs.run import Hooks
+from matchlib.sources import load_dataset
+from matchlib.training.trainer import Interrupted
+from matchlib.training.watch import Limits
+
+PLACE = CACHE / "alarms"
+QUICK = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+
+
+def teacher_folder() -> Any:
+    """Returns the folder of the default teacher."""
+    folder = PLACE / "teacher"
+    if not (folder / "teacher").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        matchlib.train("flow", out=folder, settings=QUICK)
+    return folder
+
+
+class Negated(nn.Module):
+    """A field with the wrong sign."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, state: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+        return -self.field(state, time, Condition(label))
+
+
+@students.register("dead")
+class Dead(Student):
+    """A student whose weights do not reach its answer."""
+
+    nfe = 1
+
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, start: float = 1.0) -> None:
+        super().__init__()
+        self.inner = matchlib.students["onestep"](teacher, field, start=start)
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        made = self.inner(source, condition, generator=generator)
+        return made.detach() + 0.0 * made
+
+
+def wrong_sign() -> dict[str, Any]:
+    """A teacher with the wrong sign, from Python."""
+    good = matchlib.load(teacher_folder(), of="teacher")
+    of = good.module
+    assert isinstance(of, Teacher)
+    field = Foreign(Negated(of.field), arguments=("state", "time", "label"))
+    return {"teacher": Teacher(field, of.model, of.moments)}
+
+
+def poisoned() -> dict[str, Any]:
+    """Data of which one sample in a hundred is not a number."""
+    data: Dataset = load_dataset("digits")
+    x = data.train.data.clone()
+    x[::100] = float("nan")
+    return {"data": replace(data, train=replace(data.train, data=x))}
+
+
+FAILURES: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
+    "critic too slow": ("critic", dict, {"trainer.critic_factor": 1e-3}),
+    "student rate too high": ("student-rate", dict, {"trainer.student_factor": 50.0}),
+    "wrong teacher sign": ("teacher", wrong_sign, {}),
+    "dead student": ("still", dict, {"student.name": "dead"}),
+    "NaN batch": ("not-finite", poisoned, {}),
+    "full disk": ("disk", dict, {"trainer.checkpoint_every": 100}),
+}
+HEALTHY: dict[str, dict[str, Any]] = {
+    "flow": {"teacher": "flow"},
+    "diffusion": {"teacher": "diffusion"},
+    "diffusion-vp": {"teacher": "diffusion-vp"},
+    "bridge": {"teacher": "bridge"},
+    "interpolant": {"teacher": "interpolant"},
+    "flow, four steps": {"teacher": "flow", "student": "fewstep"},
+    "flow, recipe correct": {"teacher": "flow", "recipe": "correct"},
+    "flow, UID, no labels": {"teacher": "flow", "loss": "uid", "settings": {"data.labels": False}},
+    "bridge, digits-restore": {"teacher": "bridge", "data": "digits-restore"},
+    "flow, moons": {"teacher": "flow", "data": "moons"},
+}
+
+
+def alarms(given: dict[str, Any], settings: dict[str, Any], turns: int, *, full: bool = False) -> dict[str, Any]:
+    """Returns the alarms of a run, with the step of each, and the readings of its last look."""
+    folder, said = PLACE / "run", []
+    shutil.rmtree(folder, ignore_errors=True)
+    hooks = Hooks(say=said.append)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if full:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
+    extra, ended = given.get("settings", {}), ""
+    given = {key: value for key, value in given.items() if key != "settings"}
+    try:
+        all_settings = {**QUICK, "trainer.steps": turns, **settings, **extra}
+        matchlib.distill(**{"teacher": teacher_folder(), **given}, out=folder, settings=all_settings, hooks=hooks)
+    except (Exception, Interrupted) as error:  # how a broken run ends is not the question
+        ended = f"{type(error).__name__}: {error}".replace(str(folder), "RUN")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = [line.replace(str(folder), "RUN") for line in said if line.startswith("alarm")]
+    return {"alarms": found, "ended": ended, "readings": last_readings(folder)}
+
+
+def planted(make: Callable[[], dict[str, Any]], settings: dict[str, Any], turns: int, *, full: bool) -> dict[str, Any]:
+    """Returns the alarms of a run with a planted failure."""
+    return alarms(make(), settings, turns, full=full)
+
+
+def last_readings(folder: Any) -> dict[str, float]:
+    """Returns the readings of the last look."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seen = [row for row in rows if "watch/gap" in row]
+    return {key[6:]: round(value, 4) for key, value in seen[-1].items() if key.startswith("watch/")} if seen else {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=200)
+    parser.add_argument("--healthy-turns", type=int, default=3200)
+    parser.add_argument("--only", nargs="+")
+    given = parser.parse_args()
+    rows = []
+    for name, (wanted, make, settings) in FAILURES.items():
+        if given.only and name not in given.only:
+            continue
+        todo = partial(planted, make, settings, given.turns, full=name == "full disk")
+        made = cell({"alarms": name, "turns": given.turns, "limits": asdict(Limits())}, todo)
+        first = made["alarms"][0].split("(")[1].split(")")[0] if made["alarms"] else ""
+        rows.append({"run": name, "wanted": wanted, "first": first, **made})
+        print(f"{name:24} {'named' if first == wanted else f'WRONG: {first}':10} {made['alarms'][:1]} {made['readings']}", flush=True)
+    for name, options in HEALTHY.items():
+        if given.only and name not in given.only:
+            continue
+        made = cell(
+            {"alarms": name, "turns": given.healthy_turns, "limits": asdict(Limits())}, partial(alarms, options, {}, given.healthy_turns)
+        )
+        rows.append({"run": name, "wanted": "", "first": " ".join(made["alarms"]), **made})
+        print(f"{name:24} {'silent' if not made['alarms'] else made['alarms']} {made['readings']}", flush=True)
+    save("alarms", rows, turns=given.turns, healthy_turns=given.healthy_turns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""How much memory does a turn take, and does the plan know? CPU, float32, U-Nets on 28x28 images.
+
+Saved activations: what autograd keeps at once in a student turn (matchlib.training.memory.saved_peak), for a plain loop (one graph through
+teacher, critic and student, as the released code has it), split, and split with checkpointing; and the largest difference of the student's
+gradient, relative to its size. Plan: `matchlib plan` against what the allocator gave out in a whole run, as PyTorch's profiler saw it.
+
+    python benchmarks/memory.py
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import save
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+import matchlib
+from matchlib.algebra.records import Batch
+from matchlib.cards import build_field
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.field import Signature
+from matchlib.distillation.teacher import Teacher
+from matchlib.runs.build import distillation_of
+from matchlib.runs.plan import plan
+from matchlib.runs.run import Run
+from matchlib.settings import from_tree
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Learner
+from matchlib.training.distilling import Distilling
+from matchlib.training.engine import prepare
+from matchlib.training.memory import saved_peak
+from matchlib.training.trainer import Trainer, TrainerSettings
+
+MIB = 2**20
+NETWORKS = {
+    "U-Net, 0.5 M": {"name": "unet", "channels": 32},
+    "U-Net, 4.7 M": {"name": "unet", "channels": 64, "multipliers": (1, 2, 2), "blocks": 2},
+}
+LOSSES = {"uid": {"name": "uid"}, "realuid, default": {"name": "realuid", "alpha": 2.0, "beta": 2.0, "gamma": 0.5}}
+
+
+def teacher_of(network: dict[str, Any]) -> Teacher:
+    """Returns a teacher with random weights."""
+    torch.manual_seed(0)
+    model = matchlib.families["flow"]().model(paired=False)
+    field = build_field(network, Signature((1, 28, 28)), model, Teacher(nn.Identity(), model).moments)
+    for weight in field.parameters():
+        nn.init.normal_(weight, std=0.05)
+    return Teacher(field, model)
+
+
+def student_turn(of: Distillation, prompt: Batch, *, plain: bool) -> Tensor:
+    """Returns a student turn's loss, after its backward pass."""
+    generator = torch.Generator().manual_seed(0)
+    if plain:
+        point = of.generated(prompt, prompt, generator=generator)
+        (contrast,) = of.contrasts(point)[0]
+        loss = of.loss.student_loss(contrast).mean()
+    else:
+        of.critic.requires_grad_(False)
+        loss = of.student_loss(prompt, prompt, generator=generator)
+    loss.backward()
+    return loss.detach()
+
+
+def activations(network: dict[str, Any], loss: dict[str, Any], size: int = 8) -> dict[str, Any]:
+    """Returns saved activations per sample, in MiB, and how far gradients are apart."""
+    teacher, prompt = teacher_of(network), Batch(torch.randn(size, 1, 28, 28))
+    row: dict[str, Any] = {}
+    gradients = {}
+    for way in ("plain", "split", "split, checkpointing"):
+        modules = copy.deepcopy(teacher), matchlib.students["onestep"](teacher, None), copy.deepcopy(teacher.field).requires_grad_(True)
+        with torch.no_grad():
+            for weight in modules[2].parameters():
+                weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+        if "checkpointing" in way:
+            for module in modules:
+                prepare(module, checkpointing=True)
+        of = Distillation(*modules, matchlib.losses.build(loss), split=True)
+        weights = [weight for module in modules for weight in module.parameters()]
+        row[way] = saved_peak(lambda of=of, way=way: student_turn(of, prompt, plain=way == "plain"), weights) / MIB / size
+        gradients[way] = torch.cat([weight.grad.flatten() for weight in modules[1].parameters()])
+        gc.collect()
+    largest = gradients["plain"].abs().max()
+    apart = {way: ((g - gradients["plain"]).abs().max() / largest).item() for way, g in gradients.items() if way != "plain"}
+    return {**row, "split / plain": row["split"] / row["plain"], "gradients apart": apart}
+
+
+def allocated(act: Any) -> int:
+    """Returns the most that the allocator gave out at once while ``act`` ran, in bytes."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        act()
+    now = most = 0
+    for event in seen.profiler.kineto_results.events():  # type: ignore[union-attr]
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    return most
+
+
+def planned(network: dict[str, Any], batch: int, engine: dict[str, Any], data: Dataset) -> dict[str, Any]:
+    """Returns what the plan says and what a training of four turns took, in MiB."""
+    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch": batch, "engine": engine}})
+    begin = time.perf_counter()
+    expected = plan(settings, data).peak()
+    seconds = time.perf_counter() - begin
+
+    def act() -> None:
+        run = Run(settings, Path("unused"), dataset=data)
+        made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
+        frozen = copy.deepcopy(run.untrained)
+        for module in (frozen, made.student, made.critic):
+            prepare(module, checkpointing=settings.trainer.engine.checkpointing)
+        of = Distillation(frozen, made.student, made.critic, made.loss, made.model.times)
+        learners = Learner(made.student), Learner(made.critic, ema=0.0)
+        algorithm = Distilling(of, *learners, run.data, Streams(0, torch.device("cpu")), batch=batch)
+        del made, frozen
+        run.untrained = None  # type: ignore[assignment]  # a real run holds it on the CPU
+        trainer = Trainer(algorithm, TrainerSettings(4, micro=settings.trainer.engine.micro))
+        for _ in range(4):
+            trainer._turn()
+
+    gc.collect()
+    measured = allocated(act)
+    return {"plan": expected / MIB, "measured": measured / MIB, "ratio": expected / measured, "seconds of the plan": seconds}
+
+
+def main() -> None:
+    rows = []
+    for name, network in NETWORKS.items():
+        for loss, piece in LOSSES.items():
+            rows.append({"what": "activations", "network": name, "loss": loss, **activations(network, piece)})
+            print(rows[-1], flush=True)
+    data = Dataset.from_arrays("images", np.random.default_rng(0).normal(size=(512, 1, 28, 28)).astype(np.float32))
+    for name, network in NETWORKS.items():
+        for batch, engine in ((32, {}), (128, {}), (128, {"micro": 32}), (128, {"checkpointing": True})):
+            rows.append({"what": "plan", "network": name, "batch": batch, "engine": engine, **planned(network, batch, engine, data)})
+            print(rows[-1], flush=True)
+    save("memory", rows)
+
+
+if __name__ == "__main__":
+    main()

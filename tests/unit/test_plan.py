@@ -1,0 +1,95 @@
+"""The plan of memory against tensors that are really there, and what it refuses."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.runs.build import distillation_of
+from matchlib.runs.plan import Plan, plan
+from matchlib.runs.run import Run
+from matchlib.settings import RunSettings, from_tree
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Learner
+from matchlib.training.distilling import Distilling
+from matchlib.training.memory import Live
+from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib_cli.app import main
+
+
+@pytest.fixture(scope="module")
+def images() -> Dataset:
+    return Dataset.from_arrays("images", np.random.default_rng(0).normal(size=(64, 1, 12, 12)).astype(np.float32))
+
+
+def settings_of(batch: int, **engine: object) -> RunSettings:
+    network = {"name": "unet", "channels": 16}
+    return from_tree({"teacher": {"network": network}, "trainer": {"batch": batch, "engine": engine, "emas": [0.99, 0.9999]}})
+
+
+def measured(settings: RunSettings, data: Dataset) -> int:
+    """The most that real tensors take, networks and data included."""
+    with Live() as live:
+        run = Run(settings, Path("unused"), dataset=Dataset.from_arrays("again", data.in_data_units(data.train.data).numpy()))
+        made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
+        e = settings.trainer.engine
+        of = Distillation(run.untrained, made.student, made.critic, made.loss, made.model.times, split=e.split, together=e.together)
+        learners = Learner(made.student, emas=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
+        streams, before = Streams(0, torch.device("cpu")), live.now
+        algorithm = Distilling(of, *learners, run.data, streams, batch=settings.trainer.batch)
+        trainer = Trainer(algorithm, TrainerSettings(4, micro=e.micro))
+        live.peak = live.now
+        for _ in range(4):
+            trainer._turn()
+    return live.peak - before
+
+
+@pytest.mark.parametrize(("batch", "engine"), [(8, {}), (24, {}), (24, {"micro": 8}), (8, {"split": True}), (8, {"together": False})])
+def test_the_plan_is_what_the_turns_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:
+    settings = settings_of(batch, **engine)
+    found = plan(settings, images)
+    there = sum(found.parts[part] for part in ("data", "teacher", "student", "critic"))
+    assert found.peak() - there == pytest.approx(measured(settings, images), rel=0.05)
+
+
+def test_nothing_is_computed_or_changed(images: Dataset) -> None:
+    before, state = copy.deepcopy(images.train.data), torch.get_rng_state()
+    first, second = (plan(settings_of(8), images) for _ in range(2))
+    assert first.peak() == second.peak()
+    assert torch.equal(images.train.data, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
+    made = Plan({"data": 100}, 8, lambda size: 50 + 7 * size)
+    assert made.largest(149) == 0
+    assert made.largest(157) == 1
+    most = made.largest(100_000)
+    assert made.peak(most) <= 100_000 < made.peak(int(1.05 * most))
+
+
+def test_the_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("trainer:\n  batch: 64\n")
+    for memory, fits in (("24GiB", "64 fits"), ("8MiB", "64 does not fit: set trainer.engine.micro or a smaller trainer.batch")):
+        with pytest.raises(SystemExit) as ended:
+            main(["plan", str(tmp_path / "run.yaml"), "--memory", memory])
+        assert not ended.value.code
+        said = capsys.readouterr().out
+        assert "student's optimiser" in said
+        assert fits in " ".join(said.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize("memory", ["much", "-3GiB", "24XB"])
+def test_memory_that_is_none_is_refused(tmp_path: Path, memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run.yaml").write_text("{}\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", str(tmp_path / "run.yaml"), "--memory", memory])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

@@ -1,0 +1,211 @@
+"""Alarms: what is planted is named; policies; what the readings say. The full table is benchmarks/results/alarms.json."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import matchlib
+from matchlib.algebra.records import Batch, Condition
+from matchlib.algebra.times import Times
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import CardError, DivergedError, SettingError
+from matchlib.plugins.losses.uid import UID
+from matchlib.streams import Streams
+from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.training.algorithm import Algorithm, Learner
+from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.files import read_json, read_tensors
+from matchlib.training.log import Log
+from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.watch import Alarm, Look, Watch, Watching
+
+ROOT = Path(__file__).parents[2]
+
+
+class Line(Algorithm):
+    """One weight, pulled to 1."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.learners, self.size = {"line": Learner(nn.Linear(1, 1), 1e-2)}, 4
+        self.streams = Streams(0, torch.device("cpu"))
+
+    def learner(self, step: int) -> str:
+        return "line"
+
+    def loss(self, step: int, rows: int) -> Tensor:
+        x = torch.randn(rows, 1, generator=self.streams("x", step))
+        return (self.learners["line"].module(x) - 1).square().mean()
+
+
+class Sees(Watch):
+    """Raises an alarm in some looks."""
+
+    def __init__(self, *on: int) -> None:
+        self.on, self.looks = on, 0
+
+    def look(self, step: int, skipped: dict[str, int]) -> Look:
+        self.looks += 1
+        return Look({"seen": 1.0}, (Alarm("odd", "something odd; do something"),) if self.looks in self.on else ())
+
+
+def run(folder: Path, watch: Watch, policy: str, said: list[str]) -> nn.Module:
+    return Trainer(
+        Line(),
+        TrainerSettings(20, warmup=0, log_every=5, checkpoint_every=3, watch_every=4, policy=policy),
+        phase="toy",
+        checkpoints=Checkpoints(folder / "checkpoints", "toy"),
+        log=Log(folder / "metrics.jsonl"),
+        watch=watch,
+        say=said.append,
+    ).fit()["line"]
+
+
+def test_a_warning_is_said_once_and_written_down(tmp_path: Path) -> None:
+    said: list[str] = []
+    run(tmp_path, Sees(2, 3, 5), "warn", said)
+    assert said == [f"alarm (odd) at step {step} of toy: something odd; do something" for step in (8, 20)]  # 12 is the same alarm as 8
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "alarms" in row] == [8, 12, 20]
+    assert [row["step"] for row in rows] == [4, 5, 8, 10, 12, 15, 16, 20]
+
+
+def test_an_alarm_stops_the_run_and_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match=r"step 8 of toy: alarm \(odd\): something odd.*toy-00000006\.safetensors"):
+        run(tmp_path, Sees(2), "stop", [])
+
+
+def test_a_roll_back_goes_on_from_the_last_good_checkpoint_with_half_of_the_rates(tmp_path: Path) -> None:
+    said: list[str] = []
+    rolled = run(tmp_path, Sees(2), "roll-back", said)
+    assert "rolled back to" in said[1]
+    assert "toy-00000006" in said[1]
+    trainer = Trainer(Line(), TrainerSettings(20, warmup=0))
+    for _ in range(6):
+        trainer._turn()
+    trainer._scale = 0.5
+    by_hand = trainer.fit()["line"]
+    assert all(torch.equal(a, b) for a, b in zip(rolled.parameters(), by_hand.parameters(), strict=True))
+    assert read_tensors(tmp_path / "checkpoints" / "toy-00000020.safetensors")[1]["history"].count('"scale": 0.5') == 1
+
+
+def test_rolling_back_in_vain_ends(tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="rolled back 3 times in vain"):
+        run(tmp_path, Sees(*range(2, 99)), "roll-back", [])
+
+
+def test_a_watch_changes_nothing(tmp_path: Path) -> None:
+    options = {"steps": 40, "settings": {"trainer.batch": 32, "evaluation.draws": 1, "teacher.training.steps": 10}}
+    made = []
+    for every in (0, 10):
+        options["settings"] |= {"trainer.watch_every": every}
+        made.append(matchlib.distill("flow", out=tmp_path / str(every), **options).module)
+    assert all(torch.equal(a, b) for a, b in zip(*(module.parameters() for module in made), strict=True))
+
+
+@pytest.mark.parametrize("bad", [{"policy": "wran"}, {"watch_every": -1}, {"micro": 0}])
+def test_wrong_settings_are_refused(bad: dict) -> None:
+    with pytest.raises(SettingError):
+        TrainerSettings(5, **bad)
+
+
+# -- readings ------------------------------------------------------------------------------------------------------------------
+
+
+class Shifted(nn.Module):
+    """Generates N(-.5, .8^2)."""
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        return -0.5 + 0.8 * source
+
+
+def gaussian_watch(critic: tuple[float, float]) -> Watching:
+    """Flow at t = .4, real data N(1, 1.3^2), generated N(-.5, .8^2), teacher exact, and a critic that is exact for some law."""
+    model = replace(matchlib.families["flow"]().model(paired=False), times=Times(0.4 * (1 - 1e-9), 0.4))
+    x = 1 + 1.3 * torch.randn(20_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = Dataset("line", Batch(x), Batch(x[:10]), 0.0, 1.0, None, (-4.0, 6.0))
+    teacher = Teacher(GaussianField(model, Mixture.normal(1.0, 1.3)), model)
+    of = Distillation(teacher, Shifted(), GaussianField(model, Mixture.normal(*critic)), UID())
+    return Watching(of, data, Streams(0, torch.device("cpu")), size=20_000)
+
+
+def test_the_gap_at_the_best_critic_is_the_divergence() -> None:
+    watch = gaussian_watch((-0.5, 0.8))
+    found = watch._errors(*watch._points(0)[:2])
+    assert abs(found["gap"] - 0.8852131) < 2.5 * found["gap/ci"]  # theory.md: by quadrature; 2.5 half-widths are 4.9 standard errors
+    assert found["gap/ci"] < 0.05
+
+
+def test_the_gap_at_another_critic_is_less() -> None:
+    watch = gaussian_watch((0.0, 1.0))
+    found = watch._errors(*watch._points(0)[:2])
+    assert found["gap"] < 0.8852131 - 2 * found["gap/ci"]
+
+
+def test_an_exact_teacher_is_better_than_a_multiple_of_the_state_and_a_critic_that_copies_it_as_good() -> None:
+    watch = gaussian_watch((1.0, 1.3))
+    found = watch._errors(*watch._points(0)[:2])
+    assert found["teacher"] < 1
+    assert found["critic"] == pytest.approx(1.0)
+
+
+# -- alarms --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alarms(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """benchmarks/alarms.py, with its files elsewhere."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("alarms", ROOT / "benchmarks" / "alarms.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    module.PLACE = tmp_path_factory.mktemp("alarms")
+    return module
+
+
+@pytest.mark.parametrize("failure", ["wrong teacher sign", "NaN batch", "full disk"])
+def test_planted_failures_are_named(alarms: ModuleType, failure: str) -> None:
+    wanted, make, settings = alarms.FAILURES[failure]
+    turns = {"trainer.watch_every": 20, "trainer.batch": 64, "trainer.checkpoint_every": 20}
+    found = alarms.planted(make, {**settings, **turns}, 40, full=failure == "full disk")
+    assert found["alarms"][0].startswith(f"alarm ({wanted})")
+
+
+def test_the_committed_table_names_every_failure_and_no_healthy_run() -> None:
+    rows = read_json(ROOT / "benchmarks" / "results" / "alarms.json")["rows"]
+    assert all(row["first"] == row["wanted"] for row in rows)
+    assert sum(bool(row["wanted"]) for row in rows) == 6
+    assert sum(not row["wanted"] for row in rows) == 10
+
+
+def test_a_checkpoint_that_cannot_be_written_at_the_end_is_an_error_that_names_the_good_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, count = Checkpoints.write, iter(range(99))
+
+    def full(*args: object) -> Path:
+        if next(count) > 3:
+            raise CardError("no space left on device")
+        return write(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    said: list[str] = []
+    with pytest.raises(CardError, match=r"no space left.*the last good one is .*toy-00000012"):
+        run(tmp_path, Sees(), "warn", said)
+    assert ["alarm (disk)" in line for line in said] == [True, True]
