@@ -150,6 +150,8 @@ class Trainer:
         """
         if self.checkpoints is not None:
             self._restore()
+        if not self.step and self.settings.policy == "roll-back":
+            self._save(last=False)  # so that there is always something to roll back to
         start = time.perf_counter()
         while self.step < self.settings.steps:
             self._turn()

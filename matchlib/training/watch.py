@@ -66,7 +66,8 @@ class Limits:
             both: every critic is behind a student that has just set out, and a critic that has arrived hardly changes.
         spread: standard deviation of generated over that of real data: smallest and largest.
         saturation: share of generated numbers beyond the data's limits by a tenth of their range.
-        diversity: distance to the nearest neighbour in the batch, over that of real data.
+        diversity: distance to the nearest neighbour in the batch, over that of real data; like a small spread, in two looks one after the
+            other of which the second is no better.
         still: change of the samples of fixed sources since the look before, over the data's standard deviation.
     """
 
@@ -94,6 +95,7 @@ class Watching(Watch):
         self, distillation: Distillation, dataset: Dataset, streams: Streams, *, size: int = 256, limits: Limits = Limits()
     ) -> None:
         self.of, self.dataset, self.streams, self.size, self.limits = distillation, dataset, streams, size, limits
+        self._alike_before = math.inf
         self._before: Tensor | None = None  # the samples of the fixed sources, at the look before
         self._stale: tuple[Batch, Batch] | None = None
         self._asked: Point | None = None  # fixed points, at which the critic's answers are compared from look to look
@@ -280,7 +282,9 @@ class Watching(Watch):
                     "trainer.critic_turns",
                 )
             )
-        if r["spread"] < at.spread[0] or r["diversity"] < at.diversity:
+        alike = min(r["spread"] / at.spread[0], r["diversity"] / at.diversity)
+        before, self._alike_before = self._alike_before, alike
+        if max(alike, before) < 1 and alike < 1.1 * before:  # a student that has just set out may be alike and on its way
             found.append(
                 Alarm(
                     "collapse",

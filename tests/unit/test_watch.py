@@ -60,10 +60,10 @@ class Sees(Watch):
         return Look({"seen": 1.0}, (Alarm("odd", "something odd; do something"),) if self.looks in self.on else ())
 
 
-def run(folder: Path, watch: Watch, policy: str, said: list[str]) -> nn.Module:
+def run(folder: Path, watch: Watch, policy: str, said: list[str], every: int = 3) -> nn.Module:
     return Trainer(
         Line(),
-        TrainerSettings(20, warmup=0, log_every=5, checkpoint_every=3, watch_every=4, policy=policy),
+        TrainerSettings(20, warmup=0, log_every=5, checkpoint_every=every, watch_every=4, policy=policy),
         phase="toy",
         checkpoints=Checkpoints(folder / "checkpoints", "toy"),
         log=Log(folder / "metrics.jsonl"),
@@ -209,3 +209,37 @@ def test_a_checkpoint_that_cannot_be_written_at_the_end_is_an_error_that_names_t
     with pytest.raises(CardError, match=r"no space left.*the last good one is .*toy-00000012"):
         run(tmp_path, Sees(), "warn", said)
     assert ["alarm (disk)" in line for line in said] == [True, True]
+
+
+def readings(**other: float) -> dict[str, float]:
+    healthy = {"teacher": 0.5, "moved": 0.3, "followed": 0.2, "behind": 0.9, "spread": 1.0, "diversity": 1.0, "saturation": 0.0}
+    return healthy | other
+
+
+@pytest.mark.parametrize(
+    ("looks", "named"),
+    [
+        ([{}, {}], []),
+        ([{"spread": 0.15}, {"spread": 0.8}], []),  # it has just set out
+        ([{"spread": 0.15}, {"spread": 0.2}, {"spread": 0.25}], []),  # on its way
+        ([{"spread": 0.2}, {"spread": 0.2}], ["collapse"]),
+        ([{"diversity": 0.1}, {"diversity": 0.05}], ["collapse"]),
+        ([{"followed": 0.01}], ["critic"]),
+        ([{"followed": 0.01, "behind": 0.1}], []),  # it has arrived: nothing to learn
+        ([{"followed": 0.01, "moved": 0.02}], []),  # nor has the student anywhere to go
+        ([{"spread": 3.0, "followed": 0.01}], ["student-rate"]),
+        ([{"moved": 0.0}], ["still"]),
+        ([{"teacher": 4.0}], ["teacher"]),
+    ],
+)
+def test_readings_that_are_wrong_are_named_and_others_are_not(looks: list[dict[str, float]], named: list[str]) -> None:
+    watch = gaussian_watch((0.0, 1.0))
+    found = [watch._alarms(readings(**look)) for look in looks]
+    assert [alarm.name for alarm in found[-1]] == named
+    assert not any(found[:-1])
+
+
+def test_a_roll_back_before_the_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    run(tmp_path, Sees(1), "roll-back", said, every=10)
+    assert any("rolled back to" in line and "00000000" in line for line in said)

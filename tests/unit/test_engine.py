@@ -1,0 +1,192 @@
+"""What makes turns cheap changes nothing, waits for nothing and loops over no weights."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import matchlib
+from matchlib.algebra.records import Condition
+from matchlib.cards import build_field
+from matchlib.data import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.field import Preconditioned, Signature
+from matchlib.distillation.teacher import Teacher
+from matchlib.errors import SettingError
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Learner
+from matchlib.training.checkpoint import State
+from matchlib.training.distilling import Distilling
+from matchlib.training.engine import prepare
+from matchlib.training.matching import Matching
+from matchlib.training.parallel import Alone
+from matchlib.training.trainer import Trainer, TrainerSettings
+
+UNET, MLP = {"name": "unet", "channels": 8}, {"name": "mlp", "width": 16, "depth": 1}
+DATA = Dataset.from_arrays(
+    "images", np.random.default_rng(0).normal(size=(64, 1, 6, 6)).astype(np.float32), labels=np.arange(64) % 3, held_out=np.arange(8)
+)
+
+
+def trainer_of(
+    family: str = "flow", loss: str = "realuid", student: str = "onestep", network: dict[str, Any] | None = None, **settings: Any
+) -> Trainer:
+    """A training of random networks."""
+    torch.manual_seed(0)
+    model = matchlib.families[family]().model(paired=False)
+    field = build_field(network or MLP, Signature(DATA.shape, 3), model, DATA.moments(model.coupling))
+    for weight in field.parameters():
+        nn.init.normal_(weight, std=0.1)
+    teacher = Teacher(field, model)
+    made, critic = matchlib.students[student](teacher, None), copy.deepcopy(field)
+    options = {"alpha": 2.0, "beta": 2.0, "gamma": 0.5} if loss == "realuid" else {}
+    of = Distillation(teacher, made, critic, matchlib.losses.build({"name": loss, **options}))
+    learners = Learner(made, emas=(0.9, 0.99)), Learner(critic, ema=0.0)
+    algorithm = Distilling(of, *learners, DATA, Streams(0, torch.device("cpu")), batch=12, critic_turns=2)
+    return Trainer(algorithm, TrainerSettings(10**6, **settings))
+
+
+CRITIC_TURN, STUDENT_TURN = 372, 399  # operations, of the small network here: a change that adds one has to say why
+WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__int__", "__float__", "__index__", "__array__")
+
+
+def forbid(patch: pytest.MonkeyPatch) -> None:
+    """Makes everything with which the host would wait for the device an error."""
+    for name in WAITS:
+
+        def waits(*args: Any, name: str = name, **kwargs: Any) -> Any:
+            raise AssertionError(f"the host waits for the device: {name}")
+
+        patch.setattr(Tensor, name, waits)
+
+
+CASES: list[dict[str, Any]] = [
+    *({"family": family} for family in ("flow", "diffusion", "diffusion-vp", "bridge", "interpolant")),
+    {"loss": "uid"},
+    {"loss": "sid"},
+    {"student": "fewstep"},
+    {"network": UNET},
+    {"clip": 1.0},
+    {"micro": 5},
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_no_turn_waits_for_the_device(monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]) -> None:
+    trainer = trainer_of(**case)
+    for _ in range(4):
+        trainer._turn()
+    with monkeypatch.context() as patch:
+        forbid(patch)
+        with pytest.raises(AssertionError, match="waits"):
+            torch.ones(1).item()
+        for _ in range(6):
+            trainer._turn()
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.found[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_operations_of_a_turn_are_no_more_than_they_were() -> None:
+    trainer = trainer_of()
+    counts = []
+    for turn in range(9):
+        with Operations() as seen:
+            trainer._turn()
+        if turn > 2:
+            counts.append(sum(seen.found.values()))
+    assert counts == [*counts[:3]] * 2, "turns of a kind are alike"
+    critic, _, student = counts[:3]
+    assert critic <= CRITIC_TURN
+    assert student <= STUDENT_TURN
+
+
+def test_a_step_takes_as_many_operations_for_many_weights_as_for_few() -> None:
+    """No loop over parameters in Python: not in the optimiser, the guard, clipping or the averages."""
+    counts = []
+    for depth in (1, 20):
+        module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth)))
+        state = State(Learner(module, emas=(0.9, 0.99)), Alone())
+        for _ in range(2):
+            for weight in state.weights:
+                weight.grad = torch.ones_like(weight)
+            with Operations() as seen:
+                state.step(1e-3, 1.0)
+        counts.append({name: n for name, n in seen.found.items() if "_foreach_norm" not in name})
+    few, many = (sum(count.values()) for count in counts)
+    assert many == few
+
+
+def answers(network: dict[str, Any], **options: Any) -> tuple[Tensor, list[Tensor]]:
+    """What a field answers, and the gradients of its square."""
+    torch.manual_seed(0)
+    model = matchlib.families["flow"]().model(paired=False)
+    field = build_field(network, Signature((2, 6, 6), 3), model, DATA.moments(model.coupling))
+    for weight in field.parameters():
+        nn.init.normal_(weight, std=0.2)
+    prepare(field, **options)
+    generator = torch.Generator().manual_seed(1)
+    x, t = torch.randn(5, 2, 6, 6, generator=generator), torch.rand(5, generator=generator)
+    made = field(x, t, Condition(torch.arange(5) % 3))
+    made.square().mean().backward()
+    return made.detach(), [weight.grad for weight in field.parameters() if weight.grad is not None]
+
+
+def apart(one: tuple[Tensor, list[Tensor]], other: tuple[Tensor, list[Tensor]]) -> float:
+    """The largest difference of answers and of gradients, each relative to the largest there is."""
+    pairs = [(one[0], other[0]), tuple(torch.cat([g.flatten() for g in x[1]]) for x in (one, other))]
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+@pytest.mark.parametrize("network", [UNET, MLP], ids=["unet", "mlp"])
+@pytest.mark.parametrize(
+    ("options", "most"), [({"channels_last": True}, 1e-5), ({"checkpointing": True}, 0.0), ({"precision": "tf32"}, 0.0)]
+)
+def test_layout_and_checkpointing_change_nothing(network: dict[str, Any], options: dict[str, Any], most: float) -> None:
+    assert apart(answers(network), answers(network, **options)) <= most
+
+
+@pytest.mark.parametrize("network", [UNET, MLP], ids=["unet", "mlp"])
+def test_half_precision_is_that_of_the_networks_alone(network: dict[str, Any]) -> None:
+    exact, rough = answers(network), answers(network, precision="bf16")
+    assert rough[0].dtype == torch.float32
+    assert all(g.dtype == torch.float32 for g in rough[1])
+    assert 1e-4 < apart(exact, rough) < 0.1
+
+
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_it_did() -> None:
+    assert apart(answers(MLP), answers(MLP, compile="default")) < 1e-4
+
+
+@pytest.mark.parametrize("bad", [{"precision": "fp8"}, {"compile": "fast"}])
+def test_what_there_is_not_is_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=r"must be one of .*got"):
+        prepare(nn.Linear(1, 1), **bad)
+
+
+def test_the_teachers_training_does_not_wait_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = matchlib.families["flow"]().model(paired=False)
+    field = build_field(MLP, Signature(DATA.shape, 3), model, DATA.moments(model.coupling))
+    assert isinstance(field, Preconditioned)
+    trainer = Trainer(Matching(Learner(field), model, DATA, Streams(0, torch.device("cpu")), batch=8), TrainerSettings(100))
+    trainer._turn()
+    with monkeypatch.context() as patch:
+        forbid(patch)
+        trainer._turn()
