@@ -16,6 +16,8 @@ from matchlib.errors import DataError
 
 __all__ = ["Dataset", "map_batch", "split"]
 
+LARGE = 1 << 26  # bytes of a tensor that is worth being made smaller
+CHUNK = 1 << 20  # numbers that are looked at at once
 PAIRED = 4096  # training samples that second moments of pairs are measured on
 
 
@@ -31,6 +33,18 @@ def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor
     return order[held_out:].sort().values, order[:held_out].sort().values
 
 
+def _bytes_of(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns (codes, table) with ``table[codes] == x`` bit for bit, or (x, None) if there are too many different numbers."""
+    table, chunks = x.new_empty(0), x.flatten().split(CHUNK)
+    for chunk in chunks:
+        table = torch.cat([table, chunk]).unique()
+        if len(table) > 256:  # nan is never equal to itself, so data that are not finite stay as they are
+            return x, None
+    codes = torch.cat([torch.searchsorted(table, chunk).to(torch.uint8) for chunk in chunks]).reshape(x.shape)
+    same = all(torch.equal(table[part.long()], chunk) for part, chunk in zip(codes.flatten().split(CHUNK), chunks, strict=True))
+    return (codes, table) if same else (x, None)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Training and held-out data in model units; ``from_arrays`` makes them such that the training data have mean 0 and mean square 1.
@@ -41,6 +55,8 @@ class Dataset:
         shift, scale: ``data units = shift + scale * model units``.
         classes: number of classes if labels are integers, else None.
         limits: smallest and largest value in data units, for pictures and 8-bit files.
+        tables: where the tensors of ``train`` hold codes in place of numbers (see ``compact``), the numbers that these stand for: of its
+            data and of its source.
     """
 
     name: str
@@ -50,6 +66,7 @@ class Dataset:
     scale: float
     classes: int | None
     limits: tuple[float, float]
+    tables: tuple[Tensor | None, Tensor | None] = (None, None)
 
     @classmethod
     def from_arrays(
@@ -112,7 +129,25 @@ class Dataset:
             self,
             train=map_batch(self.train, lambda x: x.to(device)),
             held_out=map_batch(self.held_out, lambda x: x.to(device)),
+            tables=tuple(None if x is None else x.to(device) for x in self.tables),  # type: ignore[arg-type]
         )
+
+    def compact(self, least: int = LARGE) -> Dataset:
+        """Returns a data set that draws the same numbers and whose training data take a quarter of the memory, where that is possible.
+
+        It is where there are at most 256 different numbers, as in 8-bit images: these are kept as bytes and looked up when drawn.
+
+        Args:
+            least: smaller tensors, in bytes, are left as they are.
+        """
+        train, held = self.train, self.tables
+
+        def small(x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return (x, table) if table is not None or x.nbytes < least else _bytes_of(x)
+
+        data, of_data = small(train.data, held[0])
+        source, of_source = (None, None) if train.source is None else small(train.source, held[1])
+        return replace(self, train=replace(train, data=data, source=source), tables=(of_data, of_source))
 
     def without_labels(self) -> Dataset:
         """Returns the data set without its labels."""
@@ -146,8 +181,15 @@ class Dataset:
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draws ``size`` training samples with replacement."""
-        index = torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device)
-        return map_batch(self.train, lambda x: x[index])
+        return self.take(torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device))
+
+    def take(self, index: Tensor | slice) -> Batch:
+        """Returns chosen training samples."""
+        chosen = map_batch(self.train, lambda x: x[index])
+        of_data, of_source = self.tables
+        data = chosen.data if of_data is None else of_data[chosen.data.long()]
+        source = chosen.source if of_source is None or chosen.source is None else of_source[chosen.source.long()]
+        return Batch(data, source, chosen.label)
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""

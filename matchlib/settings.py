@@ -130,6 +130,8 @@ class EngineSettings:
         parallel: where ``torchrun`` starts several processes: ``ddp`` gives each all weights, ``fsdp`` a part of each.
         micro: samples that are worked on at once, in every process; None for its whole share of the batch.
         precision: of the networks' matrix products: ``fp32``; ``tf32``, on CUDA; or ``bf16``. States, targets and differences are fp32.
+        teacher_precision: of the frozen teacher while a student is trained; with ``bf16`` its weights take half of the memory too. None for
+            that of the others.
         compile: mode of ``torch.compile`` for each network: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``; None: not.
         channels_last: whether images and the weights of convolutions are laid out with channels last.
         checkpointing: whether blocks of networks are computed again in the backward pass instead of kept.
@@ -140,6 +142,7 @@ class EngineSettings:
     parallel: str = "ddp"
     micro: int | None = None
     precision: str = "fp32"
+    teacher_precision: str | None = None
     compile: str | None = None
     channels_last: bool = False
     checkpointing: bool = False
@@ -155,6 +158,7 @@ class DistillSettings:
         steps: turns in all, >= 1.
         batch: samples a turn, >= 1.
         critic_turns: before each student turn, >= 1.
+        reuse: critic turns in a row that see the same generated samples, at other times and with other real data, >= 1.
         critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
             teacher's with its weights, if it has any.
         student_rate, critic_rate: Adam's step sizes; None for the family's own.
@@ -165,6 +169,8 @@ class DistillSettings:
         times: as in ``TeacherSettings``, for distillation; None for the family's own.
         warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
         keep: latest checkpoints that are kept, >= 1.
+        best: a metric by which checkpoints are judged, on samples of the averaged student; the best is kept too, and the run ends with it.
+            None: with the last.
         watch_every, policy: see ``matchlib.training.trainer.TrainerSettings``.
         engine: how the work is done, that of the teacher's training too.
     """
@@ -172,6 +178,7 @@ class DistillSettings:
     steps: int = 3200
     batch: int = 256
     critic_turns: int = 1
+    reuse: int = 1
     critic_network: Piece | None = None
     student_rate: float | None = None
     critic_rate: float | None = None
@@ -187,6 +194,7 @@ class DistillSettings:
     log_every: int = 100
     checkpoint_every: int = 500
     keep: int = 2
+    best: str | None = None
     watch_every: int = 100
     policy: str = "warn"
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -128,11 +128,20 @@ class Distillation:
         value = mean(self._read_critic(*seen), teacher, target)
         return value.detach(), slope + _gradient(value, data)
 
-    def critic_loss(self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
-        """Returns the critic's loss, a scalar; the student is run without a graph."""
+    def critic_loss(
+        self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
+    ) -> Tensor:
+        """Returns the critic's loss, a scalar; the student is run without a graph.
+
+        Args:
+            samples: generated data with the source and labels they were made from, in place of ``prompt``; None to generate them.
+        """
         loss = self.loss.at(progress)
         with torch.no_grad():
-            points = [self.generated(prompt, real, generator=generator)]
+            if samples is None:
+                samples = Batch(*self.generate(prompt, generator=generator), prompt.label)
+            assert samples.source is not None, "what the samples were made from"
+            points = [self.joined(samples.data, samples.source, samples, real, generator)]
         if loss.uses_real:
             points.append(self.model.point(real, generator=generator))
         made, *rest = self._compared(points)

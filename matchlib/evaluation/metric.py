@@ -43,7 +43,12 @@ class Metric(ABC):
 
     Args:
         reference: what to compare with.
+
+    Attributes:
+        better: -1 where lower is better, 1 where higher is, 0 where neither.
     """
+
+    better: int = -1
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference

@@ -20,11 +20,12 @@ from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.registries import objectives, students
 from matchlib.runs.teachers import recipe_of
-from matchlib.settings import RunSettings
+from matchlib.settings import EngineSettings, RunSettings
+from matchlib.training.engine import prepare
 from matchlib.training.trainer import TrainerSettings
 from matchlib.training.weights import copy_fitting
 
-__all__ = ["Distilled", "device_of", "distillation_of", "student_steps", "teacher_steps"]
+__all__ = ["Distilled", "device_of", "distillation_of", "prepared", "student_steps", "teacher_steps"]
 
 
 def device_of(name: str) -> torch.device:
@@ -93,6 +94,23 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
         t.student_rate or t.student_factor * recipe.student_rate,
         t.critic_rate or t.critic_factor * recipe.critic_rate,
         tuple(notes),
+    )
+
+
+def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False) -> nn.Module:
+    """Prepares a module as the engine's settings say, in place.
+
+    Args:
+        frozen: whether it is the teacher of a student in training.
+    """
+    precision = (engine.teacher_precision if frozen else None) or engine.precision
+    return prepare(
+        module,
+        precision=precision,
+        compile=engine.compile,
+        channels_last=engine.channels_last,
+        checkpointing=engine.checkpointing,
+        frozen=frozen,
     )
 
 

@@ -14,13 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matchlib.data import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.runs.build import distillation_of
+from matchlib.runs.build import distillation_of, prepared
 from matchlib.runs.run import Run
 from matchlib.settings import RunSettings
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Learner
 from matchlib.training.distilling import Distilling
-from matchlib.training.engine import prepare
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.trainer import Trainer, TrainerSettings
 
@@ -75,15 +74,16 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     modules = copy.deepcopy(run.untrained), made.distillation.student, made.distillation.critic
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:
-        _without_numbers(shapes, prepare(module, precision=e.precision, channels_last=e.channels_last, checkpointing=e.checkpointing))
+        _without_numbers(shapes, prepared(module, replace(e, compile=None), frozen=module is modules[0]))
     of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, together=e.together)
+    kept = run.data.compact()
     learners = Learner(of.student, emas=t.emas, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
         """The most that is there besides data and networks, in some turns with so many samples at once; and who took them."""
         parts = 1 if e.micro is None else 2  # the second meets the gradients of the first
         streams = Streams(0, torch.device("cpu"))
-        algorithm = Distilling(of, *learners, run.data, streams, batch=parts * size, critic_turns=t.critic_turns)
+        algorithm = Distilling(of, *learners, kept, streams, batch=parts * size, critic_turns=t.critic_turns, reuse=t.reuse)
         with shapes, Live() as live:
             trainer = Trainer(algorithm, TrainerSettings(algorithm.cycle + 2, micro=size))
             for _ in range(algorithm.cycle + 2):  # in the first turns there are no optimisers' states yet
@@ -95,7 +95,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
 
     batch = e.micro or t.batch
     trainer = trained(1)[1]
-    data = [x for x in (run.data.train.data, run.data.train.source, run.data.train.label) if x is not None]
+    data = [x for x in (kept.train.data, kept.train.source, kept.train.label, *kept.tables) if x is not None]
     parts, made_by_trainer = {"data": bytes_of(data), "teacher": _bytes(modules[0].state_dict().values())}, 0
     for name, state in trainer.states.items():
         averages = _bytes(x for average in state.ema.averages for x in average)

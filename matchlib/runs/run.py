@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.field import ClosedField
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError
+from matchlib.errors import CardError, SettingError
+from matchlib.evaluation.evaluate import key_of, reference_of, scores
 from matchlib.evaluation.features import cache_folder
 from matchlib.generator import Generator
 from matchlib.registries import families, losses, metrics, samplers
-from matchlib.runs.build import device_of, distillation_of, student_steps, teacher_steps
+from matchlib.runs.build import Distilled, device_of, distillation_of, prepared, student_steps, teacher_steps
 from matchlib.runs.evaluate import evaluate
 from matchlib.runs.teachers import card_of, check_guidance, data_piece, fresh_teacher, python_teacher, teacher_card, teacher_of_run
 from matchlib.settings import RunSettings
@@ -33,7 +34,7 @@ from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.distilling import Distilling
-from matchlib.training.engine import prepare
+from matchlib.training.engine import check
 from matchlib.training.log import Log
 from matchlib.training.matching import Matching
 from matchlib.training.parallel import parallel, start
@@ -95,11 +96,16 @@ class Run:
         samplers.build(self.card.sampler).check(self.card.model)
         for name in self.settings.evaluation.metrics or ():
             metrics[name]
+        self._check_best()
         teacher_steps(self.settings)
+        engine = self.settings.trainer.engine
+        for precision in (engine.precision, engine.teacher_precision or engine.precision):
+            check(precision, engine.compile)
         if self.settings.command == "distill":
             self.loss_of_run: DistillationLoss = self.loss or losses.build(self.settings.loss)
             student_steps(self.settings)
-            distillation_of(self.settings, self.card, self.untrained, self.loss_of_run, paired=self.data.paired)
+            made = distillation_of(self.settings, self.card, self.untrained, self.loss_of_run, paired=self.data.paired)
+            self._distilling(made.distillation, made, self.data)
 
     def _teacher_before_training(self) -> tuple[Card, Teacher]:
         made = python_teacher(self.settings.teacher.name) if self.teacher is None else None
@@ -196,7 +202,7 @@ class Run:
             return Teacher(field_, card.model, card.moments, card.guidance)
         placed = self._place(field_)
         learner = Learner(field_, training.rate, training.betas, training.ema)
-        data = self.data.to(self.device)
+        data = self.data.compact().to(self.device)
         dropout = training.label_dropout
         algorithm = Matching(learner, card.model, data, self.streams, batch=training.batch, label_dropout=dropout, field=placed)
         made = self._trainer(algorithm, teacher_steps(self.settings), "teacher").fit()["field"]
@@ -210,39 +216,71 @@ class Run:
         for note in made.notes:
             self.hooks.say(note)
         of = made.distillation
-        frozen, student, critic = (self._place(module) for module in (copy.deepcopy(teacher), of.student, of.critic))
+        frozen = self._place(copy.deepcopy(teacher), frozen=True)
+        student, critic = self._place(of.student), self._place(of.critic)
         times, engine = of.model.times, t.engine
         distillation = Distillation(frozen, student, critic, self.loss_of_run, times, split=engine.split, together=engine.together)
-        data = self.data.to(self.device)
-        algorithm = Distilling(
-            distillation,
-            Learner(of.student, made.student_rate, t.betas, t.ema, t.emas),
-            Learner(of.critic, made.critic_rate, t.betas, 0.0),
-            data,
-            self.streams,
-            batch=t.batch,
-            critic_turns=t.critic_turns,
-            turns=t.steps,
-        )
-        trainer = self._trainer(algorithm, student_steps(self.settings), "student", Watching(distillation, data, self.streams))
+        data = self.data.compact().to(self.device)
+        algorithm = self._distilling(distillation, made, data)
+        watch = Watching(distillation, data, self.streams)
+        trainer = self._trainer(algorithm, student_steps(self.settings), "student", watch, self._judge())
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._write(lambda decay=decay, module=module: save_average(self.folder / "student", decay, module))  # type: ignore[misc]
         return replace(self.card, kind="student", student=dict(made.student)), student
 
-    def _place(self, module: nn.Module) -> Any:
-        """Moves a module to the device, prepares its networks and shares it among the processes."""
-        e = self.settings.trainer.engine
-        made = prepare(
-            module.to(self.device), precision=e.precision, compile=e.compile, channels_last=e.channels_last, checkpointing=e.checkpointing
+    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> Distilling:
+        """The student's training; the learners are modules as they were before they were placed."""
+        t = self.settings.trainer
+        return Distilling(
+            distillation,
+            Learner(made.distillation.student, made.student_rate, t.betas, t.ema, t.emas),
+            Learner(made.distillation.critic, made.critic_rate, t.betas, 0.0),
+            data,
+            self.streams,
+            batch=t.batch,
+            critic_turns=t.critic_turns,
+            turns=t.steps,
+            reuse=t.reuse,
         )
-        return self.parallel.place(made)
+
+    def _place(self, module: nn.Module, *, frozen: bool = False) -> Any:
+        """Moves a module to the device, prepares its networks and shares it among the processes."""
+        return self.parallel.place(prepared(module.to(self.device), self.settings.trainer.engine, frozen=frozen))
 
     def _write(self, write: Callable[[], Any]) -> Any:
         """Lets the first process write, and everyone go on when it is done."""
         return self.parallel.first(write)
 
-    def _trainer(self, algorithm: Algorithm, settings: TrainerSettings, phase: str, watch: Watch | None = None) -> Trainer:
+    def _check_best(self) -> None:
+        name = self.settings.trainer.best
+        if name is not None and not metrics[name].better:
+            fit = ", ".join(other for other in metrics if metrics[other].better)
+            raise SettingError(f"trainer.best: {name} has no better side; choose one of {fit}")
+
+    def _judge(self) -> Callable[[Mapping[str, nn.Module]], float] | None:
+        """What judges checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""
+        name = self.settings.trainer.best
+        if name is None:
+            return None
+        reference, _ = reference_of(self.data)
+
+        def judge(modules: Mapping[str, nn.Module]) -> float:
+            generator = Generator(self.card, modules["student"], self.device)  # type: ignore[arg-type]
+            samples = generator.draw(reference.size, seed=self.settings.seed, parallel=self.parallel).data
+            value: float = self.parallel.first(lambda: scores(reference, samples, [name])[key_of(name)])
+            return -metrics[name].better * value
+
+        return judge
+
+    def _trainer(
+        self,
+        algorithm: Algorithm,
+        settings: TrainerSettings,
+        phase: str,
+        watch: Watch | None = None,
+        judge: Callable[[Mapping[str, nn.Module]], float] | None = None,
+    ) -> Trainer:
         named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
         keep, note = self.settings.trainer.keep, {"versions": json.dumps(versions())}
         return Trainer(
@@ -256,4 +294,5 @@ class Run:
             parallel=self.parallel,
             watch=watch,
             say=self.hooks.say,
+            judge=judge,
         )

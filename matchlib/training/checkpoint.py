@@ -155,13 +155,18 @@ class Checkpoints:
                 continue
         return None
 
-    def write(self, step: int, tensors: Mapping[str, Tensor], history: Mapping[str, Any]) -> Path:
-        """Writes the state after ``step`` steps and removes what is older than the last ``keep``."""
-        path = self.folder / f"{self.phase}-{step:08d}.safetensors"
+    def file(self, step: int) -> Path:
+        """The checkpoint after ``step`` steps."""
+        return self.folder / f"{self.phase}-{step:08d}.safetensors"
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], history: Mapping[str, Any], best: int | None = None) -> Path:
+        """Writes the state after ``step`` steps and removes what is older than the last ``keep``, except the one after ``best`` steps."""
+        path = self.file(step)
         note = {"step": json.dumps(step), "phase": self.phase, "history": json.dumps(history), **self.note}
         write_tensors(path, tensors, note)
         for old in self.files()[: -self.keep]:
-            old.unlink(missing_ok=True)
+            if best is None or old != self.file(best):
+                old.unlink(missing_ok=True)
         return path
 
     def set_aside(self, step: int) -> None:

@@ -8,10 +8,18 @@ from torch import nn
 from matchlib.distillation.field import Preconditioned
 from matchlib.errors import SettingError, nearest
 
-__all__ = ["prepare"]
+__all__ = ["check", "prepare"]
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+def check(precision: str, compile: str | None = None) -> None:
+    """Raises ``SettingError`` if there is no such precision or mode."""
+    if precision not in PRECISIONS:
+        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}{nearest(precision, PRECISIONS)}")
+    if compile is not None and compile not in MODES:
+        raise SettingError(f"compile must be one of {', '.join(MODES)}, or null, got {compile!r}{nearest(compile, MODES)}")
 
 
 def prepare(
@@ -21,12 +29,14 @@ def prepare(
     compile: str | None = None,  # torch's own word
     channels_last: bool = False,
     checkpointing: bool = False,
+    frozen: bool = False,
 ) -> nn.Module:
     """Changes how the networks inside a field, student or teacher are run; names, shapes and types of their weights stay.
 
     Args:
         module: its ``Preconditioned`` fields are prepared; where it has none, it is compiled itself and the rest says nothing to it.
         precision, compile, channels_last, checkpointing: see ``matchlib.settings.EngineSettings``.
+        frozen: whether it will never learn, so that its networks' weights may be kept in less precision too; their type then changes.
 
     Returns:
         The module.
@@ -34,15 +44,14 @@ def prepare(
     Raises:
         SettingError: a precision or mode that there is not.
     """
-    if precision not in PRECISIONS:
-        raise SettingError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}{nearest(precision, PRECISIONS)}")
-    if compile is not None and compile not in MODES:
-        raise SettingError(f"compile must be one of {', '.join(MODES)}, or null, got {compile!r}{nearest(compile, MODES)}")
+    check(precision, compile)
     if precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
     for field in fields:
         field.precision = PRECISIONS[precision]
+        if frozen and field.precision is not None:
+            field.network.to(field.precision)
         if channels_last:
             field.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in field.network.modules():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,8 @@ class Trainer:
         parallel: the processes that share the work; the algorithm's modules have been placed by it.
         watch: looks at the training now and then, and raises alarms.
         say: called with one line for every alarm that is new.
+        judge: called with the learners' averaged modules at every checkpoint, in all processes; the lower its answer, the better. The best
+            checkpoint is kept, and what the training ends with.
 
     Raises:
         SettingError: the batch cannot be cut into the shares that are asked for.
@@ -122,11 +124,12 @@ class Trainer:
         parallel: Alone | None = None,
         watch: Watch | None = None,
         say: Callable[[str], None] = lambda line: None,
+        judge: Callable[[Mapping[str, nn.Module]], float] | None = None,
     ) -> None:
         self.algorithm, self.settings, self.phase = algorithm, settings, phase
         self.checkpoints, self.log, self.show, self.stop = checkpoints, log or Log(None), show, stop
         self.parallel = parallel or Alone()
-        self.watch, self.say = watch, say
+        self.watch, self.say, self.judge = watch, say, judge
         self.share = Share.of(algorithm.size, self.parallel.rank, self.parallel.size)
         self.parts = list(self.share.parts(settings.micro))
         _require_whole_groups(self.parts, algorithm.together)
@@ -134,6 +137,7 @@ class Trainer:
         self.step = 0
         self._turned = ""
         self._scale, self._roll_backs = 1.0, 0  # of the rates, after roll-backs
+        self._best: tuple[int, float] | None = None  # step and judgement
         self._told: set[str] = set()  # alarms that were on at the last look
         self._skipped: dict[str, int] = {}  # turns, at the last look
         self._sums: dict[str, Tensor] = {}  # of each learner's finite losses, and how many they are
@@ -170,13 +174,26 @@ class Trainer:
                 self._save(last=last or stopped)
             if stopped:
                 raise Interrupted(f"interrupted after step {self.step} of {self.settings.steps} ({self.phase})")
+        self._take_best()
+        return self._averaged()
+
+    def _averaged(self) -> dict[str, nn.Module]:
         return {name: state.ema.copy() for name, state in self.states.items()}
+
+    def _take_best(self) -> None:
+        """Goes back to the checkpoint that was judged best, if checkpoints are judged."""
+        if self._best is None or self.checkpoints is None or self._best[0] == self.step:
+            return
+        best, value = self._best
+        self.checkpoints.restore(self.states, self.checkpoints.file(best))
+        self.say(f"{self.phase}: the checkpoint after step {best} was judged best ({value:.4g}), and is what is kept")
 
     def _restore(self, path: Path | None = None) -> None:
         assert self.checkpoints is not None
         self.step, history = self.checkpoints.restore(self.states, path)
         self._sums = {name: self._sum(name, *pair) for name, pair in history.get("sums", {}).items()}
         self._scale, self._roll_backs = history.get("scale", 1.0), history.get("roll_backs", 0)
+        self._best = tuple(history["best"]) if history.get("best") else None
         self._skipped = {name: int(state.skipped) for name, state in self.states.items()}
         self.parallel.first(self._rewind)
 
@@ -292,9 +309,14 @@ class Trainer:
                 if keep:
                     tensors[f"{name}/{key}"] = x
         sums = {name: self.parallel.mean(x).tolist() for name, x in self._sums.items()}
-        history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs}
+        if self.judge is not None:
+            value = self.judge(self._averaged())
+            if self._best is None or value < self._best[1]:
+                self._best = self.step, value
+        history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs, "best": self._best}
+        best = self._best[0] if self._best else None
         try:
-            self.parallel.first(lambda: checkpoints.write(self.step, tensors, history))
+            self.parallel.first(lambda: checkpoints.write(self.step, tensors, history, best))
         except CardError as error:
             good = checkpoints.good()
             there = f"the last good one is {good}" if good else "there is none yet"

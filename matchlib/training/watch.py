@@ -149,7 +149,7 @@ class Watching(Watch):
         return [index == i for i in range(BINS)]
 
     def _samples(self, made: Tensor) -> dict[str, float]:
-        data = self.dataset.train.data[: self.size]
+        data = self.dataset.take(slice(self.size)).data
         low, high = self.dataset.model_limits
         margin = 0.1 * (high - low)
         beyond = ((made < low - margin) | (made > high + margin)).to(made.dtype).mean()

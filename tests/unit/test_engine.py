@@ -190,3 +190,109 @@ def test_the_teachers_training_does_not_wait_either(monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         forbid(patch)
         trainer._turn()
+
+
+# -- data as bytes ---------------------------------------------------------------------------------------------------------
+
+
+def eight_bit(paired: bool = False) -> Dataset:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, size=(40, 3, 4, 4)).astype(np.uint8)
+    return Dataset.from_arrays("bytes", x, source=rng.normal(size=x.shape) if paired else None, labels=np.arange(40) % 4)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_data_of_few_numbers_are_kept_as_bytes_and_drawn_as_they_were(paired: bool) -> None:
+    whole = eight_bit(paired)
+    small = whole.compact(least=0)
+    assert small.train.data.dtype == torch.uint8
+    assert small.train.source is None or small.train.source.dtype == torch.float32  # noise: too many numbers
+    for seed in range(3):
+        one, other = (of.draw(16, torch.Generator().manual_seed(seed)) for of in (whole, small))
+        for name in ("data", "source", "label"):
+            a, b = getattr(one, name), getattr(other, name)
+            assert (a is None and b is None) or torch.equal(a, b)
+    assert torch.equal(small.compact(least=0).take(slice(5)).data, whole.train.data[:5])
+    assert small.shape == whole.shape
+
+
+def test_other_data_stay_as_they_are() -> None:
+    assert DATA.compact(least=0).train.data.dtype == torch.float32
+    assert eight_bit().compact().train.data.dtype == torch.float32  # too small to be worth it
+    broken = eight_bit()
+    broken.train.data[3] = float("nan")
+    assert broken.compact(least=0).train.data.dtype == torch.float32
+
+
+# -- samples that several critic turns share -------------------------------------------------------------------------------
+
+
+def reusing(reuse: int, micro: int | None = None) -> tuple[Trainer, list[Tensor]]:
+    """A training, and what its student generates in it."""
+    trainer = trainer_of(micro=micro)
+    algorithm = trainer.algorithm
+    assert isinstance(algorithm, Distilling)
+    algorithm.reuse, seen = reuse, []
+
+    def keep(module: nn.Module, given: Any, made: Tensor) -> None:
+        seen.append(made.detach().clone())
+
+    algorithm.distillation.student.register_forward_hook(keep)
+    return trainer, seen
+
+
+def test_critic_turns_share_samples_and_students_turns_do_not() -> None:
+    trainer, seen = reusing(2)
+    for _ in range(6):
+        trainer._turn()
+    assert len(seen) == 4  # one for two critic turns, one for the student's, twice
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_run_that_shares_samples_goes_on_from_between_two_turns() -> None:
+    """What was shared is made again, from the same random numbers and weights."""
+    whole, _ = reusing(2)
+    for _ in range(5):
+        whole._turn()
+    parted, seen = reusing(2)
+    for _ in range(4):
+        parted._turn()
+    parted.algorithm._made.clear()  # type: ignore[attr-defined]  # as in a new process
+    parted._turn()
+    assert len(seen) == 4
+    for name, state in whole.states.items():
+        assert all(torch.equal(a, b) for a, b in zip(state.weights, parted.states[name].weights, strict=True))
+
+
+def test_shared_samples_are_the_same_in_parts() -> None:
+    (whole, seen), (parts, seen_in_parts) = reusing(2), reusing(2, micro=5)
+    for trainer in (whole, parts):
+        for _ in range(2):
+            trainer._turn()
+    assert [len(x) for x in seen_in_parts] == [5, 5, 2]
+    assert torch.allclose(torch.cat(seen_in_parts), seen[0], atol=1e-6)
+
+
+# -- a teacher in half precision -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [UNET, MLP], ids=["unet", "mlp"])
+def test_a_frozen_teacher_in_half_precision_takes_half_and_says_nearly_the_same(network: dict[str, Any]) -> None:
+    trainer = trainer_of(network=network)
+    algorithm = trainer.algorithm
+    assert isinstance(algorithm, Distilling)
+    of, batch = algorithm.distillation, DATA.take(slice(12))
+    teacher = of.teacher
+    before = sum(x.nbytes for x in teacher.state_dict().values())
+    with torch.no_grad():
+        for weight in of.critic.parameters():
+            weight.mul_(1.5)
+    losses = [of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))]
+    prepare(teacher, precision="bf16", frozen=True)
+    assert sum(x.nbytes for x in teacher.state_dict().values()) == before / 2
+    losses.append(of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+    assert losses[1].dtype == torch.float32
+    assert torch.isclose(*losses, rtol=0.1)
+    assert not torch.equal(*losses)
+    trainer._turn()
+    assert all(w.dtype == torch.float32 for state in trainer.states.values() for w in state.weights)

@@ -130,3 +130,41 @@ def test_an_average_of_constant_weights_is_those_weights() -> None:
 def test_settings_outside_their_domain_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError):
         TrainerSettings(**bad)
+
+
+def judged(folder: Path, values: dict[int, float], steps: int = 20, stop_at: int | None = None) -> tuple[dict[str, nn.Module], list[str]]:
+    """A training whose checkpoints are judged as is said."""
+    said: list[str] = []
+    count = iter(range(10**6))
+    trainer = Trainer(
+        Toy(),
+        TrainerSettings(steps, warmup=3, checkpoint_every=5),
+        phase="toy",
+        checkpoints=Checkpoints(folder / "checkpoints", "toy", keep=1),
+        stop=lambda: stop_at is not None and next(count) + 1 == stop_at,
+        say=said.append,
+        judge=lambda modules: values[trainer.step],
+    )
+    return trainer.fit(), said
+
+
+def test_the_best_checkpoint_is_kept_and_is_what_a_training_ends_with(tmp_path: Path) -> None:
+    best, said = judged(tmp_path, {5: 3.0, 10: 1.0, 15: 2.0, 20: 4.0})
+    assert said == ["toy: the checkpoint after step 10 was judged best (1), and is what is kept"]
+    assert [file.name for file in sorted((tmp_path / "checkpoints").iterdir())] == ["toy-00000010.safetensors", "toy-00000020.safetensors"]
+    last, _ = judged(tmp_path / "last", {5: 3.0, 10: 2.0, 15: 1.5, 20: 1.0})
+    early = Trainer(Toy(), TrainerSettings(20, warmup=3))
+    for _ in range(10):
+        early._turn()
+    assert all(torch.equal(a, b) for a, b in zip(weights(best), weights(early._averaged()), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(weights(best), weights(last), strict=True))
+
+
+def test_what_was_best_is_known_after_an_interruption(tmp_path: Path) -> None:
+    values = {5: 3.0, 10: 1.0, 12: 5.0, 15: 2.0, 20: 4.0}
+    straight, _ = judged(tmp_path / "straight", values)
+    with pytest.raises(Interrupted):
+        judged(tmp_path / "parted", values, stop_at=12)
+    resumed, said = judged(tmp_path / "parted", values)
+    assert len(said) == 1
+    assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(resumed), strict=True))

@@ -19,6 +19,8 @@ __all__ = ["Coverage"]
 class Coverage(Metric):
     """Share of real balls that hold a sample: diversity; higher is better."""
 
+    better = 1
+
     def score(self, samples: np.ndarray) -> float:
         in_real, _ = balls(self.reference, samples)
         return float(in_real.any(1).mean())

@@ -19,6 +19,8 @@ __all__ = ["Density"]
 class Density(Metric):
     """Mean number of real balls that hold a sample, over the number of neighbours: fidelity; higher is better."""
 
+    better = 1
+
     def score(self, samples: np.ndarray) -> float:
         in_real, _ = balls(self.reference, samples)
         return float(in_real.sum(0).mean() / NEIGHBOURS)

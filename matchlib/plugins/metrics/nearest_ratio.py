@@ -20,6 +20,8 @@ __all__ = ["NearestRatio"]
 class NearestRatio(Metric):
     """Median distance to the nearest training sample over that of the held-out data; near 0 for memorised samples, about 1 for new ones."""
 
+    better = 0
+
     def score(self, samples: np.ndarray) -> float:
         def median(x: np.ndarray) -> float:
             return float(np.median(cdist(x, self.reference.train).min(1)))

@@ -19,6 +19,8 @@ __all__ = ["Precision"]
 class Precision(Metric):
     """Share of samples inside the balls of real points: fidelity; higher is better."""
 
+    better = 1
+
     def score(self, samples: np.ndarray) -> float:
         in_real, _ = balls(self.reference, samples)
         return float(in_real.any(0).mean())

@@ -19,6 +19,8 @@ __all__ = ["Recall"]
 class Recall(Metric):
     """Share of real points inside the balls of samples: diversity; higher is better."""
 
+    better = 1
+
     def score(self, samples: np.ndarray) -> float:
         _, in_fake = balls(self.reference, samples)
         return float(in_fake.any(1).mean())

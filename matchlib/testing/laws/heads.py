@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from hypothesis import assume
@@ -78,7 +79,8 @@ def heads_are_distilled_alone_or_together(name: str, data: st.DataObject) -> flo
 
     def both(of: Distillation) -> torch.Tensor:
         generators_ = (torch.Generator().manual_seed(seed) for _ in range(2))
-        parts = zip((of.student_loss, of.critic_loss), generators_, strict=True)
+        losses_: tuple[Any, ...] = (of.student_loss, of.critic_loss)
+        parts = zip(losses_, generators_, strict=True)
         return torch.stack([part(*batches, generator=generator) for part, generator in parts]).detach()
 
     def distillation(own: object, space: str | None) -> torch.Tensor:
