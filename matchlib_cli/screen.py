@@ -16,7 +16,7 @@ from rich.table import Table
 from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
-from matchlib.runs.plan import Plan
+from matchlib.runs.plan import MOST, Plan
 from matchlib.runs.run import Hooks
 from matchlib.training.trainer import Progress as Row
 
@@ -156,8 +156,10 @@ def show_plan(found: Plan, memory: int | None) -> None:
     if memory is None:
         return
     most = found.largest(memory)
+    number = f"at most {most}" if most < 0.98 * MOST else f"more than {most}"
+    unit = "GiB" if memory >= UNITS["GiB"] else "MiB"
     fits = "fits" if found.batch <= most else "does not fit: set trainer.engine.micro or a smaller trainer.batch"
-    out.print(f"in {memory / UNITS['GiB']:.3g} GiB at most {most} samples at once; {found.batch} {fits}", markup=False)
+    out.print(f"in {memory / UNITS[unit]:.3g} {unit} {number} samples at once; {found.batch} {fits}", markup=False)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

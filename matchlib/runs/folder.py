@@ -26,11 +26,18 @@ def _default_folder(settings: RunSettings) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def _free_folder(settings: RunSettings) -> Path:
+def _folder(settings: RunSettings, *, again: bool) -> tuple[Path, bool]:
+    """Where the run is to be, and whether it is there already."""
     folder = _default_folder(settings) if settings.out is None else Path(settings.out)
-    if (folder / "config.yaml").exists():
+    if not (folder / "config.yaml").exists():
+        return folder, False
+    if not again:
         raise SettingError(f"{folder} holds a run already; choose another --out, or go on with: matchlib resume {folder}")
-    return folder
+    there, asked = to_tree(from_tree(read_config(folder))), to_tree(settings)
+    other = sorted(key for key in asked if there[key] != asked[key])
+    if other:
+        raise SettingError(f"{folder} holds a run with other settings ({', '.join(other)}); choose another --out")
+    return folder, True
 
 
 def write_config(path: Path, settings: RunSettings) -> None:
@@ -57,21 +64,23 @@ def read_config(folder: Path) -> dict[str, Any]:
     return tree
 
 
-def start_run(settings: RunSettings, hooks: Hooks | None = None, **given: Any) -> Run:
+def start_run(settings: RunSettings, hooks: Hooks | None = None, *, again: bool = False, **given: Any) -> Run:
     """Checks the settings, then makes the folder of a new run and writes its ``config.yaml``.
 
     Args:
+        again: go on with the run that the folder holds, if it was started with the same settings.
         given: ``dataset``, ``teacher`` and ``loss`` made in Python, as in ``Run``.
 
     Raises:
-        SettingError: the folder holds a run already.
+        SettingError: the folder holds a run already, or one with other settings.
         MatchlibError: the settings cannot work; nothing was written.
     """
     start(device_of(settings.device))
     among = parallel(settings.trainer.engine.parallel)
-    folder: Path = among.first(lambda: _free_folder(settings))
+    folder, there = among.first(lambda: _folder(settings, again=again))
     run = Run(settings, folder, hooks or Hooks(), **given)
-    among.first(lambda: write_config(folder / "config.yaml", settings))
+    if not there:
+        among.first(lambda: write_config(folder / "config.yaml", settings))
     return run
 
 

@@ -23,7 +23,10 @@ from matchlib.training.distilling import Distilling
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.trainer import Trainer, TrainerSettings
 
-__all__ = ["Plan", "plan"]
+__all__ = ["MOST", "Plan", "plan"]
+
+
+MOST = 1 << 16  # samples, up to which the largest batch is looked for
 
 
 @dataclass(frozen=True)
@@ -44,14 +47,17 @@ class Plan:
         """Returns the most that is there at once."""
         return sum(self.parts.values()) + self.turns(batch or self.batch)
 
-    def largest(self, memory: int, most: int = 1 << 16) -> int:
-        """Returns how many samples can be worked on at once in so much memory, up to ``most``; 0 if not even one."""
-        fits, too_many = 0, 1
-        while too_many <= most and self.peak(too_many) <= memory:
-            fits, too_many = too_many, 2 * too_many
-        while too_many - fits > max(1, fits // 64):  # to 2%: one more look costs as much as the last
-            size = (fits + too_many) // 2
-            fits, too_many = (size, too_many) if self.peak(size) <= memory else (fits, size)
+    def largest(self, memory: int, most: int = MOST) -> int:
+        """Returns how many samples can be worked on at once in so much memory, to 2% and up to ``most``; 0 if not even one."""
+        fits, too_many, size = 0, most + 1, self.batch
+        while too_many - fits > max(1, fits // 64):
+            if self.peak(size) <= memory:
+                fits = size
+            else:
+                too_many = size
+            slope = (self.peak(2 * size) - self.peak(size)) / size  # nearly a straight line: what it promises is looked at next
+            guess = size + (memory - self.peak(size)) / max(slope, 1.0)
+            size = min(max(int(0.995 * guess), fits + 1 + fits // 100), max(too_many - 1 - fits // 100, fits + 1), most)
         return fits
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from matchlib_cli.options import Config, Data, Device, Out, Seed, Set, Steps
+from matchlib_cli.options import Config, Data, Device, Out, Resume, Seed, Set, Steps
 
 __all__ = ["run"]
 
@@ -26,6 +26,7 @@ def run(
     seed: Seed = None,
     device: Device = None,
     steps: Steps = None,
+    resume: Resume = False,
 ) -> int:
     """Distil a teacher into a generator that needs one step, and score both."""
     from matchlib.runs.folder import start_run
@@ -46,4 +47,4 @@ def run(
         "trainer.steps": steps,
     }
     settings = assemble("distill", config, options, set_, recipe)
-    return carry_out(lambda hooks: start_run(settings, hooks))
+    return carry_out(lambda hooks: start_run(settings, hooks, again=resume))

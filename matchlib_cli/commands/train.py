@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from matchlib_cli.options import Config, Data, Device, Out, Seed, Set, Steps
+from matchlib_cli.options import Config, Data, Device, Out, Resume, Seed, Set, Steps
 
 __all__ = ["run"]
 
@@ -20,6 +20,7 @@ def run(
     seed: Seed = None,
     device: Device = None,
     steps: Steps = None,
+    resume: Resume = False,
 ) -> int:
     """Train a teacher and score its samples."""
     from matchlib.runs.folder import start_run
@@ -35,4 +36,4 @@ def run(
         "teacher.training.steps": steps,
     }
     settings = assemble("train", config, options, set_)
-    return carry_out(lambda hooks: start_run(settings, hooks))
+    return carry_out(lambda hooks: start_run(settings, hooks, again=resume))

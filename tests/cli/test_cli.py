@@ -374,3 +374,19 @@ def test_plugins_lists_every_group(cli: Cli) -> None:
     assert code == 0
     assert "families: bridge, diffusion, diffusion-vp, flow, gaussian, interpolant" in out
     assert "linear:" in cli("plugins", "interpolants")[1]
+
+
+def test_one_command_starts_and_restarts_a_run(tmp_path: Path, cli: Cli, uninterrupted: dict) -> None:
+    """What a scheduler that restarts jobs needs."""
+    run, env = tmp_path / "run", environment(tmp_path / "cache")
+    process = start(run, env)
+    wait_for(run / "checkpoints", "student-*.safetensors", 1)
+    process.kill()
+    process.wait()
+    code, _, err = cli("distill", "--out", run, "--resume", *SLOW, "--seed", "5")
+    assert code == 2
+    assert "a run with other settings (seed)" in err
+    for _ in range(2):  # the second finds a finished run
+        subprocess.run([*MATCHLIB, "distill", "--out", run, "--resume", *SLOW], check=True, capture_output=True, env=env)
+    for kind, tensors in weights(run).items():
+        assert all((tensors[key] == uninterrupted[kind][key]).all() for key in tensors), kind

@@ -1,0 +1,24 @@
+#!/bin/bash
+#SBATCH --job-name=matchlib
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=32
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+#SBATCH --open-mode=append
+
+# One command starts the run and restarts it: --resume goes on from the last checkpoint. SIGTERM, two minutes before the end of the time,
+# lets matchlib finish its turn and write; the job then queues itself again until evaluation.json is there.
+set -euo pipefail
+run=${1:?folder of the run}
+config=${2:?file of settings}
+
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --max-restarts 3 \
+  --rdzv-backend c10d --rdzv-endpoint "$head:29400" --rdzv-id "$SLURM_JOB_ID" \
+  -m matchlib_cli distill --config "$config" --out "$run" --resume || status=$?
+
+[ -f "$run/evaluation.json" ] || scontrol requeue "$SLURM_JOB_ID"
+exit "${status:-0}"
