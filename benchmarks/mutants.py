@@ -71,15 +71,15 @@ def _mutant(what: str, place: tuple[str, tuple[tuple[str, str], ...]], old: str,
 
 MUTANTS = [
     # the losses
-    Mutant("sign of the square", CONTRAST, "- square * d", "+ square * d", (UID,)),
+    Mutant("sign of the square", CONTRAST, ".sub(d, alpha=square)", ".add(d, alpha=square)", (UID,)),
     Mutant("factor 2 of the target lost", CONTRAST, "(2 * target) * self.target", "target * self.target", (UID,)),
     Mutant("teacher minus critic", CONTRAST, "d = self.critic - self.teacher", "d = self.teacher - self.critic", (UID,)),
     Mutant("time weight dropped from a loss", CONTRAST, "return self.weight * (d * bracket)", "return 1.0 * (d * bracket)", (UID,)),
     Mutant(
         "time weight in one term only",
         CONTRAST,
-        "- square * d",
-        "- (square / self.weight if isinstance(self.weight, float) else square) * d",
+        ".sub(d, alpha=square)",
+        ".sub(square / self.weight * d if isinstance(self.weight, float) else square * d)",
         (UID,),
     ),
     Mutant("mean over event instead of sum", CONTRAST, "(d * bracket).flatten(1).sum(1)", "(d * bracket).flatten(1).mean(1)", (UID,)),
@@ -153,9 +153,21 @@ MUTANTS = [
         (FLOW, ("families", "bridge")),
     ),
     Mutant("pairs broken", PAIRING, "source if self.model.coupling.paired else other.source", "other.source", (("families", "bridge"),)),
-    Mutant("critic and teacher swapped", PAIRING, "three = (self._read_critic(*seen), ", "three = (self._read_teacher(*seen), ", (FLOW,)),
-    Mutant("state detached", PAIRING, "seen = (point.state,", "seen = (point.state.detach(),", (FLOW,)),
-    Mutant("target detached", PAIRING, "self.model.target(point))", "self.model.target(point).detach())", (FLOW,)),
+    Mutant(
+        "critic and teacher swapped",
+        PAIRING,
+        "in (self._read_critic, self._read_teacher))",
+        "in (self._read_teacher, self._read_critic))",
+        (FLOW,),
+    ),
+    Mutant("state detached", PAIRING, "return points[0].state,", "return points[0].state.detach(),", (FLOW,)),
+    Mutant(
+        "target detached",
+        PAIRING,
+        "seen, target = _seen([point]), self.model.target(point)",
+        "seen, target = _seen([point]), self.model.target(point).detach()",
+        (FLOW,),
+    ),
     Mutant(
         "time weight of the distillation dropped",
         PAIRING,
@@ -166,11 +178,17 @@ MUTANTS = [
     Mutant(
         "generated data as real data",
         PAIRING,
-        "at_real = self.contrasts(self.model.point(real, generator=generator))",
-        "at_real = self.contrasts(generated)",
+        "points.append(self.model.point(real, generator=generator))",
+        "points.append(points[0])",
         (FLOW,),
     ),
-    Mutant("the student learns in the critic's turn", PAIRING, "with torch.no_grad():", "with torch.enable_grad():", (FLOW,)),
+    Mutant(
+        "the student learns in the critic's turn",
+        PAIRING,
+        "no_grad():\n            if samples",
+        "enable_grad():\n            if samples",
+        (FLOW,),
+    ),
     Mutant("times of the distillation ignored", PAIRING, "times=times or own.times", "times=own.times", (FLOW,)),
     Mutant("labels lost on generated points", PAIRING, "Batch(data, joined, prompt.label)", "Batch(data, joined)", (FLOW,)),
     Mutant(
@@ -295,7 +313,7 @@ MUTANTS = [
     Mutant(
         "time mixed over the batch",
         ROWS,
-        "return scalar.to(like.dtype).reshape(-1, *(1,) * (like.ndim - 1))",
+        "return scalar.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))",
         "return scalar.mean().to(like.dtype).expand(len(like)).reshape(-1, *(1,) * (like.ndim - 1))",
         (("interpolants", "linear"),),
     ),
@@ -340,7 +358,7 @@ MUTANTS = [
     _mutant(
         "a sample's own source in its plan",
         _coupling("minibatch-ot-data"),
-        "batch.source.roll(self.share(len(batch.source)), 0)",
+        "batch.source.roll(self.plan(len(batch.source)), 0)",
         "batch.source",
     ),
     _mutant("a mirror that turns signs", _coupling("mirror"), "Row(1.0, -1.0, 0.0)", "Row(1.0, 1.0, 0.0)"),
@@ -352,15 +370,15 @@ MUTANTS = [
     Mutant(
         "only the first head teaches the student",
         PAIRING,
-        "for contrast in self.contrasts(point)]).sum(0).mean()",
-        "for contrast in self.contrasts(point)])[0].mean()",
+        "teacher, target)]).sum(0).mean()",
+        "teacher, target)])[0].mean()",
         (("objectives", "joint"),),
     ),
     Mutant(
         "only the first head teaches the critic",
         PAIRING,
-        "in zip(made, at_real, strict=True)]).sum(0).mean()",
-        "in zip(made, at_real, strict=True)])[0].mean()",
+        "for pair in pairs]).sum(0).mean()",
+        "for pair in pairs])[0].mean()",
         (("objectives", "joint"),),
     ),
     _mutant(
@@ -401,6 +419,38 @@ MUTANTS = [
         (("samplers", "ancestral"),),
     ),
     Mutant("an evaluation is not counted", "sampling/base.py", "self.nfe += self.each", "self.nfe += self.nfe % 2", (("samplers", "sde"),)),
+    # the engine
+    Mutant("a split that forgets the first part", PAIRING, "slope + _gradient(value, data)", "_gradient(value, data)", (UID, REAL)),
+    Mutant(
+        "a split that counts the target twice",
+        PAIRING,
+        "guess, teacher, target.detach()), data)",
+        "guess, teacher, target), data)",
+        (UID, REAL),
+    ),
+    Mutant(
+        "the slope is not scaled by what follows",
+        PAIRING,
+        "return grads[0] * ctx.saved_tensors[0]",
+        "return ctx.saved_tensors[0]",
+        (UID, FLOW),
+    ),
+    Mutant(
+        "two batches at the times of one",
+        PAIRING,
+        "torch.cat([point.time for point in points])",
+        "torch.cat([points[0].time for _ in points])",
+        (FLOW,),
+    ),
+    Mutant("every part draws the first rows", "shares.py", "whole[self.share.begin : self.share.end]", "whole[: self.share.rows]", (REAL,)),
+    Mutant("every part has the first times", "algebra/times.py", "first, total = place(n)", "first, total = 0, n", (REAL,)),
+    Mutant(
+        "a term of a row without its coefficient",
+        ROWS,
+        "torch.addcmul(total, expand(scalar, latent), latent)",
+        "total + latent",
+        (("interpolants", "linear"),),
+    ),
 ]
 
 EXPLAINED: dict[str, str] = {}
