@@ -164,8 +164,8 @@ MUTANTS = [
     Mutant(
         "target detached",
         PAIRING,
-        "seen, target = _seen([point]), self.model.target(point)",
-        "seen, target = _seen([point]), self.model.target(point).detach()",
+        "reached = _Reached(point, self.model.target(point))",
+        "reached = _Reached(point, self.model.target(point).detach())",
         (FLOW,),
     ),
     Mutant(
@@ -420,12 +420,18 @@ MUTANTS = [
     ),
     Mutant("an evaluation is not counted", "sampling/base.py", "self.nfe += self.each", "self.nfe += self.nfe % 2", (("samplers", "sde"),)),
     # the engine
-    Mutant("a split that forgets the first part", PAIRING, "slope + _gradient(value, data)", "_gradient(value, data)", (UID, REAL)),
+    Mutant(
+        "a split that forgets the first part",
+        PAIRING,
+        "[a + b for a, b in zip(self._slopes, more, strict=True)] if self._slopes else list(more)",
+        "list(more)",
+        (UID, REAL),
+    ),
     Mutant(
         "a split that counts the target twice",
         PAIRING,
-        "guess, teacher, target.detach()), data)",
-        "guess, teacher, target), data)",
+        "guess, teacher, target.detach()))",
+        "guess, teacher, target))",
         (UID, REAL),
     ),
     Mutant(

@@ -116,17 +116,18 @@ class Distillation:
         def mean(critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
             return torch.stack([loss.student_loss(x) for x in self._contrasts(point, critic, teacher, target)]).sum(0).mean()
 
-        seen, target = _seen([point]), self.model.target(point)
-        slope = torch.zeros_like(data)
+        reached = _Reached(point, self.model.target(point))
+        seen, target = reached.seen, reached.target
         split = loss.separable if self.split is None else self.split
         with torch.no_grad():  # a separable loss has the same slope in the teacher whatever the critic says
             guess = self._read_critic(*seen) if split and not loss.separable else None
         teacher = self._read_teacher(*seen)
         if split:
-            slope = _gradient(mean(teacher.detach() if guess is None else guess, teacher, target.detach()), data)
+            reached.add(mean(teacher.detach() if guess is None else guess, teacher, target.detach()))
             teacher = teacher.detach()
         value = mean(self._read_critic(*seen), teacher, target)
-        return value.detach(), slope + _gradient(value, data)
+        reached.add(value)
+        return value.detach(), reached.slope(data)
 
     def critic_loss(
         self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
@@ -168,11 +169,45 @@ def _seen(points: Sequence[Point]) -> tuple[Tensor, Tensor, Condition]:
     )
 
 
-def _gradient(value: Tensor, data: Tensor) -> Tensor:
-    """The gradient of a part of a loss; other parts share the graph from the data to the state, which is therefore kept."""
-    if not value.requires_grad:
-        return torch.zeros_like(data)
-    return torch.autograd.grad(value, data, retain_graph=True, materialize_grads=True)[0]
+class _Reached:
+    """What generated data reach on a path, cut off from them: a loss is differentiated part by part, and each part's graph is let go.
+
+    Args:
+        point: on the data's paths.
+        target: at the point.
+
+    Attributes:
+        seen: what a field sees at the point.
+        target: as given.
+    """
+
+    def __init__(self, point: Point, target: Tensor) -> None:
+        state, time, condition = _seen([point])
+        self._inside: list[Tensor] = []
+        self._leaves: list[Tensor] = []
+        source = None if condition.source is None else self._cut(condition.source)
+        self.seen = self._cut(state), time, replace(condition, source=source)
+        self.target = self._cut(target)
+        self._slopes: list[Tensor] = []
+
+    def _cut(self, x: Tensor) -> Tensor:
+        if not x.requires_grad:
+            return x
+        self._inside.append(x)
+        self._leaves.append(x.detach().requires_grad_())
+        return self._leaves[-1]
+
+    def add(self, value: Tensor) -> None:
+        """Adds the gradient of a part of the loss."""
+        if value.requires_grad:
+            more = torch.autograd.grad(value, self._leaves, materialize_grads=True)
+            self._slopes = [a + b for a, b in zip(self._slopes, more, strict=True)] if self._slopes else list(more)
+
+    def slope(self, data: Tensor) -> Tensor:
+        """Returns the gradient of all parts with respect to the data."""
+        if not self._slopes:
+            return torch.zeros_like(data)
+        return torch.autograd.grad(self._inside, data, self._slopes, materialize_grads=True)[0]
 
 
 class _Linear(torch.autograd.Function):

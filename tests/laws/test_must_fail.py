@@ -167,12 +167,13 @@ def test_another_critic_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPa
 def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """T18: a third-party FGM joins a sample with the very latent that it was made from."""
 
-    def generated(self: Distillation, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Any:
-        data, source = self.generate(prompt, generator=generator)
+    def joined(
+        self: Distillation, data: torch.Tensor, source: torch.Tensor, prompt: Batch, other: Batch, generator: torch.Generator
+    ) -> Any:
         t = self.model.times.sample(self.model.interpolant, data, generator)
         return self.model.join(Pair(data, source, prompt.label), t, generator=generator)
 
-    monkeypatch.setattr(Distillation, "generated", generated)
+    monkeypatch.setattr(Distillation, "joined", joined)
     assert fails("joined_sources_are_fresh", "flow")
     assert fails("the_best_critic_has_the_value", "flow")
 
