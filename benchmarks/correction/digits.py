@@ -47,9 +47,10 @@ def main() -> None:
     parser.add_argument("--family", default="flow")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--methods", nargs="+", default=["uid", "correct", "default"], choices=list(METHODS))
+    parser.add_argument("--name", help="of the file of results; correction-digits-FAMILY by default")
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=list(KINDS))
     given = parser.parse_args()
-    least, rows = floor(), []
+    least, rows, name = floor(), [], given.name or f"correction-digits-{given.family}"
     for seed in given.seeds:
         for kind in given.kinds:
             found = {"teacher": teacher(given.family, kind, seed)[1]}
@@ -57,7 +58,7 @@ def main() -> None:
                 found[method] = cell_of(given.family, kind, method, seed)
             rows += [{"family": given.family, "kind": kind, "seed": seed, "method": method, **x} for method, x in found.items()]
             print(seed, f"{kind:24}", {method: round(x["frechet"] - least["frechet"], 3) for method, x in found.items()}, flush=True)
-        save(f"correction-digits-{given.family}", rows, floor=least, turns=TURNS)  # what is there so far
+        save(name, rows, floor=least, turns=TURNS)  # what is there so far
     for kind in given.kinds:
         for method in ("teacher", *given.methods):
             own = [row for row in rows if (row["kind"], row["method"]) == (kind, method)]
@@ -66,7 +67,7 @@ def main() -> None:
             mean, half = interval([row["frechet"] - least["frechet"] for row in own])
             raw, cover, near = (np.mean([row[key] for row in own]) for key in ("frechet_raw", "coverage", "nearest_ratio"))
             print(f"{kind:24} {method:10} excess {mean:6.3f} +- {half:.3f}  raw {raw:6.2f}  coverage {cover:.2f}  nearest {near:.2f}")
-    save(f"correction-digits-{given.family}", rows, floor=least, turns=TURNS)
+    save(name, rows, floor=least, turns=TURNS)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from matchlib.errors import SettingError, nearest
 __all__ = ["check", "prepare"]
 
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
+VARIANTS = 64  # of one network's code: three networks, with and without a gradient, at several batches; torch gives up compiling after 8
 MODES = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -47,6 +48,8 @@ def prepare(
     check(precision, compile)
     if precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if compile is not None:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, VARIANTS)
     fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
     for field in fields:
         field.precision = PRECISIONS[precision]
