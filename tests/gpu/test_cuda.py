@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +12,15 @@ import pytest
 import torch
 
 import matchlib
+from matchlib.distillation.distillation import Distillation
+from matchlib.runs.build import distillation_of
+from matchlib.runs.plan import plan
+from matchlib.runs.run import Run
+from matchlib.settings import from_tree
+from matchlib.streams import Streams
+from matchlib.training.algorithm import Learner
+from matchlib.training.distilling import Distilling
+from matchlib.training.trainer import Trainer, TrainerSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,3 +43,59 @@ def test_a_generator_gives_the_same_weights_on_both_devices(finished: Path) -> N
         condition = generator.card.model.condition(source.to(device), torch.arange(4, device=device))
         answers.append(generator.module(source.to(device), condition, generator=torch.Generator(device)).cpu())
     assert torch.allclose(*answers, atol=1e-4)
+
+
+def trainer_on_cuda(batch: int = 32, network: dict | None = None) -> Trainer:
+    """A training of the default pieces with random weights."""
+    cuda = torch.device("cuda")
+    settings = from_tree({"device": "cuda", "teacher": {"network": network or {"name": "mlp"}}, "trainer": {"batch": batch}})
+    run = Run(settings, Path("unused"))
+    made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
+    modules = copy.deepcopy(run.untrained).to(cuda), made.student.to(cuda), made.critic.to(cuda)
+    of = Distillation(*modules, run.loss_of_run, made.model.times)
+    learners = Learner(modules[1], emas=(0.9,)), Learner(modules[2], ema=0.0)
+    return Trainer(Distilling(of, *learners, run.data.to(cuda), Streams(0, cuda), batch=batch), TrainerSettings(10**6))
+
+
+def test_no_turn_waits_for_the_device() -> None:
+    trainer = trainer_on_cuda()
+    for _ in range(4):
+        trainer._turn()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(20):
+            trainer._turn()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_plan_is_what_the_allocator_gives_out() -> None:
+    network = {"name": "unet", "channels": 32}
+    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch": 128, "emas": [0.9]}})
+    expected = plan(settings).peak()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    trainer = trainer_on_cuda(128, network)
+    for _ in range(4):
+        trainer._turn()
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["{precision: tf32}", "{precision: bf16, teacher_precision: bf16, channels_last: true}", "{compile: reduce-overhead}", "{micro: 5}"],
+)
+def test_every_way_of_working_trains(tmp_path: Path, cli: Callable, small: list[str], engine: str) -> None:
+    options = ["--device", "cuda", "--out", tmp_path / "run", *small, "--set", f"trainer.engine={engine}"]
+    code, _, err = cli("distill", *options)
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices: nccl is not tested here")
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+def test_two_devices_train(tmp_path: Path, small: list[str], engine: str) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "matchlib_cli"]
+    options = ["distill", "--device", "cuda", "--out", str(tmp_path / "run"), *small, "--set", f"trainer.engine.parallel={engine}"]
+    subprocess.run([*torchrun, *options], check=True, timeout=600)
