@@ -138,3 +138,11 @@ def test_the_page_on_correction_has_the_numbers_of_its_results(monkeypatch: pyte
     page = importlib.import_module("page")
     text = page.PAGE.read_text()
     assert page.filled(text, page.numbers()) == text
+
+
+def test_the_page_on_speed_has_the_numbers_of_its_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/speed.md stands as ``python benchmarks/speed_page.py`` writes it."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = importlib.import_module("speed_page")
+    text = page.PAGE.read_text()
+    assert page.filled(text, page.numbers()) == text
