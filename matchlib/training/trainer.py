@@ -309,7 +309,8 @@ class Trainer:
                 if keep:
                     tensors[f"{name}/{key}"] = x
         sums = {name: self.parallel.mean(x).tolist() for name, x in self._sums.items()}
-        if self.judge is not None:
+        regular = self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps
+        if self.judge is not None and regular:  # so that an interruption does not change what is judged
             value = self.judge(self._averaged())
             if self._best is None or value < self._best[1]:
                 self._best = self.step, value
