@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matchlib.runs.run import Hooks, Run
-from matchlib.training.parallel import finish
+from matchlib.training.parallel import leave
 from matchlib.training.trainer import Interrupted
 from matchlib_cli.errors import INTERRUPTED, fail
 from matchlib_cli.screen import console, hooks, show_report
@@ -22,12 +22,12 @@ def carry_out(start: Callable[[Hooks], Run]) -> int:
             report = run.execute()
         except Interrupted as interrupted:
             fail(f"{interrupted}; go on with: matchlib resume {run.folder}")
+            leave(INTERRUPTED)
             return INTERRUPTED
-        finally:
-            finish()
     if run.parallel.rank:
-        return 0
+        leave(0)
     show_report(report)
     for name in ("samples.png", "evaluation.json", *sorted(run.generators)):
         console().print(f"wrote {run.folder / name}", markup=False)
+    leave(0)
     return 0

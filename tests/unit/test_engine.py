@@ -296,3 +296,31 @@ def test_a_frozen_teacher_in_half_precision_takes_half_and_says_nearly_the_same(
     assert not torch.equal(*losses)
     trainer._turn()
     assert all(w.dtype == torch.float32 for state in trainer.states.values() for w in state.weights)
+
+
+# -- the critic's two batches, and what a part of a loss is worth ----------------------------------------------------------
+
+
+def test_generated_and_real_points_may_be_one_batch() -> None:
+    of = trainer_of().algorithm.distillation  # type: ignore[attr-defined]
+    with torch.no_grad():
+        for weight in of.critic.parameters():
+            weight.mul_(1.5)
+    batch, losses = DATA.take(slice(12)), []
+    for of.together in (True, False):
+        losses.append(of.critic_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(*losses, rtol=1e-5)
+
+
+def test_a_part_of_a_loss_has_that_part_of_its_gradient() -> None:
+    of = trainer_of().algorithm.distillation  # type: ignore[attr-defined]
+    weights = list(of.student.parameters())
+    with torch.no_grad():
+        for weight in of.critic.parameters():
+            weight.mul_(1.5)
+    batch, found = DATA.take(slice(12)), []
+    for share in (1.0, 0.25):
+        loss = share * of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, allow_unused=True) if g is not None]))
+    assert found[0].abs().max() > 0
+    assert torch.allclose(0.25 * found[0], found[1])
