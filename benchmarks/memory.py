@@ -1,6 +1,6 @@
 """How much memory does a turn take, and does the plan know? CPU, float32, U-Nets on 28x28 images.
 
-Saved activations: what autograd keeps at once in a student turn (matchlib.training.memory.saved_peak), for a plain loop (one graph through
+Saved activations: what autograd keeps at once in a student turn (saved_peak below), for a plain loop (one graph through
 teacher, critic and student, as the released code has it), split, and split with checkpointing; and the largest difference of the student's
 gradient, relative to its size. Plan: `matchlib plan` against what the allocator gave out in a whole run, as PyTorch's profiler saw it.
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import gc
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ from matchlib.streams import Streams
 from matchlib.training.algorithm import Learner
 from matchlib.training.distilling import Distilling
 from matchlib.training.engine import prepare
-from matchlib.training.memory import saved_peak
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 MIB = 2**20
@@ -69,6 +69,50 @@ def student_turn(of: Distillation, prompt: Batch, *, plain: bool) -> Tensor:
         loss = of.student_loss(prompt, prompt, generator=generator)
     loss.backward()
     return loss.detach()
+
+
+def saved_peak(act: Callable[[], Any], weights: Iterable[Tensor] = ()) -> int:
+    """Returns the largest number of bytes that autograd keeps for backward passes at once while ``act`` runs.
+
+    Args:
+        weights: not counted, since they are there anyway.
+    """
+    now = peak = 0
+    counts: dict[int, int] = {}
+    there = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    def keep(x: Tensor) -> _Kept:
+        nonlocal now, peak
+        storage = x.untyped_storage()
+        key = storage.data_ptr()
+        if key in there:
+            return _Kept(x.detach(), lambda: None)
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] == 1:
+            now += storage.nbytes()
+            peak = max(peak, now)
+
+        def drop(size: int = storage.nbytes()) -> None:
+            nonlocal now
+            counts[key] -= 1
+            if not counts[key]:
+                now -= size
+
+        return _Kept(x.detach(), drop)  # the tensor itself may be the answer of the node that keeps it: a cycle
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        act()
+    return peak
+
+
+class _Kept:
+    """A saved tensor that tells when it is let go."""
+
+    def __init__(self, tensor: Tensor, drop: Callable[[], None]) -> None:
+        self.tensor, self._drop = tensor, drop
+
+    def __del__(self) -> None:
+        self._drop()
 
 
 def activations(network: dict[str, Any], loss: dict[str, Any], size: int = 8) -> dict[str, Any]:

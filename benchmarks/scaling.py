@@ -26,7 +26,7 @@ from matchlib.plugins.losses.realuid import RealUID
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Learner
 from matchlib.training.distilling import Distilling
-from matchlib.training.parallel import finish, parallel, start
+from matchlib.training.parallel import leave, parallel, start
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 BATCHES, WIDTHS, PROCESSES = (8, 32, 128, 512, 2048), (64, 128, 256, 512, 1024), (1, 2)
@@ -64,7 +64,7 @@ def process(how: str) -> None:
     ms = 1e3 * statistics.median(seconds(cycle, 2) for _ in range(7))
     if among.rank == 0:
         print(json.dumps({"ms": ms}), flush=True)
-    finish()
+    leave(0)
 
 
 def main() -> None:

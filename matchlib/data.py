@@ -34,7 +34,7 @@ def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor
 
 
 def _bytes_of(x: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Returns (codes, table) with ``table[codes] == x`` bit for bit, or (x, None) if there are too many different numbers."""
+    """Returns (codes, table) with ``table[codes] == x``, or (x, None) if there are too many different numbers."""
     table, chunks = x.new_empty(0), x.flatten().split(CHUNK)
     for chunk in chunks:
         table = torch.cat([table, chunk]).unique()

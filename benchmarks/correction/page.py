@@ -98,7 +98,8 @@ def verdict(record: dict[str, Any]) -> str:
         apart = [a - b for a, b in zip(found["good", "correct"], found["good", "uid"], strict=True)]
         said += f" A good teacher: recipe less UID, seed by seed, {_pm(apart)}."
     if ("good", "default") in found:
-        said += f" The default of `distill` (alpha = 2, the family's own rates) ends at {_pm(found['good', 'default'])} there."
+        ends = _pm(found["good", "default"])
+        said += f" The default of `distill` (alpha = 2, the family's own rates; batches of 128, as everything here) ends at {ends} there."
     return said
 
 

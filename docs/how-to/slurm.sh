@@ -10,7 +10,8 @@
 #SBATCH --open-mode=append
 
 # One command starts the run and restarts it: --resume goes on from the last checkpoint. SIGTERM, two minutes before the end of the time,
-# lets matchlib finish its turn and write; the job then queues itself again until evaluation.json is there.
+# lets matchlib finish its turn and write. The job then queues itself again until evaluation.json is there, at most 50 times, and not if it
+# never came to a checkpoint: wrong settings do not get better. NOT YET RUN on a cluster.
 set -euo pipefail
 run=${1:?folder of the run}
 config=${2:?file of settings}
@@ -20,5 +21,7 @@ srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" --
   --rdzv-backend c10d --rdzv-endpoint "$head:29400" --rdzv-id "$SLURM_JOB_ID" \
   -m matchlib_cli distill --config "$config" --out "$run" --resume || status=$?
 
-[ -f "$run/evaluation.json" ] || scontrol requeue "$SLURM_JOB_ID"
+if [ ! -f "$run/evaluation.json" ] && compgen -G "$run/checkpoints/*.safetensors" > /dev/null && [ "${SLURM_RESTART_COUNT:-0}" -lt 50 ]; then
+  scontrol requeue "$SLURM_JOB_ID"
+fi
 exit "${status:-0}"

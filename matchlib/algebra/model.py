@@ -18,7 +18,7 @@ from matchlib.algebra.rows import Coefficients, Row, scaled
 from matchlib.algebra.times import Times
 from matchlib.errors import IncompatibleError
 
-__all__ = ["Field", "MatchingModel", "Moments", "mean_square", "square_norm"]
+__all__ = ["Field", "MatchingModel", "Moments", "best_multiple", "mean_square", "square_norm"]
 
 Field = Callable[[Tensor, Tensor, Condition], Tensor]
 
@@ -26,6 +26,16 @@ Field = Callable[[Tensor, Tensor, Condition], Tensor]
 def square_norm(x: Tensor) -> Tensor:
     """Returns |x|^2 summed over event dimensions: ``(b, *event) -> (b,)``."""
     return x.square().flatten(1).sum(1)
+
+
+def best_multiple(target: Tensor, state: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Returns the number c with the least sum of ``weight |target - c state|^2``: what every predictor has to beat.
+
+    Args:
+        target, state: shape ``(b, *event)``.
+        weight: ``(b,)`` or a float.
+    """
+    return (weight * (target * state).flatten(1).sum(1)).sum() / (weight * square_norm(state)).sum().clamp_min(1e-30)
 
 
 def mean_square(x: Tensor) -> float:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matchlib.algebra.model import MatchingModel, mean_square, square_norm
+from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Point
-from matchlib.algebra.rows import Row, scaled
+from matchlib.algebra.rows import Row
 from matchlib.data import Dataset
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import DataError, IncompatibleError
@@ -288,8 +288,7 @@ def _error(rows: Callable[[Point], list[Row]], model: MatchingModel, point: Poin
     logs = []
     for row, predicted in zip(rows(point), answer, strict=True):
         target = row(point.data, point.source, point.noise)
-        multiple = float((target * point.state).sum() / square_norm(point.state).sum())
-        linear = mean_square(target - scaled(multiple, point.state))
+        linear = mean_square(target - best_multiple(target, point.state) * point.state)
         logs.append(math.log(max(mean_square(predicted - target), 1e-30) / max(linear, 1e-30)))
     found = sum(logs) / len(logs)
     return math.exp(min(found, 700.0)) if math.isfinite(found) else math.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Live", "bytes_of", "saved_peak"]
+__all__ = ["Live", "bytes_of"]
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
@@ -54,47 +54,3 @@ class Live(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.now -= size
-
-
-def saved_peak(act: Callable[[], Any], weights: Iterable[Tensor] = ()) -> int:
-    """Returns the largest number of bytes that autograd keeps for backward passes at once while ``act`` runs.
-
-    Args:
-        weights: not counted, since they are there anyway.
-    """
-    now = peak = 0
-    counts: dict[int, int] = {}
-    there = {weight.untyped_storage().data_ptr() for weight in weights}
-
-    def keep(x: Tensor) -> _Kept:
-        nonlocal now, peak
-        storage = x.untyped_storage()
-        key = storage.data_ptr()
-        if key in there:
-            return _Kept(x.detach(), lambda: None)
-        counts[key] = counts.get(key, 0) + 1
-        if counts[key] == 1:
-            now += storage.nbytes()
-            peak = max(peak, now)
-
-        def drop(size: int = storage.nbytes()) -> None:
-            nonlocal now
-            counts[key] -= 1
-            if not counts[key]:
-                now -= size
-
-        return _Kept(x.detach(), drop)  # the tensor itself may be the answer of the node that keeps it: a cycle
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-        act()
-    return peak
-
-
-class _Kept:
-    """A saved tensor that tells when it is let go."""
-
-    def __init__(self, tensor: Tensor, drop: Callable[[], None]) -> None:
-        self.tensor, self._drop = tensor, drop
-
-    def __del__(self) -> None:
-        self._drop()

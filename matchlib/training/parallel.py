@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from matchlib.errors import CardError, SettingError, nearest
 
-__all__ = ["ENGINES", "Alone", "Replicated", "Sharded", "finish", "leave", "parallel", "rank", "start"]
+__all__ = ["ENGINES", "Alone", "Replicated", "Sharded", "leave", "parallel", "rank", "start"]
 
 PATIENCE = timedelta(minutes=10)  # that a process waits for the others
 
@@ -238,12 +238,6 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def finish() -> None:
-    """Leaves the other processes, and goes on alone."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def parallel(engine: str) -> Alone:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from matchlib.algebra.model import square_norm
+from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, Point
 from matchlib.data import Dataset
 from matchlib.distillation.contrast import Contrast
@@ -303,8 +303,7 @@ def _linear(contrast: Contrast, state: Tensor, which: Tensor) -> float:
     """The part of the mean error of the best multiple of the state that the chosen points contribute."""
     weight = contrast.weight if isinstance(contrast.weight, Tensor) else torch.full_like(contrast.target.flatten(1)[:, 0], contrast.weight)
     w, target, x = weight[which], contrast.target[which], state[which]
-    both, own = (w * (target * x).flatten(1).sum(1)).sum(), (w * square_norm(x)).sum()
-    return float((w * square_norm(target - both / own.clamp_min(1e-30) * x)).sum() / len(which))
+    return float((w * square_norm(target - best_multiple(target, x, w) * x)).sum() / len(which))
 
 
 def _variance(x: Tensor) -> Tensor:

@@ -14,7 +14,13 @@ __all__ = ["carry_out"]
 
 
 def carry_out(start: Callable[[Hooks], Run]) -> int:
-    """Starts or opens a run, executes it with progress, and shows what came of it."""
+    """Starts or opens a run, executes it with progress, shows what came of it, and returns the exit code."""
+    code = _carry_out(start)
+    leave(code)
+    return code
+
+
+def _carry_out(start: Callable[[Hooks], Run]) -> int:
     with hooks() as shown:
         run = start(shown)
         run.hooks.say(f"run: {run.folder}")
@@ -22,12 +28,10 @@ def carry_out(start: Callable[[Hooks], Run]) -> int:
             report = run.execute()
         except Interrupted as interrupted:
             fail(f"{interrupted}; go on with: matchlib resume {run.folder}")
-            leave(INTERRUPTED)
             return INTERRUPTED
     if run.parallel.rank:
-        leave(0)
+        return 0
     show_report(report)
     for name in ("samples.png", "evaluation.json", *sorted(run.generators)):
         console().print(f"wrote {run.folder / name}", markup=False)
-    leave(0)
     return 0

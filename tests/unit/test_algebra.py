@@ -9,7 +9,7 @@ import torch
 
 import matchlib
 from matchlib.algebra.convert import conversion
-from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.model import MatchingModel, Moments, best_multiple
 from matchlib.algebra.pinned import pin
 from matchlib.algebra.records import Batch
 from matchlib.algebra.rows import Row, expand
@@ -191,3 +191,12 @@ def test_the_prior_of_a_linear_bridge_is_its_sde(settings: dict) -> None:
     f, g2 = rates(bridge, torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
     assert torch.allclose(f, torch.full_like(f, -bridge.rate), atol=1e-12)
     assert torch.allclose(g2, torch.full_like(g2, bridge.g2), atol=1e-12)
+
+
+def test_the_best_multiple_leaves_a_rest_that_is_orthogonal_to_the_state() -> None:
+    generator = torch.Generator().manual_seed(0)
+    target, state = (torch.randn(6, 2, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    weight = torch.rand(6, generator=generator, dtype=torch.float64)
+    rest = target - best_multiple(target, state, weight) * state
+    assert abs((weight[:, None, None] * rest * state).sum().item()) < 1e-12
+    assert best_multiple(3 * state, state).item() == pytest.approx(3.0)
