@@ -91,6 +91,7 @@ COLUMNS = {
     "w2": "W2",
     "coverage": "cover",
     "nearest_ratio": "nearest",
+    "copies": "copies",
     "class": "class",
     "psnr": "PSNR",
     "consistency": "consist",

@@ -176,7 +176,7 @@ def numbers() -> dict[str, str]:
         "off-centre": off,
         "limit": f"{max(limit):.0e}" if max(limit) > 1e-6 else "less than a millionth",
         "noise": table(
-            ["alpha, beta, gamma", "noise, measured", "by theory", "pull, measured", "beta²", "noise per pull"],
+            ["alpha, beta, gamma", "noise, measured", "by theory", "pull, measured", "beta²", "noise per pull", "and with shared draws"],
             [
                 [
                     _setting(row),
@@ -185,6 +185,7 @@ def numbers() -> dict[str, str]:
                     f"{row['pull']:.2f}",
                     f"{row['beta'] ** 2:.2f}",
                     f"{row['noise per pull']:.2f}",
+                    f"{row['noise per pull, shared']:.2f}",
                 ]
                 for row in noise
             ],
@@ -197,7 +198,7 @@ def numbers() -> dict[str, str]:
                 ["held-out data", *_scores(trained[0]["held_out"])],
             ],
         ),
-        "noise-at-4": f"{_one(noise, alpha=4.0)['noise per pull']:.1f}",
+        "noise-at-4": f"{_one(noise, alpha=4.0)['noise per pull, shared']:.1f}",
         "sid": f"with a = 1.2, {slopes[1.2, -0.5]:.2f} of it for a student of half the spread, {slopes[1.2, 0.1]:.2f} at 1.1, {slopes[1.2, 1.0]:.2f} at twice and {slopes[1.2, 9.0]:.2f} at ten times",
     }
 

@@ -5,6 +5,7 @@
 Flow, data N(2, 1), teacher N(2.2, 1), student Gaussian at its optimum, batches of 256. *Noise*: variance over batches of the critic's
 gradient, in a constant added to the best critic. *Pull*: curvature of the value in the student's mean. Both are divided by those of UID;
 theory says beta^2 + (1 - beta)^2 for the noise and beta^2 for the pull, so that noise per pull goes from 1 to 2 as alpha = beta grows.
+That is for points drawn independently; the library's generated and real points share time, source and noise: measured beside it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from common import average, end_of, model_of, realuid
 from record import cell, save
 from torch import Tensor, nn
 
+from matchlib.algebra.records import Batch
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.teacher import Teacher
 from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture
@@ -22,7 +24,7 @@ from matchlib.testing.world import AffineStudent, weights_of
 REAL, WRONG, BATCH, ROUNDS = (2.0, 1.0), (2.2, 1.0), 256, 600
 SETTINGS = [
     *((1.0, 1.0, None), (0.92, 0.94, None), (0.9, 0.9, None)),
-    *((a, a, 0.5) for a in (1.5, 2.0, 4.0, 8.0)),
+    *((a, a, 0.5) for a in (1.5, 2.0, 4.0, 8.0, 16.0)),
     *((2.0, 2.0, g) for g in (0.25, 0.75)),
 ]
 
@@ -38,6 +40,14 @@ class _Moved(nn.Module):
         return self.critic(*point) + self.by
 
 
+def independent(of: Distillation, real: Batch, prompt: Batch, generator: torch.Generator) -> Tensor:
+    """Returns the critic's loss at points that share nothing."""
+    with torch.no_grad():
+        points = [of.generated(prompt, real, generator=generator), of.model.point(real, generator=generator)]
+    ((made,), (beside,)) = of.contrasts(*points)
+    return of.loss.critic_loss(made, beside if of.loss.uses_real else None).mean()
+
+
 def measured(alpha: float, beta: float, gamma: float | None) -> dict:
     loss, model = realuid(alpha, beta, gamma), model_of("flow")
     mean, std, _ = end_of(model, loss, REAL, WRONG)
@@ -47,26 +57,31 @@ def measured(alpha: float, beta: float, gamma: float | None) -> dict:
     critic = _Moved(BestCritic(model, real, made, field, *weights_of(loss)))
     of = Distillation(Teacher(field, model), student, critic, loss)
     generator = torch.Generator().manual_seed(0)
-    found = []
+    found: dict[str, list[float]] = {"noise": [], "noise shared": []}
     for _ in range(ROUNDS):
         prompt, other = (real.sample(BATCH, generator) for _ in range(2))
-        found.append(torch.autograd.grad(of.critic_loss(other, prompt, generator=generator), critic.by)[0].item())
+        for name, value in (
+            ("noise", independent(of, other, prompt, generator)),
+            ("noise shared", of.critic_loss(other, prompt, generator=generator)),
+        ):
+            found[name].append(torch.autograd.grad(value, critic.by)[0].item())
     knob = torch.tensor(mean, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(average(model, loss, real, Mixture.normal(knob, std), wrong), knob, create_graph=True)
     (pull,) = torch.autograd.grad(slope, knob)
-    return {"mean": mean, "noise": torch.tensor(found).var().item(), "pull": pull.item()}
+    return {"mean": mean, "pull": pull.item()} | {name: torch.tensor(values).var().item() for name, values in found.items()}
 
 
 def main() -> None:
     rows = []
     for setting in SETTINGS:
-        key = {"claim": "noise", "setting": [str(x) for x in setting], "v": 2}
+        key = {"claim": "noise", "setting": [str(x) for x in setting], "v": 3}
         rows.append({"alpha": setting[0], "beta": setting[1], "gamma": setting[2], **cell(key, lambda s=setting: measured(*s))})
     for row in rows:
-        row["noise"], row["pull"] = (row[key] / rows[0][key] if row is not rows[0] else row[key] for key in ("noise", "pull"))
-    rows[0] |= {"noise": 1.0, "pull": 1.0}
+        row |= {"noise per pull": row["noise"] / row["pull"], "noise per pull, shared": row["noise shared"] / row["pull"]}
+    unit = {key: value for key, value in rows[0].items() if "noise" in key or key == "pull"}
+    unit["noise shared"], unit["noise per pull, shared"] = unit["noise"], unit["noise per pull"]  # on one scale
     for row in rows:
-        row["noise per pull"] = row["noise"] / row["pull"]
+        row |= {key: row[key] / one for key, one in unit.items()}
         row["noise by theory"] = row["beta"] ** 2 + (1 - row["beta"]) ** 2
         print({key: round(x, 3) if isinstance(x, float) else x for key, x in row.items()})
     save("claims-noise", rows, batch=BATCH)

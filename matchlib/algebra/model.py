@@ -158,6 +158,19 @@ class MatchingModel:
         t = (times or self.times).sample(self.interpolant, pair.data, generator)
         return self.join(pair, t, generator=generator)
 
+    def beside(self, point: Point, batch: Batch, *, generator: torch.Generator) -> Point:
+        """Places other data where a point is: at its time, with its noise and, where the source is independent of the data, its source.
+
+        Each of the two has the law that ``point`` would give it, and what they share cancels in a difference of their losses.
+
+        Args:
+            batch: of the size of the point's.
+        """
+        pair = Pair(batch.data, point.source, batch.label) if self.coupling.independent else self.coupling.pair(batch, generator=generator)
+        at = point.coefficients
+        state = at.state(pair.data, pair.source, point.noise)
+        return Point(at, state, pair.data, pair.source, point.noise, self.condition(pair.source, pair.label))
+
     def target(self, point: Point) -> Tensor:
         """Returns the objective's rows evaluated on the point's latents, shape ``(b, *event)``, or ``(b, heads, *event)`` for several."""
         return join_heads([row(point.data, point.source, point.noise) for row in self.rows(point.coefficients)])

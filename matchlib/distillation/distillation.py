@@ -134,6 +134,9 @@ class Distillation:
     ) -> Tensor:
         """Returns the critic's loss, a scalar; the student is run without a graph.
 
+        Generated and real points share time, noise and, where it is independent of the data, source: what they have in common cancels
+        where real points enter with the opposite sign, which is how RealUID extrapolates.
+
         Args:
             samples: generated data with the source and labels they were made from, in place of ``prompt``; None to generate them.
         """
@@ -144,7 +147,7 @@ class Distillation:
             assert samples.source is not None, "what the samples were made from"
             points = [self.joined(samples.data, samples.source, samples, real, generator)]
         if loss.uses_real:
-            points.append(self.model.point(real, generator=generator))
+            points.append(self.model.beside(points[0], real, generator=generator))
         made, *rest = self._compared(points)
         at_real: list[Contrast] | list[None] = rest[0] if rest else [None] * len(made)
         pairs = zip(made, at_real, strict=True)

@@ -12,17 +12,22 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.generator import Generator
 from matchlib.recipes import recipe as read_recipe
+from matchlib.recipes import said
 from matchlib.registries import losses
 from matchlib.runs.folder import start_run
 from matchlib.runs.run import Hooks
 from matchlib.runs.teachers import card_of, data_piece
 from matchlib.settings import RunSettings, from_tree, merge, to_tree
 
-__all__ = ["distill", "train"]
+__all__ = ["distill", "settings_of", "train"]
 
 
-def _settings(command: str, changes: Mapping[str, Any], named: str | None = None) -> RunSettings:
-    """Returns the defaults, those of a recipe laid over them, with ``{"dotted.path": value}`` changed; None leaves a default."""
+def settings_of(command: str, changes: Mapping[str, Any], named: str | None = None) -> RunSettings:
+    """Returns the defaults, those of a recipe laid over them, with ``{"dotted.path": value}`` changed; None leaves a default.
+
+    Raises:
+        UnknownNameError: a path or a recipe that is not there.
+    """
     tree = {**to_tree(RunSettings(command=command))}
     if named is not None:
         merge(tree, read_recipe(named))
@@ -61,7 +66,7 @@ def train(
         The teacher, ready to sample.
     """
     changes = {"teacher.name": family, "teacher.training.steps": steps, "seed": seed, "device": device, **(settings or {})}
-    made = _settings("train", changes | _named(data, out))
+    made = settings_of("train", changes | _named(data, out))
     run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None)
     run.execute()
     return run.generators["teacher"]
@@ -87,7 +92,7 @@ def distill(
         teacher: name of a family (its default teacher is trained, or taken from the cache), folder of a run, or a Teacher.
         data: registered name, path, or a data set.
         student: registered name, or folder of a run whose student goes on.
-        loss: registered name, or a loss; None for the default of the settings.
+        loss: registered name, or a loss; None, or the name of the recipe's own, for that of the settings.
         recipe: named settings, overruled by what else is given.
         steps: turns of critic and student.
         out: folder of the run; None for ``runs/DATE-NAME``.
@@ -96,6 +101,8 @@ def distill(
     Returns:
         The student, ready to sample.
     """
+    if loss == said(recipe, "loss.name"):
+        loss = None
     spec = {"name": loss} if isinstance(loss, str) else None if loss is None else losses.describe(loss)
     changes = {
         "teacher.name": "python" if isinstance(teacher, Teacher) else str(teacher),
@@ -106,7 +113,7 @@ def distill(
         "device": device,
         **(settings or {}),
     }
-    made = _settings("distill", changes | _named(data, out), recipe)
+    made = settings_of("distill", changes | _named(data, out), recipe)
     given = (_card(teacher, data, made), teacher) if isinstance(teacher, Teacher) else None
     run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None, teacher=given)
     run.execute()

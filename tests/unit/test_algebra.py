@@ -200,3 +200,27 @@ def test_the_best_multiple_leaves_a_rest_that_is_orthogonal_to_the_state() -> No
     rest = target - best_multiple(target, state, weight) * state
     assert abs((weight[:, None, None] * rest * state).sum().item()) < 1e-12
     assert best_multiple(3 * state, state).item() == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("family", sorted(matchlib.families))
+def test_a_point_beside_another_shares_what_the_data_leave_open(family: str, paired: bool) -> None:
+    """Time and noise always; the source only where data and source are independent, for else it belongs to its data."""
+    model = matchlib.families[family]().model(paired=paired)
+    generator = torch.Generator().manual_seed(0)
+    one, other = (Batch(*(torch.randn(8, 3, generator=generator) for _ in range(2))) for _ in range(2))
+    point = model.point(one, generator=generator)
+    beside = model.beside(point, other, generator=generator)
+    assert torch.equal(beside.data, other.data) and torch.equal(beside.time, point.time)
+    assert point.noise is None if beside.noise is None else torch.equal(beside.noise, point.noise)
+    assert torch.equal(beside.source, point.source) == model.coupling.independent
+    assert torch.equal(beside.source, other.source) == model.coupling.paired
+    at = point.coefficients
+    assert torch.allclose(beside.state, at.state(beside.data, beside.source, beside.noise))
+
+
+def test_labels_go_with_the_data_of_a_point_beside_another() -> None:
+    model, generator = matchlib.families["flow"]().model(paired=False), torch.Generator().manual_seed(0)
+    one, other = (Batch(torch.zeros(4, 2), None, torch.full((4,), label)) for label in (0, 1))
+    beside = model.beside(model.point(one, generator=generator), other, generator=generator)
+    assert torch.equal(beside.condition.label, other.label)

@@ -265,10 +265,18 @@ def test_memorised_samples_are_exposed() -> None:
     rng = np.random.default_rng(0)
     train, held = rng.standard_normal((2, 500, 5))
     given = Reference(train, held, lambda y: y, 500)
-    for samples, expected in ((train, 0.0), (rng.standard_normal((500, 5)), 1.0)):
-        metric = matchlib.metrics["nearest-ratio"](given)
+    fresh = rng.standard_normal((500, 5))
+    third = np.concatenate([train[:167], fresh[:333]])  # which the median of distances does not see
+    for name, samples, expected in (
+        ("nearest-ratio", train, 0.0),
+        ("nearest-ratio", fresh, 1.0),
+        ("copies", train, 1.0),
+        ("copies", fresh, 0.05),
+        ("copies", third, 1 / 3 + 2 / 3 * 0.05),
+    ):
+        metric = matchlib.metrics[name](given)
         metric.update(samples)
-        assert metric.compute() == pytest.approx(expected, abs=0.1)
+        assert metric.compute() == pytest.approx(expected, abs=0.1 if name == "nearest-ratio" else 0.05), name
 
 
 def test_manifold_metrics_at_their_extremes() -> None:

@@ -28,6 +28,7 @@ from matchlib.settings import RunSettings
 from matchlib.sources import load_dataset
 from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.training.weights import copy_fitting, read_checkpoint
+from matchlib_cli.config import assemble
 
 FLOW = matchlib.families["flow"]().model(paired=False)
 LAW = Mixture.normal(0.7, 0.5)
@@ -314,6 +315,24 @@ def test_a_recipe_lies_under_whatever_else_is_given(tmp_path: Path) -> None:
     trees = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("as it is", "changed")]
     assert trees[0]["loss"] == trees[1]["loss"] == {"name": "realuid", **recipe("correct")["loss"]}
     assert [tree["trainer"]["critic_factor"] for tree in trees] == [recipe("correct")["trainer"]["critic_factor"], 3.0]
+
+
+def test_naming_the_loss_of_a_recipe_again_keeps_its_settings(tmp_path: Path) -> None:
+    """``--loss realuid --recipe correct`` once gave alpha = 1 without a word; another loss is still another loss."""
+    own = recipe("correct")["loss"]
+    assert assemble("distill", None, {"loss.name": "realuid"}, [], "correct").loss == own
+    assert assemble("distill", None, {"loss.name": "realuid", "loss.alpha": 4.0, "loss.beta": 4.0}, [], "correct").loss == {
+        **own,
+        "alpha": 4.0,
+        "beta": 4.0,
+    }
+    assert assemble("distill", None, {"loss.name": "uid"}, [], "correct").loss == {"name": "uid"}
+    assert assemble("distill", None, {"loss.name": "realuid"}, []).loss == {"name": "realuid"}
+    quick = {"teacher.training.steps": 2, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+    for name, loss in (("same", "realuid"), ("other", "uid")):
+        matchlib.distill(loss=loss, recipe="correct", steps=2, settings=quick, out=tmp_path / name)
+    same, other = (yaml.safe_load((tmp_path / name / "config.yaml").read_text())["loss"] for name in ("same", "other"))
+    assert same == own and other["name"] == "uid" and "alpha" not in other
 
 
 def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:

@@ -8,9 +8,9 @@ References:
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from matchlib.evaluation.metric import Metric
+from matchlib.plugins.metrics._nearest import to_training
 from matchlib.registries import metrics
 
 __all__ = ["NearestRatio"]
@@ -23,7 +23,5 @@ class NearestRatio(Metric):
     better = 0
 
     def score(self, samples: np.ndarray) -> float:
-        def median(x: np.ndarray) -> float:
-            return float(np.median(cdist(x, self.reference.train).min(1)))
-
-        return median(samples) / median(self.reference.held_out)
+        made, unseen = (np.median(to_training(self.reference, x)) for x in (samples, self.reference.held_out))
+        return float(made / unseen)
