@@ -146,14 +146,21 @@ class Checkpoints:
         Args:
             but: one that is not looked at.
         """
+        return next((file for file in self._whole() if file != but), None)
+
+    def trusted(self, step: int) -> Path | None:
+        """Returns the latest whole checkpoint from before ``step``; else the earliest one that is whole, if any is."""
+        whole = list(self._whole())
+        return next((file for file in whole if _step(file) < step), whole[-1] if whole else None)
+
+    def _whole(self) -> Iterator[Path]:
+        """Yields the checkpoints that are whole, latest first."""
         for file in reversed(self.files()):
             try:
-                if file != but:
-                    read_tensors(file)
-                    return file
+                read_tensors(file)
             except CardError:
                 continue
-        return None
+            yield file
 
     def file(self, step: int) -> Path:
         """The checkpoint after ``step`` steps."""
@@ -172,7 +179,7 @@ class Checkpoints:
     def set_aside(self, step: int) -> None:
         """Renames checkpoints later than ``step``: what goes on from an earlier one writes them anew."""
         for file in self.files():
-            if int(file.stem.rpartition("-")[2]) > step:
+            if _step(file) > step:
                 file.rename(file.with_suffix(".set-aside"))
 
     def restore(self, states: Mapping[str, State], path: Path | None = None) -> tuple[int, dict[str, Any]]:
@@ -200,3 +207,8 @@ class Checkpoints:
             there = f"; the last good one is {good}" if good else "; there is no other good one"
             hint = nearest(path.name, [file.name for file in files]) if not path.exists() else ""
             raise CardError(f"checkpoint {path} cannot be loaded ({error}){hint}{there}") from error
+
+
+def _step(file: Path) -> int:
+    """After how many steps a checkpoint was written."""
+    return int(file.stem.rpartition("-")[2])

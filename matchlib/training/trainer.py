@@ -44,7 +44,8 @@ class TrainerSettings:
         log_every, checkpoint_every: steps between rows of the log and between checkpoints, >= 1.
         micro: samples that are worked on at once, >= 1, to save memory; it changes no random number. None for all.
         watch_every: steps between looks of the watch, >= 1; 0 for none.
-        policy: on an alarm: ``warn``; ``stop``; or ``roll-back`` to the last good checkpoint with half of the rates, at most three times.
+        policy: on an alarm: ``warn``; ``stop``; or ``roll-back`` to the last checkpoint that a later look found well, with half of the
+            rates, at most three times.
     """
 
     steps: int
@@ -138,6 +139,7 @@ class Trainer:
         self._turned = ""
         self._scale, self._roll_backs = 1.0, 0  # of the rates, after roll-backs
         self._best: tuple[int, float] | None = None  # step and judgement
+        self._well = 0  # step of the last look that raised no alarm
         self._told: set[str] = set()  # alarms that were on at the last look
         self._skipped: dict[str, int] = {}  # turns, at the last look
         self._sums: dict[str, Tensor] = {}  # of each learner's finite losses, and how many they are
@@ -194,6 +196,7 @@ class Trainer:
         self._sums = {name: self._sum(name, *pair) for name, pair in history.get("sums", {}).items()}
         self._scale, self._roll_backs = history.get("scale", 1.0), history.get("roll_backs", 0)
         self._best = tuple(history["best"]) if history.get("best") else None
+        self._well = history.get("well", self.step)
         self._skipped = {name: int(state.skipped) for name, state in self.states.items()}
         self.parallel.first(self._rewind)
 
@@ -208,7 +211,9 @@ class Trainer:
         now = {name: int(state.skipped) for name, state in self.states.items()}
         skipped = {name: count - self._skipped.get(name, 0) for name, count in now.items() if count > self._skipped.get(name, 0)}
         self._skipped = now
-        return self.watch.look(self.step, skipped)
+        look = self.watch.look(self.step, skipped)
+        self._well = self._well if look.alarms else self.step
+        return look
 
     def _heed(self, look: Look) -> None:
         """Says what alarms are new, and stops if that is the policy."""
@@ -222,10 +227,14 @@ class Trainer:
         self._require(self.settings.policy != "stop", f"alarm ({alarm.name}): {alarm.message}", "")
 
     def _roll_back(self) -> bool:
-        """Goes back to the last good checkpoint with half of the rates, if that is the policy; returns whether it did."""
+        """Goes back with half of the rates, if that is the policy; returns whether it did.
+
+        A checkpoint is trusted if a later look found nothing wrong: an alarm comes after what it is about, which the latest checkpoint may
+        hold already.
+        """
         if self.settings.policy != "roll-back" or self.checkpoints is None:
             return False
-        good = self.checkpoints.good()
+        good = self.checkpoints.trusted(self._well)
         self._require(good is not None, "there is nothing to roll back to", "")
         self._require(self._roll_backs < ROLL_BACKS, f"rolled back {ROLL_BACKS} times in vain", "")
         scale, times = self._scale / 2, self._roll_backs + 1
@@ -314,7 +323,7 @@ class Trainer:
             value = self.judge(self._averaged())
             if self._best is None or value < self._best[1]:
                 self._best = self.step, value
-        history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs, "best": self._best}
+        history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs, "best": self._best, "well": self._well}
         best = self._best[0] if self._best else None
         try:
             self.parallel.first(lambda: checkpoints.write(self.step, tensors, history, best))

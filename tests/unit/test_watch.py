@@ -86,18 +86,51 @@ def test_an_alarm_stops_the_run_and_names_the_last_good_checkpoint(tmp_path: Pat
         run(tmp_path, Sees(2), "stop", [])
 
 
-def test_a_roll_back_goes_on_from_the_last_good_checkpoint_with_half_of_the_rates(tmp_path: Path) -> None:
+def test_a_roll_back_goes_on_from_the_last_trusted_checkpoint_with_half_of_the_rates(tmp_path: Path) -> None:
+    """Looks at 4, 8, ..., checkpoints at 3, 6, ...: at an alarm at 8, only the checkpoint at 3 was found well by a later look."""
     said: list[str] = []
     rolled = run(tmp_path, Sees(2), "roll-back", said)
     assert "rolled back to" in said[1]
-    assert "toy-00000006" in said[1]
+    assert "toy-00000003" in said[1]
     trainer = Trainer(Line(), TrainerSettings(20, warmup=0))
-    for _ in range(6):
+    for _ in range(3):
         trainer._turn()
     trainer._scale = 0.5
     by_hand = trainer.fit()["line"]
     assert all(torch.equal(a, b) for a, b in zip(rolled.parameters(), by_hand.parameters(), strict=True))
     assert read_tensors(tmp_path / "checkpoints" / "toy-00000020.safetensors")[1]["history"].count('"scale": 0.5') == 1
+
+
+class Breaks(Watch):
+    """Breaks the weight right after a look, as if between two of them, which the next one sees."""
+
+    def __init__(self, line: nn.Linear, at: int) -> None:
+        self.line, self.at = line, at
+
+    def look(self, step: int, skipped: dict[str, int]) -> Look:
+        broken = bool(self.line.weight.abs() > 1e3)
+        if step == self.at:
+            self.at = -1  # once
+            with torch.no_grad():
+                self.line.weight.fill_(1e4)
+        return Look({}, (Alarm("broken", "broken; do something"),) if broken else ())
+
+
+def test_a_checkpoint_that_holds_the_damage_already_is_not_rolled_back_to(tmp_path: Path) -> None:
+    """A student fell apart at 500, was found to at 600, and was rolled back to 500 three times in vain."""
+    said: list[str] = []
+    line = Line()
+    made = Trainer(
+        line,
+        TrainerSettings(40, warmup=0, checkpoint_every=4, watch_every=4, policy="roll-back"),
+        phase="toy",
+        checkpoints=Checkpoints(tmp_path / "checkpoints", "toy"),
+        watch=Breaks(line.learners["line"].module, 16),
+        say=said.append,
+    ).fit()["line"]
+    assert len(said) == 2
+    assert "toy-00000012" in said[1]
+    assert made.weight.abs() < 10
 
 
 def test_rolling_back_in_vain_ends(tmp_path: Path) -> None:
