@@ -223,6 +223,7 @@ def test_another_share_of_the_teacher_is_no_optimum(monkeypatch: pytest.MonkeyPa
     blend = Mixture.blend
     monkeypatch.setattr(Mixture, "blend", lambda self, other, share: blend(self, other, 0.9 * share))
     assert fails("the_optimum_is_a_mixture", "realuid")
+    assert fails("the_optimum_is_a_mixture_in_any_dimension", "realuid")
 
 
 def test_a_ramp_of_alpha_itself_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
