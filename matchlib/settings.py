@@ -23,6 +23,7 @@ __all__ = [
     "StudentSettings",
     "TeacherSettings",
     "TrainingSettings",
+    "at",
     "from_tree",
     "merge",
     "to_tree",
@@ -316,6 +317,14 @@ def from_tree(tree: Mapping[str, Any], kind: type = RunSettings, where: str = ""
         else:
             raise UnknownNameError(f"unknown setting {where}{key} (there are: {', '.join(known)}){nearest(key, known)}")
     return kind(**values, **({"options": options} if options else {}))
+
+
+def at(tree: Mapping[str, Any], path: str) -> Any:
+    """Returns what stands at a dotted path of a tree; None if nothing does."""
+    node: Any = tree
+    for part in path.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node
 
 
 def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:

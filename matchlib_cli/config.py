@@ -16,10 +16,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from matchlib.errors import SettingError
 from matchlib.recipes import recipe as read_recipe
-from matchlib.recipes import said
 from matchlib.registries import ALL, families, students
 from matchlib.registry import fields_of
-from matchlib.settings import PIECES, RunSettings, from_tree, merge, to_tree
+from matchlib.settings import PIECES, RunSettings, at, from_tree, merge, to_tree
 
 __all__ = ["assemble", "assign", "read_yaml"]
 
@@ -61,14 +60,6 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         node[last] = value
 
 
-def _at(tree: Mapping[str, Any], path: str) -> Any:
-    """Returns what stands at a dotted path; None if nothing does."""
-    node: Any = tree
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
-
-
 def assemble(
     command: str, config: Path | None, options: Mapping[str, Any], sets: Sequence[str] | None, recipe: str | None = None
 ) -> RunSettings:
@@ -84,15 +75,14 @@ def assemble(
         MatchlibError: naming the setting, what was given and what is accepted.
     """
     tree = to_tree(RunSettings(command=command))
-    if recipe is not None:
-        merge(tree, read_recipe(recipe))
+    named = {} if recipe is None else read_recipe(recipe)
+    merge(tree, named)
     if config is not None:
         merge(tree, read_yaml(config))
         tree["command"] = command
     for path, value in options.items():
-        if value is not None and not value == said(recipe, path) == _at(
-            tree, path
-        ):  # the recipe's own loss, named again, keeps its settings
+        again = value == at(named, path) and value == at(tree, path)  # the loss that the recipe names keeps the recipe's settings
+        if value is not None and not again:
             assign(tree, path, value)
     for item in sets or ():
         path, equals, text = item.partition("=")

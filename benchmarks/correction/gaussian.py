@@ -1,6 +1,6 @@
 """Does the library's own trainer end where quadrature says? One Gaussian dimension, a teacher whose mean is wrong, alpha = beta.
 
-    python benchmarks/correction/gaussian.py [--turns 2000] [--families flow diffusion]
+    python benchmarks/correction/gaussian.py [--families flow diffusion bridge interpolant] [--turns 6000]
 
 Data N(0, 1) (65,536 quantiles, so that the data set has that law), teacher the exact field of N(0.2, 1). The student is affine, so its law
 is read off its weights; the critic is a network. Per-sample weights are off, as in the theory. Quadrature: the best critic, the Gaussian
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "claims"))  # common.py
 
 from common import FAMILIES, end_of, model_of, realuid
-from record import cell, save
+from record import RESULTS, cell, save
 
 from matchlib.algebra.model import Moments
 from matchlib.cards import build_field
@@ -37,6 +37,7 @@ from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.testing.world import AffineStudent
 from matchlib.training.algorithm import Learner
 from matchlib.training.distilling import Distilling
+from matchlib.training.files import read_json
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 REAL, WRONG = (0.0, 1.0), (0.2, 1.0)
@@ -73,11 +74,18 @@ def trained(family: str, alpha: float, turns: int, batch: int, seed: int = 0) ->
     return {"mean": made.shift.item(), "std": abs(made.stretch.item()), "seconds": time.perf_counter() - begin}
 
 
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the rows of other families that the file of results has, and these."""
+    path = RESULTS / "correction-gaussian.json"
+    there = read_json(path)["rows"] if path.exists() else []
+    return [row for row in there if row["family"] not in {row["family"] for row in rows}] + rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--families", nargs="+", default=["flow", "diffusion"], choices=FAMILIES)
+    parser.add_argument("--turns", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--families", nargs="+", default=["flow", "diffusion", "bridge", "interpolant"], choices=FAMILIES)
     given = parser.parse_args()
     rows = []
     for family in given.families:
@@ -91,7 +99,7 @@ def main() -> None:
             row = {"family": family, "alpha": alpha, "optimum": exact["mean"], **found, "ratio": found["mean"] / exact["mean"]}
             rows.append(row)
             print({key: round(x, 4) if isinstance(x, float) else x for key, x in row.items()}, flush=True)
-    save("correction-gaussian", rows, bound=0.05)
+        save("correction-gaussian", merged(rows), bound=0.05)  # what there is so far, and other families of earlier calls
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import yaml
 
 from matchlib.errors import UnknownNameError, nearest
 
-__all__ = ["names", "recipe", "said"]
+__all__ = ["names", "recipe"]
 
 
 def names() -> list[str]:
@@ -27,15 +27,3 @@ def recipe(name: str) -> dict[str, Any]:
         raise UnknownNameError(f"unknown recipe {name!r} (there are: {', '.join(names())}){nearest(name, names())}")
     tree: dict[str, Any] = yaml.safe_load(files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8"))
     return tree
-
-
-def said(name: str | None, path: str) -> Any:
-    """Returns what a recipe says at a dotted path, None if nothing: who names the loss of a recipe again means that of the recipe.
-
-    Raises:
-        UnknownNameError: there is no such recipe.
-    """
-    node: Any = {} if name is None else recipe(name)
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return node

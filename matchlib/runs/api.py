@@ -12,12 +12,11 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.teacher import Teacher
 from matchlib.generator import Generator
 from matchlib.recipes import recipe as read_recipe
-from matchlib.recipes import said
 from matchlib.registries import losses
 from matchlib.runs.folder import start_run
 from matchlib.runs.run import Hooks
 from matchlib.runs.teachers import card_of, data_piece
-from matchlib.settings import RunSettings, from_tree, merge, to_tree
+from matchlib.settings import RunSettings, at, from_tree, merge, to_tree
 
 __all__ = ["distill", "settings_of", "train"]
 
@@ -26,7 +25,7 @@ def settings_of(command: str, changes: Mapping[str, Any], named: str | None = No
     """Returns the defaults, those of a recipe laid over them, with ``{"dotted.path": value}`` changed; None leaves a default.
 
     Raises:
-        UnknownNameError: a path or a recipe that is not there.
+        UnknownNameError: there is no such recipe, or a setting that no record has.
     """
     tree = {**to_tree(RunSettings(command=command))}
     if named is not None:
@@ -101,7 +100,7 @@ def distill(
     Returns:
         The student, ready to sample.
     """
-    if loss == said(recipe, "loss.name"):
+    if recipe is not None and loss == at(read_recipe(recipe), "loss.name"):
         loss = None
     spec = {"name": loss} if isinstance(loss, str) else None if loss is None else losses.describe(loss)
     changes = {

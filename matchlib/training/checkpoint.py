@@ -6,7 +6,7 @@ A file looks the same whatever the number of processes that wrote it, so that a 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from matchlib.training.ema import EMA
 from matchlib.training.files import read_tensors, write_tensors
 from matchlib.training.parallel import Alone
 
-__all__ = ["Checkpoints", "State"]
+__all__ = ["Checkpoints", "State", "whole"]
 
 
 class State:
@@ -146,33 +146,36 @@ class Checkpoints:
         Args:
             but: one that is not looked at.
         """
-        return next((file for file in self._whole() if file != but), None)
+        return next((file for file in reversed(self.files()) if file != but and whole(file)), None)
 
-    def trusted(self, step: int) -> Path | None:
-        """Returns the latest whole checkpoint from before ``step``; else the earliest one that is whole, if any is."""
-        whole = list(self._whole())
-        return next((file for file in whole if _step(file) < step), whole[-1] if whole else None)
+    def trusted(self, well: int, every: int) -> Iterator[Path]:
+        """Yields checkpoints, first those that a later look found well, latest first, and then the others, earliest first.
 
-    def _whole(self) -> Iterator[Path]:
-        """Yields the checkpoints that are whole, latest first."""
-        for file in reversed(self.files()):
-            try:
-                read_tensors(file)
-            except CardError:
-                continue
-            yield file
+        Args:
+            well: step of the last look that found nothing wrong.
+            every: steps between regular checkpoints; those written at an interruption are no better than others, so that interruptions
+                change nothing.
+        """
+        files = self.files()
+        found = [file for file in files if _step(file) < well and _step(file) % every == 0]
+        yield from reversed(found)
+        yield from (file for file in files if file not in found)
 
     def file(self, step: int) -> Path:
         """The checkpoint after ``step`` steps."""
         return self.folder / f"{self.phase}-{step:08d}.safetensors"
 
-    def write(self, step: int, tensors: Mapping[str, Tensor], history: Mapping[str, Any], best: int | None = None) -> Path:
-        """Writes the state after ``step`` steps and removes what is older than the last ``keep``, except the one after ``best`` steps."""
+    def write(self, step: int, tensors: Mapping[str, Tensor], history: Mapping[str, Any], spared: Collection[Path | None] = ()) -> Path:
+        """Writes the state after ``step`` steps and removes what is older than the last ``keep``.
+
+        Args:
+            spared: older files that are not removed.
+        """
         path = self.file(step)
         note = {"step": json.dumps(step), "phase": self.phase, "history": json.dumps(history), **self.note}
         write_tensors(path, tensors, note)
         for old in self.files()[: -self.keep]:
-            if best is None or old != self.file(best):
+            if old not in spared:
                 old.unlink(missing_ok=True)
         return path
 
@@ -212,3 +215,12 @@ class Checkpoints:
 def _step(file: Path) -> int:
     """After how many steps a checkpoint was written."""
     return int(file.stem.rpartition("-")[2])
+
+
+def whole(file: Path) -> bool:
+    """Whether a checkpoint can be read."""
+    try:
+        read_tensors(file)
+    except CardError:
+        return False
+    return True

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from matchlib.errors import CardError, DivergedError, SettingError, nearest
 from matchlib.shares import Share
 from matchlib.training.algorithm import Algorithm
-from matchlib.training.checkpoint import Checkpoints, State
+from matchlib.training.checkpoint import Checkpoints, State, whole
 from matchlib.training.log import Log
 from matchlib.training.parallel import Alone
 from matchlib.training.watch import Alarm, Look, Watch
@@ -195,7 +195,10 @@ class Trainer:
         self.step, history = self.checkpoints.restore(self.states, path)
         self._sums = {name: self._sum(name, *pair) for name, pair in history.get("sums", {}).items()}
         self._scale, self._roll_backs = history.get("scale", 1.0), history.get("roll_backs", 0)
-        self._best = tuple(history["best"]) if history.get("best") else None
+        best = history.get("best")
+        if best and not self.checkpoints.file(best[0]).exists():
+            best = None  # an older history may name a file that a better one has replaced
+        self._best = tuple(best) if best else None
         self._well = history.get("well", self.step)
         self._skipped = {name: int(state.skipped) for name, state in self.states.items()}
         self.parallel.first(self._rewind)
@@ -234,7 +237,7 @@ class Trainer:
         """
         if self.settings.policy != "roll-back" or self.checkpoints is None:
             return False
-        good = self.checkpoints.trusted(self._well)
+        good = next(filter(whole, self.checkpoints.trusted(self._well, self.settings.checkpoint_every)), None)
         self._require(good is not None, "there is nothing to roll back to", "")
         self._require(self._roll_backs < ROLL_BACKS, f"rolled back {ROLL_BACKS} times in vain", "")
         scale, times = self._scale / 2, self._roll_backs + 1
@@ -324,15 +327,20 @@ class Trainer:
             if self._best is None or value < self._best[1]:
                 self._best = self.step, value
         history = {"sums": sums, "scale": self._scale, "roll_backs": self._roll_backs, "best": self._best, "well": self._well}
-        best = self._best[0] if self._best else None
         try:
-            self.parallel.first(lambda: checkpoints.write(self.step, tensors, history, best))
+            self.parallel.first(lambda: checkpoints.write(self.step, tensors, history, self._spared(checkpoints)))
         except CardError as error:
             good = checkpoints.good()
             there = f"the last good one is {good}" if good else "there is none yet"
             if last:
                 raise CardError(f"{error}; {there}, and the run goes on from it when there is room") from error
             self._raise(Alarm("disk", f"the checkpoint was not written ({error}); {there}. Make room"), new=True)
+
+    def _spared(self, checkpoints: Checkpoints) -> set[Path | None]:
+        """The checkpoints that are kept however old they are: the best, and what a roll-back would go to."""
+        best = checkpoints.file(self._best[0]) if self._best else None
+        trusted = checkpoints.trusted(self._well, self.settings.checkpoint_every) if self.settings.policy == "roll-back" else ()
+        return {best, next(iter(trusted), None)}
 
     def _require(self, healthy: bool, what: str, cure: str = ". Lower the rates or clip") -> None:
         if not healthy:

@@ -218,6 +218,12 @@ def test_a_sampler_of_lower_order_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     assert fails("measured_order_is_the_declared_order", "ode")
 
 
+def test_a_coupling_that_calls_its_pairs_independent_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real points would then be placed at the sources of generated ones."""
+    monkeypatch.setattr(matchlib.couplings["paired"], "independent", True)
+    assert fails("points_beside_others_are_points", "paired")
+
+
 def test_another_share_of_the_teacher_is_no_optimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mixture with 1/alpha of the teacher is a zero; with nine tenths of that share it is not."""
     blend = Mixture.blend

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from matchlib.training.algorithm import Algorithm, Learner
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.files import read_json, read_tensors
 from matchlib.training.log import Log
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
 from matchlib.training.watch import Alarm, Look, Watch, Watching
 
 ROOT = Path(__file__).parents[2]
@@ -116,21 +117,60 @@ class Breaks(Watch):
         return Look({}, (Alarm("broken", "broken; do something"),) if broken else ())
 
 
-def test_a_checkpoint_that_holds_the_damage_already_is_not_rolled_back_to(tmp_path: Path) -> None:
-    """A student fell apart at 500, was found to at 600, and was rolled back to 500 three times in vain."""
+def broken_run(
+    folder: Path, stop: Callable[[Trainer], bool] = lambda trainer: False, every: int = 4, keep: int = 2
+) -> tuple[nn.Module, list[str]]:
+    """A run of 40 steps whose weight is broken after 16, which the look at 20 notices; resumed once if it is stopped."""
     said: list[str] = []
-    line = Line()
-    made = Trainer(
-        line,
+    for _ in range(2):
+        line = Line()
+        trainer = Trainer(
+            line,
+            TrainerSettings(40, warmup=0, checkpoint_every=every, watch_every=4, policy="roll-back"),
+            phase="toy",
+            checkpoints=Checkpoints(folder / "checkpoints", "toy", keep=keep),
+            watch=Breaks(line.learners["line"].module, -1 if said else 16),
+            say=said.append,
+            stop=lambda: stop(trainer) and not said,  # noqa: B023
+        )
+        try:
+            return trainer.fit()["line"], said
+        except Interrupted as interrupted:
+            said.append(str(interrupted))
+    raise AssertionError("stopped twice")
+
+
+@pytest.mark.parametrize(("every", "keep"), [(4, 2), (4, 1), (1, 2), (3, 1)])
+def test_a_checkpoint_that_holds_the_damage_already_is_not_rolled_back_to(tmp_path: Path, every: int, keep: int) -> None:
+    """A student fell apart at 500, was found to at 600, and was rolled back to 500 three times in vain.
+
+    The look at 16 was the last that found nothing wrong, so what is trusted is from before it, however few checkpoints are kept.
+    """
+    made, said = broken_run(tmp_path, every=every, keep=keep)
+    assert len(said) == 2
+    assert f"toy-{15 // every * every:08d}" in said[1]
+    assert made.weight.abs() < 10
+
+
+def test_an_interruption_changes_nothing_of_a_roll_back(tmp_path: Path) -> None:
+    """The checkpoint that the interruption writes, with the damage in it, must neither be trusted nor push out the one that is."""
+    whole, _ = broken_run(tmp_path / "whole")
+    resumed, said = broken_run(tmp_path / "resumed", stop=lambda trainer: trainer.step == 18)
+    assert "interrupted after step 18" in said[0] and "toy-00000012" in said[2]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+def test_a_best_checkpoint_that_is_gone_after_a_roll_back_is_forgotten(tmp_path: Path) -> None:
+    """Judged 5, 1, 4, 4, .5 and 8 ever after; at the alarm after 20 the one of 1 has been replaced by that of .5, which is left behind."""
+    judged = iter([9.0, 5.0, 1.0, 4.0, 4.0, 0.5, *[8.0] * 20])
+    Trainer(
+        Line(),
         TrainerSettings(40, warmup=0, checkpoint_every=4, watch_every=4, policy="roll-back"),
         phase="toy",
         checkpoints=Checkpoints(tmp_path / "checkpoints", "toy"),
-        watch=Breaks(line.learners["line"].module, 16),
-        say=said.append,
-    ).fit()["line"]
-    assert len(said) == 2
-    assert "toy-00000012" in said[1]
-    assert made.weight.abs() < 10
+        watch=Sees(6),
+        judge=lambda modules: next(judged),
+    ).fit()
 
 
 def test_rolling_back_in_vain_ends(tmp_path: Path) -> None:

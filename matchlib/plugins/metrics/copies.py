@@ -20,10 +20,10 @@ QUANTILE = 0.05
 
 @metrics.register("copies")
 class Copies(Metric):
-    """Share of samples nearer to a training sample than all but 5% of held-out data are: .05 for new samples, 1 for memorised ones."""
+    """Share of samples as near to a training sample as the nearest 5% of held-out data are: .05 for new samples, 1 for memorised ones."""
 
     better = 0
 
     def score(self, samples: np.ndarray) -> float:
         limit = np.quantile(to_training(self.reference, self.reference.held_out), QUANTILE)
-        return float((to_training(self.reference, samples) < limit).mean())
+        return float((to_training(self.reference, samples) <= limit).mean())

@@ -73,6 +73,19 @@ def independent_sources_are_independent(name: str, data: st.DataObject) -> float
     return (x * z).mean().abs().item() * n**0.5
 
 
+@law("couplings", tolerance=5.0, examples=5)
+def points_beside_others_are_points(name: str, data: st.DataObject) -> float:
+    """Data placed beside other data's point have sources as correlated with them as on points of their own, within 5 standard errors."""
+    n, generator, model = 2000, data.draw(generators()), data.draw(models(coupling=name))
+    one, other = (batch_for(n, (1,), generator) for _ in range(2))
+    assert other.source is not None
+    other = replace(other, source=other.data + 0.1 * other.source)
+    beside = model.beside(model.point(one, generator=generator), other, generator=generator)
+    alone = model.point(other, generator=generator)
+    found = [torch.corrcoef(torch.cat([point.data, point.source], 1).mT)[0, 1] for point in (beside, alone)]
+    return (found[0] - found[1]).abs().item() * (n / 2) ** 0.5
+
+
 @law("couplings", tolerance=0.0, examples=5)
 def seeds_decide(name: str, data: st.DataObject) -> float:
     """The same generator state gives the same pair."""

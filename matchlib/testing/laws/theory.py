@@ -133,7 +133,8 @@ def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-8, examples=40, where=lambda name: name == "realuid")
 def the_optimum_is_a_mixture(name: str, data: st.DataObject) -> float:
-    """For alpha = beta the value is 0 where alpha q + (1 - alpha) p is the teacher's law, in every model and for every gamma.
+    """For alpha = beta the value is 0 where alpha q + (1 - alpha) p is the teacher's law, for every gamma and every model whose coupling
+    treats samples one by one (a minibatch transport plan does not: that of a mixture is no mixture of plans).
 
     So for alpha >= 1 the optimum draws real data with probability 1 - 1/alpha, and else what the teacher would; for alpha < 1 it
     overshoots. The teacher is the exact field of a law, however far that is from the real one.

@@ -1,0 +1,70 @@
+"""When does a student of real data begin to copy them? Turns, alpha, and how many real data there are.
+
+    python benchmarks/correction/memorising.py
+
+Flow, digits, no labels, seed 0. A teacher of 400 steps on all training data; students that see all 1,437 real digits, or only 144 of them.
+`copies` and `nearest` are taken against the real digits that the student saw: the share of samples nearer to one of them than all but 5% of
+held-out digits are, and the median distance over that of held-out digits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import arguments, settings_of, teacher, working
+from methods import HALF
+from record import save
+from tasks import DIGITS, Kind
+
+import matchlib
+from matchlib.data import Dataset
+from matchlib.evaluation.evaluate import reference_of, scores
+from matchlib.evaluation.metric import flat
+
+TASK = replace(DIGITS, kinds={"usual": Kind(settings={"teacher.training.steps": 400})})
+SEEN, ALPHAS, TURNS = (1437, 144), (1.0, 2.0, 8.0), (3200, 12_800)
+
+
+def seen(count: int) -> Dataset:
+    """Returns the data with so many of the training digits."""
+    full = TASK.data()
+    few = np.random.default_rng(0).permutation(len(full.train.data))[:count]
+    return replace(full, train=replace(full.train, data=full.train.data[few.tolist()]))
+
+
+def made(count: int, alpha: float, turns: int, folder: Path) -> dict[str, Any]:
+    """Returns the scores of a student, against all training data and against what it saw."""
+    from_, _ = teacher(TASK, "flow", "usual", 0)
+    data, full = seen(count), TASK.load()
+    student = matchlib.distill(from_, data, out=folder, **arguments(settings(alpha, turns)))
+    reference, _ = reference_of(full)
+    x = (student.in_data_units(student.draw(3600, seed=0).data) - full.shift) / full.scale
+    own = scores(replace(reference, train=flat(data.train.data)), x, ("copies", "nearest-ratio"))
+    return {**scores(reference, x, ("frechet", "coverage")), **own}
+
+
+def settings(alpha: float, turns: int) -> dict[str, Any]:
+    """Returns the recipe at an alpha; UID at half of the family's rates."""
+    loss: dict[str, Any] = {"name": "realuid", "alpha": alpha, "beta": alpha, "gamma": 0.5 if alpha > 1 else None}
+    own = {} if alpha > 1 else HALF
+    return settings_of(TASK, "usual", {"recipe": "correct", "loss": loss, **own, "trainer.steps": turns})
+
+
+def main() -> None:
+    rows, least = [], TASK.floor()
+    for turns in TURNS:
+        for count in SEEN:
+            for alpha in ALPHAS if turns == min(TURNS) else ALPHAS[-1:] if count == max(SEEN) else ALPHAS[1:]:
+                what = {"memorising": count, "settings": settings(alpha, turns)}
+                found = working(TASK, what, partial(made, count, alpha, turns))
+                rows.append({"seen": count, "alpha": alpha, "turns": turns, **found})
+                print({key: round(x, 3) if isinstance(x, float) else x for key, x in rows[-1].items()}, flush=True)
+        save("correction-memorising", rows, floor=least)
+
+
+if __name__ == "__main__":
+    main()

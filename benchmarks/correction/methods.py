@@ -1,0 +1,35 @@
+"""The methods that are compared: how a student is made of a weak teacher and all of the data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from alternatives import BUDGET, UID_CYCLE, adversarial, further, refined, then, turns
+from common import Method, student
+
+__all__ = ["METHODS", "ONLY"]
+
+# At the family's own rates UID collapses from a good teacher and, at Adam's usual beta_2 of .999, falls apart from the one that was stopped
+# early (Frechet 1e8); at half of them one of its thirty runs on digits did (tuning.py).
+HALF = {"trainer.student_factor": 0.5, "trainer.critic_factor": 0.5}
+UID: dict[str, Any] = {"loss": {"name": "uid"}, **HALF}
+GUARDED: dict[str, Any] = {**UID, "trainer.betas": (0.0, 0.99), "trainer.policy": "roll-back", "trainer.checkpoint_every": 100}
+LIMIT: dict[str, Any] = {"loss": {"name": "realuid", "alpha": math.inf, "beta": math.inf, "gamma": 0.5}}
+
+METHODS: dict[str, Method] = {
+    "uid": student(**UID),
+    "uid guarded": student(**GUARDED),  # with the recipe's Adam and policy
+    "published": student(**GUARDED | {"loss": {"name": "realuid", "alpha": 0.94, "beta": 0.96}}),
+    "default": student(),  # what `matchlib distill` does when nothing is said
+    "correct": student(recipe="correct"),
+    "limit": student(recipe="correct", **LIMIT),
+    # at the recipe's cost
+    "uid longer": student(**GUARDED, **{"trainer.steps": turns(BUDGET, UID_CYCLE)}),
+    "further": further(**GUARDED),
+    "refined": refined(**GUARDED),
+    "head": adversarial(**GUARDED),
+    "then": then(GUARDED, {"recipe": "correct"}),
+}
+
+ONLY = {"default": ("good",)}  # the kinds that a method is tried on, if not all
