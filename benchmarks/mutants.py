@@ -176,9 +176,16 @@ MUTANTS = [
         (("families", "bridge"),),
     ),
     Mutant(
+        "pairs beside a point lose their source",
+        "algebra/model.py",
+        "point.source, batch.label) if self.coupling.independent else",
+        "point.source, batch.label) if True else",
+        (("couplings", "paired"),),
+    ),
+    Mutant(
         "generated data as real data",
         PAIRING,
-        "points.append(self.model.point(real, generator=generator))",
+        "points.append(self.model.beside(points[0], real, generator=generator))",
         "points.append(points[0])",
         (FLOW,),
     ),

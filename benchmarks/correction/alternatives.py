@@ -68,7 +68,19 @@ def further(share: float = 0.5, **method: Any) -> Method:
             student = matchlib.distill(folder, task.data(), seed=seed, out=folder / "run", settings=settings)
             return {**task.score(student), "of_teacher": of_teacher}
 
-        return working(task, {"further": family, "kind": kind, "seed": seed, "settings": settings, "steps": steps}, make)
+        return working(
+            task,
+            {
+                "method": "further",
+                "family": family,
+                "kind": kind,
+                "seed": seed,
+                "settings": settings,
+                "steps": steps,
+                "of teacher": TEACHER,
+            },
+            make,
+        )
 
     return made
 
@@ -87,7 +99,7 @@ def then(first: dict[str, Any], second: dict[str, Any], share: float = 0.5) -> M
             made = matchlib.distill(from_, task.data(), folder / "first", recipe=named, seed=seed + 1, out=folder / "then", settings=rest)
             return task.score(made)
 
-        return working(task, {"then": family, "kind": kind, "seed": seed, "settings": settings, "first": before}, make)
+        return working(task, {"method": "then", "family": family, "kind": kind, "seed": seed, "settings": settings, "first": before}, make)
 
     return made
 
@@ -105,7 +117,7 @@ def _own(name: str, kind_of_run: type[Run], turns_: int, method: dict[str, Any],
             run.execute()
             return task.score(run.generators["student"])
 
-        return working(task, {name: family, "kind": kind, "seed": seed, "settings": settings, **more}, make)
+        return working(task, {"method": name, "family": family, "kind": kind, "seed": seed, "settings": settings, **more}, make)
 
     return made
 
@@ -149,7 +161,7 @@ class RefiningRun(Run):
 
 def refined(**method: Any) -> Method:
     """Returns the method that distils a teacher which goes on learning."""
-    return _own("refined", RefiningRun, turns(BUDGET, CRITIC + LEARN + STUDENT, 3), method)
+    return _own("refined", RefiningRun, turns(BUDGET, CRITIC + LEARN + STUDENT, 3), method, teacher_learns=TEACHER)
 
 
 # -- a discriminator head on the critic -------------------------------------------------------------------------------------

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from record import CACHE, RESULTS, cell, save
 from tasks import Task
 
 import matchlib
+from matchlib.errors import DivergedError
 from matchlib.recipes import recipe
 from matchlib.training.files import read_json
 
@@ -28,6 +31,7 @@ __all__ = [
     "TURNS",
     "Method",
     "arguments",
+    "merged",
     "samples_of",
     "settings_of",
     "student",
@@ -43,10 +47,21 @@ SHOWN = 64  # samples that are kept of every student
 Method = Callable[[Task, str, str, int], dict[str, Any]]  # of task, family, kind of teacher and seed; returns scores
 
 
+def _named(task: Task, family: str, kind: str, seed: int) -> dict[str, Any]:
+    """Returns what a teacher depends on: its settings and a digest of its data."""
+    data = task.spoilt(kind, seed).train.data.numpy().tobytes()
+    settings = {**task.settings, **task.kinds[kind].settings}
+    return {"task": task.name, "family": family, "kind": kind, "seed": seed, "settings": settings, "data": sha256(data).hexdigest()[:12]}
+
+
+def _digest(what: dict[str, Any]) -> str:
+    return sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def teacher(task: Task, family: str, kind: str, seed: int) -> tuple[Path, dict[str, Any]]:
     """Returns the folder and the scores of a weak teacher, trained if it is not there."""
-    folder = PLACE / f"teacher-{task.name}-{family}-{kind.replace(' ', '-')}-{seed}"
-    settings = {**task.settings, **task.kinds[kind].settings}
+    named = _named(task, family, kind, seed)
+    folder, settings = PLACE / f"teacher-{task.name}-{family}-{kind.replace(' ', '-')}-{seed}-{_digest(named)}", named["settings"]
 
     def make() -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +69,7 @@ def teacher(task: Task, family: str, kind: str, seed: int) -> tuple[Path, dict[s
         made = matchlib.train(family, task.spoilt(kind, seed), seed=seed, out=folder, settings=settings)
         return {"seconds": time.perf_counter() - begin, **task.score(made)}
 
-    found = cell({"benchmark": "correction", "task": task.name, "teacher": family, "kind": kind, "seed": seed, "settings": settings}, make)
+    found = cell({"benchmark": "correction", "teacher": named}, make)
     if not (folder / "teacher").exists():
         make()
     return folder, found
@@ -75,7 +90,7 @@ def working(task: Task, what: dict[str, Any], make: Callable[[Path], dict[str, A
     """Returns a cell that is made in a folder of its own, with the seconds that it took.
 
     Args:
-        what: names the cell, its settings among it.
+        what: names the cell; its method, family, kind of teacher, seed and settings among it.
         make: is given the folder, which is removed afterwards.
     """
     named = {"recipe": recipe(name)} if (name := what["settings"].get("recipe")) else {}
@@ -84,17 +99,20 @@ def working(task: Task, what: dict[str, Any], make: Callable[[Path], dict[str, A
         folder = PLACE / f"student-{os.getpid()}"
         shutil.rmtree(folder, ignore_errors=True)
         begin = time.perf_counter()
-        found = make(folder)
+        try:
+            found = make(folder)
+        except DivergedError as error:  # a run that stopped itself is a result, too
+            found = {"stopped": str(error)}
         shutil.rmtree(folder, ignore_errors=True)
         return {"seconds": time.perf_counter() - begin, **found}
 
-    return cell({"benchmark": "correction", "task": task.name, **what, "settings": {**what["settings"], **named}}, fresh)
+    made_of = _named(task, what["family"], what["kind"], what["seed"])
+    return cell({"benchmark": "correction", **what, "settings": {**what["settings"], **named}, "teacher": made_of}, fresh)
 
 
 def samples_of(task: Task, family: str, kind: str, seed: int, settings: dict[str, Any]) -> Path:
     """Returns where a few samples of a student are kept, for pictures."""
-    named = settings.get("recipe") or "-".join(f"{x}" for x in settings.get("loss", {"name": "default"}).values())
-    return PLACE / f"samples-{task.name}-{family}-{kind.replace(' ', '-')}-{seed}-{named}.npz"
+    return PLACE / f"samples-{_digest({**_named(task, family, kind, seed), 'student': settings})}.npz"
 
 
 def student(**method: Any) -> Method:
@@ -110,7 +128,7 @@ def student(**method: Any) -> Method:
             log = (folder / "metrics.jsonl").read_text().splitlines()
             return {"alarms": sum('"alarms"' in row for row in log), **task.score(generator)}
 
-        return working(task, {"student": family, "kind": kind, "seed": seed, "settings": settings}, make)
+        return working(task, {"method": "student", "family": family, "kind": kind, "seed": seed, "settings": settings}, make)
 
     return made
 
@@ -152,11 +170,12 @@ def table(task: Task, name: str, given: argparse.Namespace, methods: dict[str, M
             for method in [method for method in given.methods if kind in only.get(method, kinds)]:
                 found[method] = methods[method](task, given.family, kind, seed)
             rows += [{"family": given.family, "kind": kind, "seed": seed, "method": method, **x} for method, x in found.items()]
-            print(seed, f"{kind:24}", {method: round(x[task.key] - least[task.key], 3) for method, x in found.items()}, flush=True)
+            shown = {method: "stopped" if "stopped" in x else round(x[task.key] - least[task.key], 3) for method, x in found.items()}
+            print(seed, f"{kind:24}", shown, flush=True)
         save(name, merged(name, rows), floor=least, key=task.key, turns=task.settings.get("trainer.steps", TURNS))
     for kind in kinds:
         for method in ("teacher", *given.methods):
-            own = [row for row in rows if (row["kind"], row["method"]) == (kind, method)]
+            own = [row for row in rows if (row["kind"], row["method"]) == (kind, method) and "stopped" not in row]
             if own:
                 mean, half = interval([row[task.key] - least[task.key] for row in own])
                 cover, near = (np.mean([row[key] for row in own]) for key in ("coverage", "nearest_ratio"))

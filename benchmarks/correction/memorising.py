@@ -59,7 +59,7 @@ def main() -> None:
     for turns in TURNS:
         for count in SEEN:
             for alpha in ALPHAS if turns == min(TURNS) else ALPHAS[-1:] if count == max(SEEN) else ALPHAS[1:]:
-                what = {"memorising": count, "settings": settings(alpha, turns)}
+                what = {"method": f"sees {count}", "family": "flow", "kind": "usual", "seed": 0, "settings": settings(alpha, turns)}
                 found = working(TASK, what, partial(made, count, alpha, turns))
                 rows.append({"seen": count, "alpha": alpha, "turns": turns, **found})
                 print({key: round(x, 3) if isinstance(x, float) else x for key, x in rows[-1].items()}, flush=True)

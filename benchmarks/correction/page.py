@@ -22,10 +22,13 @@ BOUND, GOAL = 0.6, 0.25  # of the excess: what was asked for, and what was hoped
 NAMES = {
     "teacher": "teacher",
     "uid": "UID",
+    "uid guarded": "UID, guarded",
     "correct": "**recipe**",
     "further": "teacher trained on, then UID",
-    "limit": "alpha = inf",
-    "published": "alpha .94, beta .96",
+    "refined": "UID, teacher learns beside",
+    "head": "UID + discriminator head",
+    "uid longer": "UID, as long",
+    "then": "half UID, half recipe",
 }
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "correction.md"
 
@@ -52,82 +55,137 @@ def gaussian() -> str:
     return table(["family", *(f"alpha = {alpha:g}" for alpha in alphas)], lines)
 
 
-def excesses(record: dict[str, Any], key: str = "frechet") -> dict[tuple[str, str], list[float]]:
+def excesses(record: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
     """Returns the excess of every seed by kind of teacher and method."""
     found: dict[tuple[str, str], list[float]] = {}
+    key = record.get("key", "frechet")
     for row in record["rows"]:
-        found.setdefault((row["kind"], row["method"]), []).append(row[key] - record["floor"][key])
+        if "stopped" not in row:
+            found.setdefault((row["kind"], row["method"]), []).append(row[key] - record["floor"][key])
     return found
 
 
-def digits(record: dict[str, Any]) -> str:
+def _mean(record: dict[str, Any], kind: str, method: str, key: str) -> float:
+    return float(np.mean([row[key] for row in record["rows"] if (row["kind"], row["method"]) == (kind, method)]))
+
+
+def weak(record: dict[str, Any]) -> str:
     """Kinds of teacher down; excess of teacher, UID and the recipe, their ratios, and what else tells."""
-    found = excesses(record)
-    lines = []
-    for kind in dict.fromkeys(kind for kind, _ in found):
-        own = {method: found[kind, method] for method in ("teacher", "uid", "correct")}
+    found, lines, compared = excesses(record), [], ("teacher", "uid", "correct")
+    raw = "frechet_raw" in record["floor"]
+    for kind in dict.fromkeys(kind for kind, method in found if method == "correct"):
+        own = {method: found[kind, method] for method in compared if (kind, method) in found}
         mean = {method: float(np.mean(values)) for method, values in own.items()}
-        rows = [row for row in record["rows"] if (row["kind"], row["method"]) == (kind, "correct")]
-        raw = [np.mean([row["frechet_raw"] for row in record["rows"] if (row["kind"], row["method"]) == (kind, m)]) for m in own]
-        shares = [f"{mean['correct'] / mean[m]:.2f}" if mean[m] > 0.05 else "-" for m in ("uid", "teacher")]
-        rest = [f"{np.mean([row[key] for row in rows]):.2f}" for key in ("coverage", "nearest_ratio")]
-        lines.append([kind, str(len(rows)), *(_pm(values) for values in own.values()), *shares, ", ".join(f"{x:.1f}" for x in raw), *rest])
-    head = [
-        "teacher",
-        "seeds",
-        "its excess",
-        "UID",
-        "**recipe**",
-        "recipe / UID",
-        "recipe / teacher",
-        "raw: teacher, UID, recipe",
-        "coverage",
-    ]
-    return table([*head, "nearest"], lines)
+        shares = [f"{mean['correct'] / mean[m]:.2f}" if mean.get(m, 0.0) > 0.05 else "-" for m in ("uid", "teacher")]
+        rest = [", ".join(f"{_mean(record, kind, m, 'frechet_raw'):.1f}" for m in own)] if raw else []
+        rest += [f"{_mean(record, kind, 'correct', key):.2f}" for key in ("coverage", "nearest_ratio")]
+        shown = [_pm(own[m]) if m in own else "-" for m in compared]
+        lines.append([kind, str(len(own["correct"])), *shown, *shares, *rest])
+    head = ["teacher", "seeds", "its excess", "UID", "**recipe**", "recipe / UID", "recipe / teacher"]
+    return table([*head, *(["raw: teacher, UID, recipe"] if raw else []), "coverage", "nearest"], lines)
 
 
 def verdict(record: dict[str, Any]) -> str:
     """Says in how many kinds the recipe keeps at most 0.6 of the excess, and how it does with a good teacher, seed by seed."""
     found = excesses(record)
     mean = {key: float(np.mean(values)) for key, values in found.items()}
-    weak = [kind for kind in dict.fromkeys(kind for kind, _ in found) if kind != "good"]
-    met = [kind for kind in weak if all(mean[kind, "correct"] <= BOUND * mean[kind, other] for other in ("uid", "teacher"))]
-    goal = [kind for kind in weak if all(mean[kind, "correct"] <= GOAL * mean[kind, other] for other in ("uid", "teacher"))]
-    said = f"At most {BOUND} of the excess of both UID and the teacher in {len(met)} of {len(weak)} kinds, at most {GOAL} in {len(goal)}."
+    kinds = [kind for kind, method in found if method == "correct" and kind != "good" and (kind, "uid") in found]
+
+    def met(bound: float) -> int:
+        return sum(all(mean[kind, "correct"] <= bound * mean[kind, other] for other in ("uid", "teacher")) for kind in kinds)
+
+    said = (
+        f"At most {BOUND} of the excess of both UID and the teacher in {met(BOUND)} of {len(kinds)} kinds, at most {GOAL} in {met(GOAL)}."
+    )
     if ("good", "correct") in found:
-        apart = [a - b for a, b in zip(found["good", "correct"], found["good", "uid"], strict=True)]
+        own = {(row["method"], row["seed"]): row[record.get("key", "frechet")] for row in record["rows"] if row["kind"] == "good"}
+        apart = [value - own["uid", seed] for (method, seed), value in own.items() if method == "correct" and ("uid", seed) in own]
         said += f" A good teacher: recipe less UID, seed by seed, {_pm(apart)}."
     if ("good", "default") in found:
-        ends = _pm(found["good", "default"])
-        said += f" The default of `distill` (alpha = 2, the family's own rates; batches of 128, as everything here) ends at {ends} there."
+        said += f" The default of `distill` (alpha = 2, the family's own rates) ends at {_pm(found['good', 'default'])} there."
     return said
 
 
-def others(record: dict[str, Any]) -> str:
-    """Kinds of teacher down; every method that was tried on at least one of them."""
-    found = excesses(record)
+def others() -> str:
+    """Kinds of teacher down; every method that was tried on at least one of them, at the seeds that it was tried with."""
+    record, digits = (read_json(RESULTS / f"correction-{name}.json") for name in ("others", "digits-flow"))
+    rows = [row for row in digits["rows"] if row["kind"] != "good"]
+    seeds = {row["seed"] for row in record["rows"]}
+    rows = [row for row in rows if row["seed"] in seeds and row["method"] in ("teacher", "uid", "correct")]
+    rows += [row for row in record["rows"] if row["method"] != "teacher" and row["kind"] != "good"]
+    found = excesses({**digits, "rows": rows})
     methods = list(dict.fromkeys(method for _, method in found))
-    kinds = [kind for kind in dict.fromkeys(kind for kind, _ in found) if kind != "good"]
-    lines = [[kind, *(_pm(found[kind, method]) if (kind, method) in found else "-" for method in methods)] for kind in kinds]
+    kinds = list(dict.fromkeys(kind for kind, _ in found))
+    stopped = {(row["kind"], row["method"]) for row in rows if "stopped" in row}
+    lines = [
+        [kind, *(_one(found.get((kind, m), [])) + (", stopped" if (kind, m) in stopped else "") or "-" for m in methods)] for kind in kinds
+    ]
     return table(["teacher", *(NAMES.get(method, method) for method in methods)], lines)
 
 
+def _one(values: list[float]) -> str:
+    """All values, since two or three have no interval worth its name."""
+    return ", ".join(f"{x:.2f}" for x in values)
+
+
+def alone() -> str:
+    """Methods down."""
+    record = read_json(RESULTS / "correction-alone.json")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in record["rows"]:
+        found.setdefault(row["method"], []).append(row)
+    return table(
+        ["teacher and method", "excess", "raw", "coverage", "nearest"],
+        [
+            [
+                name,
+                _one([row["frechet"] - record["floor"]["frechet"] for row in rows]),
+                *(_one([row[key] for row in rows]) for key in ("frechet_raw", "coverage", "nearest_ratio")),
+            ]
+            for name, rows in found.items()
+        ],
+    )
+
+
+def memorising() -> str:
+    """Real digits seen, turns and alpha down."""
+    record = read_json(RESULTS / "correction-memorising.json")
+    lines = [
+        [
+            f"{row['seen']:,}",
+            f"{row['turns']:,}",
+            f"{row['alpha']:g}",
+            f"{1 - 1 / row['alpha']:.2f}",
+            *(f"{row[key]:.2f}" for key in ("copies", "nearest_ratio")),
+            f"{row['frechet'] - record['floor']['frechet']:.2f}",
+            f"{row['coverage']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    return table(["real digits seen", "turns", "alpha", "1 - 1/alpha", "copies", "nearest", "excess", "coverage"], lines)
+
+
 def tuning() -> str:
-    """Settings down."""
+    """Settings down, the two teachers across."""
     record = read_json(RESULTS / "correction-tuning.json")
-    rows = [(row["settings"], row["frechet"] - record["floor"]["frechet"], row["frechet_raw"]) for row in record["rows"]]
-    lines = [[name, *(f"{x:.2f}" if x < 1e3 else f"{x:.0e}" for x in numbers)] for name, *numbers in rows]
-    return table(["settings", "excess", "raw"], lines)
+    found: dict[str, dict[str, str]] = {}
+    for row in record["rows"]:
+        excess = row["frechet"] - record["floor"]["frechet"]
+        shown = f"{excess:.2f}" if excess < 1e3 else f"{excess:.0e}"
+        found.setdefault(row["settings"], {})[row.get("kind", "stopped early")] = f"{shown} ({row['frechet_raw']:.3g})"
+    kinds = list(dict.fromkeys(row.get("kind", "stopped early") for row in record["rows"]))
+    return table(["settings", *kinds], [[name, *(own.get(kind, "-") for kind in kinds)] for name, own in found.items()])
 
 
 def numbers() -> dict[str, str]:
     """Returns what stands between the marks."""
     found = {"gaussian": gaussian(), "tuning": tuning()}
-    for path in sorted(RESULTS.glob("correction-digits-*.json")):
-        record, family = read_json(path), path.stem.rpartition("-")[2]
-        found |= {f"digits-{family}": digits(record), f"verdict-{family}": verdict(record)}
-    path = RESULTS / "correction-others.json"
-    return found | ({"others": others(read_json(path))} if path.exists() else {})
+    for path in sorted(RESULTS.glob("correction-*-*.json")):
+        name = path.stem.removeprefix("correction-")
+        found |= {name: weak(read_json(path)), f"verdict-{name}": verdict(read_json(path))}
+    made = {"alone": alone, "memorising": memorising, "others": others}
+    found |= {name: make() for name, make in made.items() if (RESULTS / f"correction-{name}.json").exists()}
+    return {name: value for name, value in found.items() if f"<!-- {name} -->" in PAGE.read_text()}
 
 
 if __name__ == "__main__":
