@@ -114,12 +114,10 @@ def others() -> str:
     rows = [row for row in rows if row["seed"] in seeds and row["method"] in ("teacher", "uid", "correct")]
     rows += [row for row in record["rows"] if row["method"] != "teacher" and row["kind"] != "good"]
     found = excesses({**digits, "rows": rows})
-    methods = list(dict.fromkeys(method for _, method in found))
-    kinds = list(dict.fromkeys(kind for kind, _ in found))
+    methods, kinds = (list(dict.fromkeys(row[name] for row in rows)) for name in ("method", "kind"))
     stopped = {(row["kind"], row["method"]) for row in rows if "stopped" in row}
-    lines = [
-        [kind, *(_one(found.get((kind, m), [])) + (", stopped" if (kind, m) in stopped else "") or "-" for m in methods)] for kind in kinds
-    ]
+    shown = {key: [*map("{:.2f}".format, found.get(key, [])), *(["stopped"] if key in stopped else [])] for key in {*found, *stopped}}
+    lines = [[kind, *(", ".join(shown.get((kind, method), ["-"])) for method in methods)] for kind in kinds]
     return table(["teacher", *(NAMES.get(method, method) for method in methods)], lines)
 
 

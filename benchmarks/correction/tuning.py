@@ -23,6 +23,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "the recipe": RECIPE,
     "the recipe, beta_2 = .999": RECIPE | {"trainer.betas": (0.0, 0.999)},
     "the recipe, alpha = ∞": RECIPE | LIMIT,
+    "the recipe, alpha = 16": RECIPE | {"loss": {"name": "realuid", "alpha": 16.0, "beta": 16.0, "gamma": 0.5}},
+    "the recipe, no weights": RECIPE | {"loss": {"name": "realuid", "alpha": 8.0, "beta": 8.0, "gamma": 0.5, "weight_power": 0.0}},
+    "alpha = 2, beta_2 = .99": {"trainer.betas": (0.0, 0.99)},
+    "alpha = 2, critic x 2": {"trainer.critic_factor": 2.0},
+    "alpha = 2, half rates": HALF,
 }
 
 

@@ -21,5 +21,5 @@ def advice(report: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"note: teacher and student are {ratios[0]:.1f} and {ratios[1]:.1f} times as far from the training data as held-out data are; "
-        "--recipe correct lets real data correct the teacher (if that is what was used: more --steps)"
+        "--recipe correct lets real data correct the teacher (unless that is what was used)"
     )
