@@ -185,7 +185,7 @@ class DistillSettings:
     critic_rate: float | None = None
     student_factor: float = 1.0
     critic_factor: float = 1.0
-    betas: tuple[float, float] = (0.0, 0.999)
+    betas: tuple[float, float] = (0.0, 0.99)
     ema: float = 0.999
     emas: tuple[float, ...] = ()
     times: Piece | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,14 @@ class Times:
             raise SettingError(f"times: 0 <= low < high <= 1 is required, got low={self.low}, high={self.high}")
         if self.log_ratio is not None and not self.log_ratio[1] > 0:
             raise SettingError(f"times: the standard deviation in log_ratio must be positive, got {self.log_ratio[1]}")
+
+    def within(self, other: Times) -> Times:
+        """Returns this density on the part of its interval that ``other`` has, too.
+
+        Raises:
+            SettingError: there is none.
+        """
+        return replace(self, low=max(self.low, other.low), high=min(self.high, other.high))
 
     def sample(self, interpolant: Interpolant, like: Tensor, generator: torch.Generator) -> Tensor:
         """Draws one time per row of ``like``: shape ``(b,)``, its floating type and device.

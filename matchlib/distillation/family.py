@@ -11,7 +11,14 @@ from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
 from matchlib.sampling.base import Sampler
 
-__all__ = ["Family", "Recipe"]
+__all__ = ["NOISY", "Family", "Recipe"]
+
+NOISY = Times(log_ratio=(0.5, 1.0))
+"""Times for distilling a law that the source does not tell: mostly more noise than signal.
+
+Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is spread
+out falls on a few of them and stays (docs/correction.md, section 3).
+"""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Recipe:
     Args:
         sampler: for the teacher.
         start: time at which a student reads its source as a state.
-        times: density of t for distillation; None keeps the model's.
+        times: density of t for distillation, cut to the model's interval; None keeps the model's.
         student_rate, critic_rate: step sizes.
     """
 

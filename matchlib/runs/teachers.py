@@ -13,7 +13,7 @@ import yaml
 from matchlib.algebra.model import MatchingModel
 from matchlib.cards import Card, build_field, dataset_of, load_bundle, times_of
 from matchlib.data import Dataset
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.distillation.field import Signature
 from matchlib.distillation.teacher import Teacher
 from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
@@ -54,7 +54,7 @@ def recipe_of(settings: TeacherSettings, card: Card, *, paired: bool) -> Recipe:
         made: TeacherSettings = from_tree(yaml.safe_load(config.read_text(encoding="utf-8"))).teacher
         if made != settings:
             return recipe_of(made, card, paired=paired)
-    return Recipe(samplers.build(card.sampler))
+    return Recipe(samplers.build(card.sampler), times=None if paired else NOISY)
 
 
 def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,14 +18,17 @@ from matchlib.adapters.diffusers import diffusers
 from matchlib.adapters.edm import EDMPrecond, edm
 from matchlib.adapters.flows import flow_matching, realuid, torchcfm
 from matchlib.algebra.records import Condition, forget
+from matchlib.algebra.times import Times
+from matchlib.distillation.family import NOISY
 from matchlib.distillation.field import Signature
 from matchlib.errors import CardError, IncompatibleError, SettingError
 from matchlib.recipes import recipe
+from matchlib.registries import families
 from matchlib.runs.build import distillation_of
 from matchlib.runs.run import Hooks
-from matchlib.runs.teachers import fresh_teacher, teacher_card
+from matchlib.runs.teachers import fresh_teacher, recipe_of, teacher_card
 from matchlib.sampling.base import CountedField
-from matchlib.settings import RunSettings
+from matchlib.settings import RunSettings, TeacherSettings, from_tree
 from matchlib.sources import load_dataset
 from matchlib.testing.gaussian import GaussianField, Mixture
 from matchlib.training.weights import copy_fitting, read_checkpoint
@@ -347,3 +351,28 @@ def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:
     widths = [made.distillation.critic.network.enter.out_features for made in (plain, other)]
     assert widths == [192, 24]
     assert (other.student_rate, other.critic_rate) == (plain.student_rate / 2, plain.critic_rate * 3)
+
+
+@pytest.mark.parametrize("name", list(families))
+def test_a_student_is_compared_only_where_its_teacher_was_trained(name: str) -> None:
+    """The family's times for distillation are cut to those of the teacher; a setting changes a part of them."""
+    data, trained = load_dataset("digits").without_labels(), {"low": 0.3, "high": 0.6}
+
+    def times(**trainer: Any) -> Times:
+        settings = from_tree({"teacher": {"name": name, "times": trained}, "trainer": trainer})
+        card = teacher_card(settings, data)
+        made = distillation_of(settings, card, fresh_teacher(card, 0), matchlib.losses.build(settings.loss), paired=False)
+        return made.distillation.model.times
+
+    own = times()
+    assert (own.low, own.high) == (0.3, 0.6)
+    assert times(times={"low": 0.4}) == replace(own, low=0.4)
+    assert times(times={"log_ratio": None}) == Times(0.3, 0.6)
+
+
+def test_a_teacher_without_a_family_is_distilled_at_noisy_times() -> None:
+    """Own callables get what the families have, unless the data are pairs, whose sources tell the data."""
+    model = families["flow"]().model(paired=False)
+    card = teacher_card(RunSettings(), load_dataset("digits"))
+    assert recipe_of(TeacherSettings(name="mine.py:teacher"), replace(card, model=model), paired=False).times == NOISY
+    assert recipe_of(TeacherSettings(name="mine.py:teacher"), replace(card, model=model), paired=True).times is None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.couplings.paired import Paired
 from matchlib.plugins.interpolants.brownian_bridge import BrownianBridge
@@ -41,6 +41,7 @@ class Bridge(Family):
         return Recipe(
             sampler=Ancestral(steps=100),
             start=0.5 if paired else 1.0,
+            times=None if paired else NOISY,
             student_rate=3e-4 if paired else 1e-3,
             critic_rate=1e-3 if paired else 2e-3,
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.interpolants.ve import VE
 from matchlib.plugins.objectives.data import Data
@@ -35,14 +35,11 @@ class Diffusion(Family):
     sigma_min: float = 0.01
     sigma_max: float = 80.0
 
-    def _times(self, mean: float, std: float) -> Times:
-        path = VE(self.sigma_max)
-        return Times(path.time(self.sigma_min), 1.0, (mean, std))
-
     def model(self, *, paired: bool) -> MatchingModel:
-        return MatchingModel(Independent(), VE(self.sigma_max), Data(), self._times(-0.5, 1.2))
+        path = VE(self.sigma_max)
+        return MatchingModel(Independent(), path, Data(), Times(path.time(self.sigma_min), 1.0, (-0.5, 1.2)))
 
     def recipe(self, *, paired: bool) -> Recipe:
         path = VE(self.sigma_max)
         rates = {"student_rate": 5e-4, "critic_rate": 1e-3}  # twice as much is no worse at one step, but falls apart through four
-        return Recipe(sampler=ODE(method="heun2", steps=18), start=path.time(2.5), times=self._times(0.2, 1.4), **rates)
+        return Recipe(sampler=ODE(method="heun2", steps=18), start=path.time(2.5), times=NOISY, **rates)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.interpolants.vp_linear import VPLinear
 from matchlib.plugins.objectives.source import Source
@@ -30,11 +30,10 @@ class DiffusionVP(Family):
         return MatchingModel(Independent(), VPLinear(), Source(), Times(1e-3, 1.0))
 
     def recipe(self, *, paired: bool) -> Recipe:
-        # near t = 0 an error of the epsilon-prediction moves the data by its inverse; larger rates diverged there
         return Recipe(
             sampler=ODE(method="heun2", steps=50),
             start=0.35,
-            times=Times(0.03, 0.4),
+            times=NOISY,
             student_rate=3e-4,
             critic_rate=6e-4,
         )

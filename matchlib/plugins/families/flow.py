@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.couplings.paired import Paired
 from matchlib.plugins.interpolants.linear import Linear
@@ -33,4 +33,4 @@ class Flow(Family):
         return MatchingModel(Paired() if paired else Independent(), Linear(), Velocity(), Times())
 
     def recipe(self, *, paired: bool) -> Recipe:
-        return Recipe(sampler=ODE(method="heun2", steps=25))
+        return Recipe(sampler=ODE(method="heun2", steps=25), times=None if paired else NOISY)

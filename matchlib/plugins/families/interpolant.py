@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import Times
-from matchlib.distillation.family import Family, Recipe
+from matchlib.distillation.family import NOISY, Family, Recipe
 from matchlib.plugins.couplings.independent import Independent
 from matchlib.plugins.couplings.paired import Paired
 from matchlib.plugins.interpolants.noisy_linear import NoisyLinear
@@ -44,4 +44,4 @@ class StochasticInterpolant(Family):
     def recipe(self, *, paired: bool) -> Recipe:
         if paired:
             return Recipe(sampler=SDE(steps=100), start=0.5, student_rate=3e-4, critic_rate=1e-3)
-        return Recipe(sampler=ODE(method="heun2", steps=25))
+        return Recipe(sampler=ODE(method="heun2", steps=25), times=NOISY)
