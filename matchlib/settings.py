@@ -61,7 +61,7 @@ class TrainingSettings:
         betas: Adam's averaging constants.
         ema: decay of the averaged weights.
         label_dropout: share of the samples whose label is left out, in [0, 1); guidance needs some, 0.1 is usual.
-        warmup, decay, clip: see ``matchlib.training.trainer.TrainerSettings``.
+        warmup, decay, clip, surge: see ``matchlib.training.trainer.TrainerSettings``.
     """
 
     steps: int = 400
@@ -73,6 +73,7 @@ class TrainingSettings:
     warmup: int = 100
     decay: float = 0.5
     clip: float = math.inf
+    surge: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class DistillSettings:
         ema: decay of the student's averaged weights.
         emas: decays of further averages of them, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``.
         times: as in ``TeacherSettings``, for distillation; None for the family's own.
-        warmup, decay, clip, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
+        warmup, decay, clip, surge, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
         keep: latest checkpoints that are kept, >= 1.
         best: a metric by which checkpoints are judged, on samples of the averaged student; the best is kept too, and the run ends with it.
             None: with the last.
@@ -192,6 +193,7 @@ class DistillSettings:
     warmup: int = 100
     decay: float = 0.7
     clip: float = math.inf
+    surge: float = 3.0
     log_every: int = 100
     checkpoint_every: int = 500
     keep: int = 2

@@ -55,7 +55,7 @@ def student_steps(settings: RunSettings) -> TrainerSettings:
 
 
 def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
-    own = {key: getattr(phase, key) for key in ("steps", "warmup", "decay", "clip")}
+    own = {key: getattr(phase, key) for key in ("steps", "warmup", "decay", "clip", "surge")}
     t = settings.trainer
     every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "watch_every", "policy")}
     return TrainerSettings(**own, **every, micro=t.engine.micro)

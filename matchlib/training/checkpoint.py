@@ -6,6 +6,7 @@ A file looks the same whatever the number of processes that wrote it, so that a 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class State:
         weights: those that learn, as the module has them.
         own: this process's parts of them, which the optimiser steps.
         skipped: steps left out because a gradient was not finite, a number on the device.
+        usual: running mean of the squared norm of the gradient, as far as it was let through, and the weight of the steps that are in it.
     """
 
     def __init__(self, learner: Learner, parallel: Alone) -> None:
@@ -44,14 +46,16 @@ class State:
         self.optimiser = torch.optim.Adam(self.own, lr=learner.rate, betas=learner.betas, fused=True)
         self.ema = EMA(learner.module, (learner.ema, *learner.emas), parallel)
         self.skipped = torch.zeros((), device=self.own[0].device if self.own else None)
+        self.usual = torch.zeros(2, device=self.skipped.device)
         self._one = torch.ones_like(self.skipped)
 
-    def step(self, rate: float, clip: float) -> None:
+    def step(self, rate: float, clip: float, surge: float = math.inf) -> None:
         """Steps along the gradients that the weights have now, unless one is not finite; nothing waits for the device.
 
         Args:
             rate: Adam's step size.
             clip: largest norm of the gradient.
+            surge: likewise, over the running root mean square of those before, averaged as Adam's second moment is.
         """
         for own, weight in zip(self.own, self.weights, strict=True):
             if own is not weight and weight.grad is not None:
@@ -61,14 +65,24 @@ class State:
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._one)  # what GradScaler calls
         bad = self.parallel.total(bad).clamp(max=1.0)
         self.skipped += bad
-        if clip < float("inf"):
-            norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt()
-            torch.nn.utils.clip_grads_with_norm_(self.own, clip, norm, foreach=True)
+        if min(clip, surge) < math.inf:
+            self._restrain(gradients, clip, surge, bad)
         self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # as GradScaler does: the step is left out on the device
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.ema.update()
+
+    def _restrain(self, gradients: list[Tensor], clip: float, surge: float, bad: Tensor) -> None:
+        """Shortens a gradient that is too long, all of it alike."""
+        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt().float()
+        total, weight = self.usual
+        limit = torch.where(total > 0, surge * (total / weight).sqrt(), math.inf).clamp(max=clip)
+        factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, factor)
+        decay = self.learner.betas[1]
+        now = torch.stack([(norm * factor).square(), torch.ones_like(norm)])
+        self.usual = torch.where(bad > 0, self.usual, decay * self.usual + (1 - decay) * now)
 
     def clear(self) -> None:
         """Forgets the gradients."""
@@ -85,6 +99,7 @@ class State:
             for i, (mean, weight) in enumerate(zip(average, of.values() if average else (), strict=True)):
                 yield f"{name}/{i}", whole(mean, weight)
         yield "counts", torch.stack([torch.tensor(float(self.ema.updates)), self.skipped.cpu()])
+        yield "usual", self.usual
         for i, slots in self.optimiser.state_dict()["state"].items():
             for key, slot in slots.items():
                 x = torch.as_tensor(slot)
@@ -111,6 +126,8 @@ class State:
             updates, skipped = tensors["counts"].tolist()
             self.ema.updates = int(updates)
             self.skipped.fill_(skipped)
+            if "usual" in tensors:  # older files have none
+                self.usual.copy_(tensors["usual"])
         slots: dict[int, dict[str, Tensor]] = {}
         for key, x in of("optimiser").items():
             index, name = key.split("/")

@@ -41,6 +41,9 @@ class TrainerSettings:
         warmup: steps over which the rates rise linearly from 0, >= 0.
         decay: share of the steps, at the end, over which the rates fall linearly to 0, in [0, 1].
         clip: largest norm of a gradient, > 0; inf for none.
+        surge: largest norm of a gradient over the running root mean square of those before it, > 1; inf for none. Adam has not seen a
+            sudden surge yet, so its step would be up to (1 - beta_2)^(-1/2) times too long (clipping by past norms: Seetharaman et al.,
+            "AutoClip", 2020, https://arxiv.org/abs/2007.14469).
         log_every, checkpoint_every: steps between rows of the log and between checkpoints, >= 1.
         micro: samples that are worked on at once, >= 1, to save memory; it changes no random number. None for all.
         watch_every: steps between looks of the watch, >= 1; 0 for none.
@@ -52,6 +55,7 @@ class TrainerSettings:
     warmup: int = 100
     decay: float = 0.0
     clip: float = math.inf
+    surge: float = math.inf
     log_every: int = 100
     checkpoint_every: int = 1000
     micro: int | None = None
@@ -68,6 +72,8 @@ class TrainerSettings:
             raise SettingError(f"watch_every must be at least 0, got {self.watch_every}")
         if self.micro is not None and self.micro < 1:
             raise SettingError(f"micro must be at least 1, got {self.micro}")
+        if not self.surge > 1:
+            raise SettingError(f"surge must be greater than 1, got {self.surge}")
         if self.warmup < 0 or not 0 <= self.decay <= 1 or not self.clip > 0:
             raise SettingError(
                 f"warmup >= 0, 0 <= decay <= 1 and clip > 0 are required, got warmup={self.warmup}, decay={self.decay}, clip={self.clip}"
@@ -277,7 +283,7 @@ class Trainer:
             loss = loss if part == self.share else loss * (part.rows / self.share.rows)
             loss.backward()
             self._add(name, loss.detach(), part)
-        state.step(state.learner.rate * self._scale * self.settings.factor(self.step), self.settings.clip)
+        state.step(state.learner.rate * self._scale * self.settings.factor(self.step), self.settings.clip, self.settings.surge)
         self.step += 1
 
     def _add(self, name: str, loss: Tensor, part: Share) -> None:

@@ -74,6 +74,7 @@ CASES: list[dict[str, Any]] = [
     {"student": "fewstep"},
     {"network": UNET},
     {"clip": 1.0},
+    {"surge": 3.0},
     {"micro": 5},
 ]
 
@@ -127,7 +128,7 @@ def test_a_step_takes_as_many_operations_for_many_weights_as_for_few() -> None:
             for weight in state.weights:
                 weight.grad = torch.ones_like(weight)
             with Operations() as seen:
-                state.step(1e-3, 1.0)
+                state.step(1e-3, 1.0, 3.0)
         counts.append(seen.found)
     assert counts[0] == counts[1]
 

@@ -13,10 +13,11 @@ from torch import nn
 from matchlib.errors import CardError, DivergedError, SettingError
 from matchlib.streams import Streams
 from matchlib.training.algorithm import Algorithm, Learner
-from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.checkpoint import Checkpoints, State
 from matchlib.training.ema import EMA
 from matchlib.training.files import read_tensors
 from matchlib.training.log import Log
+from matchlib.training.parallel import Alone
 from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
 
 
@@ -43,7 +44,7 @@ def fit(folder: Path | None, steps: int = 20, stop_at: int | None = None, **kwar
     count = iter(range(10**6))
     trainer = Trainer(
         toy,
-        TrainerSettings(steps, warmup=3, decay=0.5, log_every=4, checkpoint_every=5),
+        TrainerSettings(steps, warmup=3, decay=0.5, surge=1.2, log_every=4, checkpoint_every=5),
         phase="toy",
         checkpoints=Checkpoints(folder / "checkpoints", "toy") if folder else None,
         log=Log(folder / "metrics.jsonl" if folder else None),
@@ -126,7 +127,9 @@ def test_an_average_of_constant_weights_is_those_weights() -> None:
     assert all(torch.allclose(w, b + 1) for w, b in zip(ema.copy().parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": 5, "decay": 2.0}, {"steps": 5, "clip": 0.0}, {"steps": 5, "log_every": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"steps": 5, "decay": 2.0}, {"steps": 5, "clip": 0.0}, {"steps": 5, "surge": 1.0}, {"steps": 5, "log_every": 0}]
+)
 def test_settings_outside_their_domain_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError):
         TrainerSettings(**bad)
@@ -168,3 +171,32 @@ def test_what_was_best_is_known_after_an_interruption(tmp_path: Path) -> None:
     resumed, said = judged(tmp_path / "parted", values)
     assert len(said) == 1
     assert all(torch.equal(a, b) for a, b in zip(weights(straight), weights(resumed), strict=True))
+
+
+def _stepped(gradients: list[float], surge: float) -> list[float]:
+    """How far a weight moves at each step, in units of the rate."""
+    weight = nn.Parameter(torch.zeros(5))
+    module = nn.Module()
+    module.weight = weight
+    state, moved = State(Learner(module, betas=(0.0, 0.99)), Alone()), []
+    for size in gradients:
+        before, weight.grad = weight.detach().clone(), torch.full((5,), size)
+        state.step(1e-3, math.inf, surge)
+        moved.append((weight.detach() - before).abs().max().item() / 1e-3)
+    return moved
+
+
+def test_a_surge_of_the_gradient_moves_weights_no_further_than_it_may() -> None:
+    """Adam steps by s / sqrt(beta_2 + (1 - beta_2) s^2) along a gradient s times the steady ones before: 1 for 1, toward 10 for a surge."""
+    for surge, largest in ((math.inf, 10.0), (3.0, 3 / math.sqrt(0.99 + 0.01 * 9))):
+        moved = _stepped([1.0] * 300 + [1e4], surge)
+        assert moved[299] == pytest.approx(1.0, rel=1e-3)
+        assert moved[300] == pytest.approx(largest, rel=0.03)
+
+
+def test_what_is_usual_grows_with_gradients_that_stay_large_and_forgets_what_is_not_finite() -> None:
+    """A lasting growth is let through before long; a gradient that is zero at first or not finite does not spoil what is usual."""
+    lasting = _stepped([1.0] * 300 + [100.0] * 300, 3.0)
+    assert lasting[-1] == pytest.approx(1.0, rel=0.1)
+    assert _stepped([0.0] * 10 + [1.0] * 5, 3.0)[10] > 1
+    assert _stepped([1.0] * 50 + [math.nan, 1.0], 3.0)[50:] == [0.0, pytest.approx(1.0, rel=1e-3)]
