@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from alternatives import BUDGET, CYCLE, LEARN, UID_CYCLE, turns
-from common import Method, merged, student, teacher
+from common import Method, defaults_of, merged, student, teacher
 from methods import GUARDED
 from record import save
 from tasks import DIGITS, Kind, Task
@@ -48,7 +48,7 @@ def main() -> None:
             found = method(TASK, "flow", kind, seed)
             rows.append({"method": name, "kind": kind, "seed": seed, "teacher": _distance(TASK, kind, seed), **found})
             print(seed, f"{name:25} excess {found['frechet'] - least['frechet']:.3f}  raw {found['frechet_raw']:.2f}", flush=True)
-        save("correction-alone", merged("correction-alone", rows), floor=least)
+        save("correction-alone", merged("correction-alone", rows), floor=least, defaults=defaults_of("flow"))
 
 
 def _distance(task: Task, kind: str, seed: int) -> float:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tasks import Task
 import matchlib
 from matchlib.errors import DivergedError
 from matchlib.recipes import recipe
+from matchlib.registries import families
+from matchlib.settings import DistillSettings
 from matchlib.training.files import read_json
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "TURNS",
     "Method",
     "arguments",
+    "defaults_of",
     "merged",
     "samples_of",
     "settings_of",
@@ -52,6 +56,16 @@ def _named(task: Task, family: str, kind: str, seed: int) -> dict[str, Any]:
     data = task.spoilt(kind, seed).train.data.numpy().tobytes()
     settings = {**task.settings, **task.kinds[kind].settings}
     return {"task": task.name, "family": family, "kind": kind, "seed": seed, "settings": settings, "data": sha256(data).hexdigest()[:12]}
+
+
+def _defaults(family: str) -> list[Any]:
+    """Returns what no setting of a student's run names."""
+    return [asdict(DistillSettings()), repr(families[family]().recipe(paired=False))]
+
+
+def defaults_of(family: str) -> str:
+    """Returns a digest of what no setting of a student's run names."""
+    return _digest({"defaults": _defaults(family)})
 
 
 def _digest(what: dict[str, Any]) -> str:
@@ -107,7 +121,16 @@ def working(task: Task, what: dict[str, Any], make: Callable[[Path], dict[str, A
         return {"seconds": time.perf_counter() - begin, **found}
 
     made_of = _named(task, what["family"], what["kind"], what["seed"])
-    return cell({"benchmark": "correction", **what, "settings": {**what["settings"], **named}, "teacher": made_of}, fresh)
+    return cell(
+        {
+            "benchmark": "correction",
+            **what,
+            "settings": {**what["settings"], **named},
+            "teacher": made_of,
+            "defaults": _defaults(what["family"]),
+        },
+        fresh,
+    )
 
 
 def samples_of(task: Task, family: str, kind: str, seed: int, settings: dict[str, Any]) -> Path:
@@ -144,14 +167,18 @@ def table_options(description: str | None, seeds: Sequence[int], methods: Sequen
     return parser
 
 
-def merged(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the rows with those of a file of results that they do not replace."""
+def merged(name: str, rows: list[dict[str, Any]], family: str = "flow") -> list[dict[str, Any]]:
+    """Returns the rows with those of a file of results that they do not replace and that were made with the same defaults."""
 
     def key(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["kind"], row["seed"], row["method"]
 
     path = RESULTS / f"{name}.json"
-    there = {key(row): row for row in (read_json(path)["rows"] if path.exists() else [])}
+    record = read_json(path) if path.exists() else {}
+    same = record.get("defaults") == defaults_of(family)
+    if record and not same:
+        print(f"{path} was made with other defaults: its rows are not kept")
+    there = {key(row): row for row in (record["rows"] if same else [])}
     return list((there | {key(row): row for row in rows}).values())
 
 
@@ -172,7 +199,8 @@ def table(task: Task, name: str, given: argparse.Namespace, methods: dict[str, M
             rows += [{"family": given.family, "kind": kind, "seed": seed, "method": method, **x} for method, x in found.items()]
             shown = {method: "stopped" if "stopped" in x else round(x[task.key] - least[task.key], 3) for method, x in found.items()}
             print(seed, f"{kind:24}", shown, flush=True)
-        save(name, merged(name, rows), floor=least, key=task.key, turns=task.settings.get("trainer.steps", TURNS))
+        more = {"floor": least, "key": task.key, "turns": task.settings.get("trainer.steps", TURNS), "defaults": defaults_of(given.family)}
+        save(name, merged(name, rows, given.family), **more)
     for kind in kinds:
         for method in ("teacher", *given.methods):
             own = [row for row in rows if (row["kind"], row["method"]) == (kind, method) and "stopped" not in row]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from common import arguments, settings_of, teacher, working
-from methods import HALF
 from record import save
 from tasks import DIGITS, Kind
 
@@ -48,10 +47,9 @@ def made(count: int, alpha: float, turns: int, folder: Path) -> dict[str, Any]:
 
 
 def settings(alpha: float, turns: int) -> dict[str, Any]:
-    """Returns the recipe at an alpha; UID at half of the family's rates."""
+    """Returns the recipe at an alpha."""
     loss: dict[str, Any] = {"name": "realuid", "alpha": alpha, "beta": alpha, "gamma": 0.5 if alpha > 1 else None}
-    own = {} if alpha > 1 else HALF
-    return settings_of(TASK, "usual", {"recipe": "correct", "loss": loss, **own, "trainer.steps": turns})
+    return settings_of(TASK, "usual", {"recipe": "correct", "loss": loss, "trainer.steps": turns})
 
 
 def main() -> None:

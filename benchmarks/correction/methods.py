@@ -10,16 +10,13 @@ from common import Method, student
 
 __all__ = ["METHODS", "ONLY"]
 
-# At the family's own rates UID collapses from a good teacher and, at Adam's usual beta_2 of .999, falls apart from the one that was stopped
-# early (Frechet 1e8); at half of them one of its thirty runs on digits did (tuning.py).
-HALF = {"trainer.student_factor": 0.5, "trainer.critic_factor": 0.5}
-UID: dict[str, Any] = {"loss": {"name": "uid"}, **HALF}
-GUARDED: dict[str, Any] = {**UID, "trainer.betas": (0.0, 0.99), "trainer.policy": "roll-back", "trainer.checkpoint_every": 100}
+UID: dict[str, Any] = {"loss": {"name": "uid"}}
+GUARDED: dict[str, Any] = {**UID, "trainer.policy": "roll-back", "trainer.checkpoint_every": 100}  # with the recipe's policy
 LIMIT: dict[str, Any] = {"loss": {"name": "realuid", "alpha": math.inf, "beta": math.inf, "gamma": 0.5}}
 
 METHODS: dict[str, Method] = {
     "uid": student(**UID),
-    "uid guarded": student(**GUARDED),  # with the recipe's Adam and policy
+    "uid unlimited": student(**UID, **{"trainer.surge": math.inf}),
     "published": student(**GUARDED | {"loss": {"name": "realuid", "alpha": 0.94, "beta": 0.96}}),
     "default": student(),  # what `matchlib distill` does when nothing is said
     "correct": student(recipe="correct"),
@@ -32,4 +29,4 @@ METHODS: dict[str, Method] = {
     "then": then(GUARDED, {"recipe": "correct"}),
 }
 
-ONLY = {"default": ("good",)}  # the kinds that a method is tried on, if not all
+ONLY = {"default": ("good",), "uid unlimited": ("stopped early",)}  # the kinds that a method is tried on, if not all

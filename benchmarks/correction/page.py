@@ -22,10 +22,11 @@ BOUND, GOAL = 0.6, 0.25  # of the excess: what was asked for, and what was hoped
 NAMES = {
     "teacher": "teacher",
     "uid": "UID",
-    "uid guarded": "UID, guarded",
     "correct": "**recipe**",
     "further": "teacher trained on, then UID",
     "refined": "UID, teacher learns beside",
+    "uid guarded": "UID, guarded",
+    "uid unlimited": "UID, surges not shortened",
     "head": "UID + discriminator head",
     "uid longer": "UID, as long",
     "then": "half UID, half recipe",
@@ -39,9 +40,9 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def _pm(values: list[float]) -> str:
+def _pm(values: list[float], digits: int = 2) -> str:
     mean, half = interval(values)
-    return f"{mean:.2f}" if len(values) == 1 else f"{mean:.2f} ± {half:.2f}"
+    return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def gaussian() -> str:
@@ -65,6 +66,11 @@ def excesses(record: dict[str, Any]) -> dict[tuple[str, str], list[float]]:
     return found
 
 
+def _digits(record: dict[str, Any]) -> int:
+    """Decimals that are told: Wasserstein distances in the plane are ten times smaller than Frechet distances of features."""
+    return 2 if record.get("key", "frechet") == "frechet" else 3
+
+
 def _mean(record: dict[str, Any], kind: str, method: str, key: str) -> float:
     return float(np.mean([row[key] for row in record["rows"] if (row["kind"], row["method"]) == (kind, method)]))
 
@@ -72,14 +78,14 @@ def _mean(record: dict[str, Any], kind: str, method: str, key: str) -> float:
 def weak(record: dict[str, Any]) -> str:
     """Kinds of teacher down; excess of teacher, UID and the recipe, their ratios, and what else tells."""
     found, lines, compared = excesses(record), [], ("teacher", "uid", "correct")
-    raw = "frechet_raw" in record["floor"]
+    raw, digits = "frechet_raw" in record["floor"], _digits(record)
     for kind in dict.fromkeys(kind for kind, method in found if method == "correct"):
         own = {method: found[kind, method] for method in compared if (kind, method) in found}
         mean = {method: float(np.mean(values)) for method, values in own.items()}
-        shares = [f"{mean['correct'] / mean[m]:.2f}" if mean.get(m, 0.0) > 0.05 else "-" for m in ("uid", "teacher")]
+        shares = [f"{mean['correct'] / mean[m]:.2f}" if mean.get(m, 0.0) > 5 * 10.0**-digits else "-" for m in ("uid", "teacher")]
         rest = [", ".join(f"{_mean(record, kind, m, 'frechet_raw'):.1f}" for m in own)] if raw else []
         rest += [f"{_mean(record, kind, 'correct', key):.2f}" for key in ("coverage", "nearest_ratio")]
-        shown = [_pm(own[m]) if m in own else "-" for m in compared]
+        shown = [_pm(own[m], digits) if m in own else "-" for m in compared]
         lines.append([kind, str(len(own["correct"])), *shown, *shares, *rest])
     head = ["teacher", "seeds", "its excess", "UID", "**recipe**", "recipe / UID", "recipe / teacher"]
     return table([*head, *(["raw: teacher, UID, recipe"] if raw else []), "coverage", "nearest"], lines)
@@ -100,7 +106,7 @@ def verdict(record: dict[str, Any]) -> str:
     if ("good", "correct") in found:
         own = {(row["method"], row["seed"]): row[record.get("key", "frechet")] for row in record["rows"] if row["kind"] == "good"}
         apart = [value - own["uid", seed] for (method, seed), value in own.items() if method == "correct" and ("uid", seed) in own]
-        said += f" A good teacher: recipe less UID, seed by seed, {_pm(apart)}."
+        said += f" A good teacher: recipe less UID, seed by seed, {_pm(apart, _digits(record))}."
     if ("good", "default") in found:
         said += f" The default of `distill` (alpha = 2, the family's own rates) ends at {_pm(found['good', 'default'])} there."
     return said
@@ -112,7 +118,9 @@ def others() -> str:
     rows = [row for row in digits["rows"] if row["kind"] != "good"]
     seeds = {row["seed"] for row in record["rows"]}
     rows = [row for row in rows if row["seed"] in seeds and row["method"] in ("teacher", "uid", "correct")]
-    rows += [row for row in record["rows"] if row["method"] != "teacher" and row["kind"] != "good"]
+    rows = sorted(rows, key=lambda row: row["seed"]) + [
+        row for row in record["rows"] if row["method"] != "teacher" and row["kind"] != "good"
+    ]
     found = excesses({**digits, "rows": rows})
     methods, kinds = (list(dict.fromkeys(row[name] for row in rows)) for name in ("method", "kind"))
     stopped = {(row["kind"], row["method"]) for row in rows if "stopped" in row}
@@ -168,11 +176,37 @@ def tuning() -> str:
     record = read_json(RESULTS / "correction-tuning.json")
     found: dict[str, dict[str, str]] = {}
     for row in record["rows"]:
-        excess = row["frechet"] - record["floor"]["frechet"]
-        shown = f"{excess:.2f}" if excess < 1e3 else f"{excess:.0e}"
+        shown = _wide(row["frechet"] - record["floor"]["frechet"])
         found.setdefault(row["settings"], {})[row.get("kind", "stopped early")] = f"{shown} ({row['frechet_raw']:.3g})"
     kinds = list(dict.fromkeys(row.get("kind", "stopped early") for row in record["rows"]))
     return table(["settings", *kinds], [[name, *(own.get(kind, "-") for kind in kinds)] for name, own in found.items()])
+
+
+def _wide(x: float) -> str:
+    """Also of runs that fell apart."""
+    return f"{x:.2f}" if x < 1e3 else f"{x:.0e}"
+
+
+def surges() -> str:
+    """The excess of every seed."""
+    record = read_json(RESULTS / "correction-surges.json")
+    rows = sorted((row for row in record["rows"] if row["method"] == "uid unlimited"), key=lambda row: row["seed"])
+    return ", ".join("stopped" if "stopped" in row else _wide(row["frechet"] - record["floor"]["frechet"]) for row in rows)
+
+
+def times() -> str:
+    """Families down; excess, raw distance and coverage at the times before and at those of today."""
+    record = read_json(RESULTS / "correction-times.json")
+    lines = [
+        [
+            f"`{row['family']}`",
+            row["times"],
+            f"{row['frechet'] - record['floor']['frechet']:.2f}",
+            *(f"{row[key]:.2f}" for key in ("frechet_raw", "coverage")),
+        ]
+        for row in record["rows"]
+    ]
+    return table(["family", "times", "excess", "raw", "coverage"], lines)
 
 
 def numbers() -> dict[str, str]:
@@ -181,7 +215,7 @@ def numbers() -> dict[str, str]:
     for path in sorted(RESULTS.glob("correction-*-*.json")):
         name = path.stem.removeprefix("correction-")
         found |= {name: weak(read_json(path)), f"verdict-{name}": verdict(read_json(path))}
-    made = {"alone": alone, "memorising": memorising, "others": others}
+    made = {"surges": surges, "times": times, "alone": alone, "memorising": memorising, "others": others}
     found |= {name: make() for name, make in made.items() if (RESULTS / f"correction-{name}.json").exists()}
     return {name: value for name, value in found.items() if f"<!-- {name} -->" in PAGE.read_text()}
 

@@ -5,29 +5,37 @@ python benchmarks/correction/tuning.py
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from common import student, teacher
-from methods import HALF, LIMIT
 from record import save
 from tasks import DIGITS
 
 KINDS = ("stopped early", "good")
 UID: dict[str, Any] = {"loss": {"name": "uid"}}
 RECIPE: dict[str, Any] = {"recipe": "correct"}
+UNIFORM: dict[str, Any] = {"trainer.times": {"log_ratio": None}}
+SLOW: dict[str, Any] = {"trainer.betas": (0.0, 0.999)}  # the usual second moment
+
+
+def _at(alpha: float) -> dict[str, Any]:
+    return RECIPE | {"loss": {"name": "realuid", "alpha": alpha, "beta": alpha, "gamma": 0.5}}
+
+
 SETTINGS: dict[str, dict[str, Any]] = {
-    "UID, the family's own rates": UID,
-    "UID, beta_2 = .99": UID | {"trainer.betas": (0.0, 0.99)},
-    "UID, half rates": UID | HALF,
+    "UID": UID,
+    "UID, uniform times": UID | UNIFORM,
+    "UID, beta_2 = .999": UID | SLOW,
     "alpha = 2, the default of `distill`": {},
+    "alpha = 2, uniform times": UNIFORM,
+    "alpha = 2, uniform times, beta_2 = .999": UNIFORM | SLOW,
     "the recipe": RECIPE,
-    "the recipe, beta_2 = .999": RECIPE | {"trainer.betas": (0.0, 0.999)},
-    "the recipe, alpha = ∞": RECIPE | LIMIT,
-    "the recipe, alpha = 16": RECIPE | {"loss": {"name": "realuid", "alpha": 16.0, "beta": 16.0, "gamma": 0.5}},
-    "the recipe, no weights": RECIPE | {"loss": {"name": "realuid", "alpha": 8.0, "beta": 8.0, "gamma": 0.5, "weight_power": 0.0}},
-    "alpha = 2, beta_2 = .99": {"trainer.betas": (0.0, 0.99)},
-    "alpha = 2, critic x 2": {"trainer.critic_factor": 2.0},
-    "alpha = 2, half rates": HALF,
+    "the recipe, uniform times": RECIPE | UNIFORM,
+    "the recipe, beta_2 = .999": RECIPE | SLOW,
+    "the recipe, alpha = 4": _at(4.0),
+    "the recipe, alpha = 16": _at(16.0),
+    "the recipe, alpha = ∞": _at(math.inf),
 }
 
 

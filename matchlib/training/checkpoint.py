@@ -46,7 +46,8 @@ class State:
         self.optimiser = torch.optim.Adam(self.own, lr=learner.rate, betas=learner.betas, fused=True)
         self.ema = EMA(learner.module, (learner.ema, *learner.emas), parallel)
         self.skipped = torch.zeros((), device=self.own[0].device if self.own else None)
-        self.usual = torch.zeros(2, device=self.skipped.device)
+        dtype = torch.promote_types(self.own[0].dtype, torch.float32) if self.own else torch.float32
+        self.usual = torch.zeros(2, dtype=dtype, device=self.skipped.device)
         self._one = torch.ones_like(self.skipped)
 
     def step(self, rate: float, clip: float, surge: float = math.inf) -> None:
@@ -64,18 +65,19 @@ class State:
         bad = torch.zeros_like(self.skipped)
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._one)  # what GradScaler calls
         bad = self.parallel.total(bad).clamp(max=1.0)
+        if gradients and min(clip, surge) < math.inf:
+            bad = self._restrain(gradients, clip, surge, bad)
         self.skipped += bad
-        if min(clip, surge) < math.inf:
-            self._restrain(gradients, clip, surge, bad)
         self.optimiser.found_inf = bad  # type: ignore[attr-defined]  # as GradScaler does: the step is left out on the device
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
         self.ema.update()
 
-    def _restrain(self, gradients: list[Tensor], clip: float, surge: float, bad: Tensor) -> None:
-        """Shortens a gradient that is too long, all of it alike."""
-        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt().float()
+    def _restrain(self, gradients: list[Tensor], clip: float, surge: float, bad: Tensor) -> Tensor:
+        """Shortens a gradient that is too long, all of it alike; returns whether it, or its norm, is not finite."""
+        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt().to(self.usual.dtype)
+        bad = torch.where(torch.isfinite(norm), bad, self._one)
         total, weight = self.usual
         limit = torch.where(total > 0, surge * (total / weight).sqrt(), math.inf).clamp(max=clip)
         factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
@@ -83,6 +85,7 @@ class State:
         decay = self.learner.betas[1]
         now = torch.stack([(norm * factor).square(), torch.ones_like(norm)])
         self.usual = torch.where(bad > 0, self.usual, decay * self.usual + (1 - decay) * now)
+        return bad
 
     def clear(self) -> None:
         """Forgets the gradients."""
@@ -126,8 +129,7 @@ class State:
             updates, skipped = tensors["counts"].tolist()
             self.ema.updates = int(updates)
             self.skipped.fill_(skipped)
-            if "usual" in tensors:  # older files have none
-                self.usual.copy_(tensors["usual"])
+            self.usual.copy_(tensors.get("usual", torch.zeros(2)))  # older files have none
         slots: dict[int, dict[str, Tensor]] = {}
         for key, x in of("optimiser").items():
             index, name = key.split("/")
