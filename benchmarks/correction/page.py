@@ -26,7 +26,6 @@ NAMES = {
     "further": "teacher trained on, then UID",
     "refined": "UID, teacher learns beside",
     "uid guarded": "UID, guarded",
-    "uid unlimited": "UID, surges not shortened",
     "head": "UID + discriminator head",
     "uid longer": "UID, as long",
     "then": "half UID, half recipe",

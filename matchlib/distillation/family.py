@@ -38,6 +38,10 @@ class Recipe:
     student_rate: float = 1e-3
     critic_rate: float = 2e-3
 
+    def times_of(self, model: MatchingModel) -> Times:
+        """Returns the density of t at which a student of the model's teacher is compared."""
+        return model.times if self.times is None else self.times.within(model.times)
+
 
 class Family(ABC):
     """A function of settings to a matching model."""

@@ -84,9 +84,7 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
         if not _has_weights(module):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
-    times = None if recipe.times is None else recipe.times.within(card.model.times)
-    if t.times is not None:
-        times = times_of({**asdict(times or card.model.times), **t.times})
+    times = times_of({**asdict(recipe.times_of(card.model)), **(t.times or {})})
     notes = []
     if settings.student.warm and spec.get("network"):
         notes.append(f"student: warm start, {copy_fitting(student, teacher.state_dict())}")

@@ -372,7 +372,6 @@ def test_a_student_is_compared_only_where_its_teacher_was_trained(name: str) -> 
 
 def test_a_teacher_without_a_family_is_distilled_at_noisy_times() -> None:
     """Own callables get what the families have, unless the data are pairs, whose sources tell the data."""
-    model = families["flow"]().model(paired=False)
-    card = teacher_card(RunSettings(), load_dataset("digits"))
-    assert recipe_of(TeacherSettings(name="mine.py:teacher"), replace(card, model=model), paired=False).times == NOISY
-    assert recipe_of(TeacherSettings(name="mine.py:teacher"), replace(card, model=model), paired=True).times is None
+    card, own = teacher_card(RunSettings(), load_dataset("digits")), TeacherSettings(name="mine.py:teacher")
+    assert recipe_of(own, card, paired=False).times_of(card.model) == NOISY
+    assert recipe_of(own, card, paired=True).times_of(card.model) == card.model.times

@@ -39,8 +39,7 @@ def setting(data: st.DataObject, family: str, student: str = "onestep", loss: st
     critic = copy.deepcopy(field)  # moved away from the teacher: where the two agree, the student's gradient vanishes
     for weight in critic.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    times = None if recipe.times is None else recipe.times.within(model.times)
-    distillation = Distillation(teacher, made, critic, losses[loss](), times)
+    distillation = Distillation(teacher, made, critic, losses[loss](), recipe.times_of(model))
     prompt, real = (_batch(size or data.draw(sizes), shape, generator) for _ in range(2))
     return distillation, prompt, replace(real, **_sized(real, len(prompt.data))), generator
 
