@@ -25,7 +25,6 @@ NAMES = {
     "correct": "**recipe**",
     "further": "teacher trained on, then UID",
     "refined": "UID, teacher learns beside",
-    "uid guarded": "UID, guarded",
     "head": "UID + discriminator head",
     "uid longer": "UID, as long",
     "then": "half UID, half recipe",
@@ -75,19 +74,21 @@ def _mean(record: dict[str, Any], kind: str, method: str, key: str) -> float:
 
 
 def weak(record: dict[str, Any]) -> str:
-    """Kinds of teacher down; excess of teacher, UID and the recipe, their ratios, and what else tells."""
+    """Kinds of teacher down; excess of teacher, UID and the recipe, their ratios, what else tells, and the limit of alpha."""
     found, lines, compared = excesses(record), [], ("teacher", "uid", "correct")
     raw, digits = "frechet_raw" in record["floor"], _digits(record)
+    limit = any(method == "limit" for _, method in found)
     for kind in dict.fromkeys(kind for kind, method in found if method == "correct"):
         own = {method: found[kind, method] for method in compared if (kind, method) in found}
         mean = {method: float(np.mean(values)) for method, values in own.items()}
         shares = [f"{mean['correct'] / mean[m]:.2f}" if mean.get(m, 0.0) > 5 * 10.0**-digits else "-" for m in ("uid", "teacher")]
         rest = [", ".join(f"{_mean(record, kind, m, 'frechet_raw'):.1f}" for m in own)] if raw else []
         rest += [f"{_mean(record, kind, 'correct', key):.2f}" for key in ("coverage", "nearest_ratio")]
+        rest += [_pm(found[kind, "limit"], digits) if (kind, "limit") in found else "-"] if limit else []
         shown = [_pm(own[m], digits) if m in own else "-" for m in compared]
         lines.append([kind, str(len(own["correct"])), *shown, *shares, *rest])
     head = ["teacher", "seeds", "its excess", "UID", "**recipe**", "recipe / UID", "recipe / teacher"]
-    return table([*head, *(["raw: teacher, UID, recipe"] if raw else []), "coverage", "nearest"], lines)
+    return table([*head, *(["raw: teacher, UID, recipe"] if raw else []), "coverage", "nearest", *(["alpha = ∞"] if limit else [])], lines)
 
 
 def verdict(record: dict[str, Any]) -> str:
