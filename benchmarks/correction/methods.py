@@ -17,6 +17,7 @@ LIMIT: dict[str, Any] = {"loss": {"name": "realuid", "alpha": math.inf, "beta": 
 METHODS: dict[str, Method] = {
     "uid": student(**UID),
     "uid unlimited": student(**UID, **{"trainer.surge": math.inf}),
+    "uid followed": student(**UID, **{"trainer.critic_factor": 2.0}),  # with the recipe's critic rate
     "published": student(**GUARDED | {"loss": {"name": "realuid", "alpha": 0.94, "beta": 0.96}}),
     "default": student(),  # what `matchlib distill` does when nothing is said
     "correct": student(recipe="correct"),

@@ -27,6 +27,7 @@ NAMES = {
     "refined": "UID, teacher learns beside",
     "head": "UID + discriminator head",
     "uid longer": "UID, as long",
+    "published": "RealUID, alpha .94, beta .96",
     "then": "half UID, half recipe",
 }
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "correction.md"
@@ -39,8 +40,11 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def _pm(values: list[float], digits: int = 2) -> str:
+    """The mean with its interval, or all values, if they are one or two: an interval of two is wider than what it is about."""
+    if len(values) < 3:
+        return ", ".join(f"{x:.{digits}f}" for x in values)
     mean, half = interval(values)
-    return f"{mean:.{digits}f}" if len(values) == 1 else f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def gaussian() -> str:
@@ -107,9 +111,27 @@ def verdict(record: dict[str, Any]) -> str:
         own = {(row["method"], row["seed"]): row[record.get("key", "frechet")] for row in record["rows"] if row["kind"] == "good"}
         apart = [value - own["uid", seed] for (method, seed), value in own.items() if method == "correct" and ("uid", seed) in own]
         said += f" A good teacher: recipe less UID, seed by seed, {_pm(apart, _digits(record))}."
+    if ("good", "uid") in mean and "frechet_raw" in record["floor"]:
+        said += " " + _from_the_best(record, kinds, mean)
     if ("good", "default") in found:
         said += f" The default of `distill` (alpha = 2, the family's own rates) ends at {_pm(found['good', 'default'])} there."
     return said
+
+
+def _from_the_best(record: dict[str, Any], kinds: list[str], mean: dict[tuple[str, str], float]) -> str:
+    """Says what is kept of the teacher's error if zero is a good teacher's UID student, and in raw values over those of held-out data."""
+
+    def shares(origin: float, of: dict[tuple[str, str], float]) -> str:
+        kept = [(of[kind, "correct"] - origin) / (of[kind, "teacher"] - origin) for kind in kinds]
+        return f"{min(kept):.2f} to {max(kept):.2f}"
+
+    raw = {(kind, method): _mean(record, kind, method, "frechet_raw") for kind in kinds for method in ("teacher", "correct")}
+    least = record["floor"]["frechet_raw"]
+    return (
+        "With zero at the UID student of the good teacher, instead of held-out data, the recipe keeps "
+        f"{shares(mean['good', 'uid'], mean)} of the teacher's excess; "
+        f"in raw values, with zero at held-out data ({least:.2f}), {shares(least, raw)}."
+    )
 
 
 def others() -> str:
