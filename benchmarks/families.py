@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from record import CACHE, cell, distilled, save
+from record import CACHE, cell, defaults, distilled, save
 
 CELLS = [
     ("flow", "digits"),
@@ -57,6 +57,7 @@ def main() -> None:
             continue
         for seed in given.seeds:
             key = {"benchmark": "families", "family": family, "data": data, "seed": seed, "more": more}
+            key["defaults"] = defaults(family, paired=data == "digits-restore")
             row = {"family": family, "data": data, "seed": seed} | cell(key, lambda f=family, d=data, s=seed: run(f, d, s, more))
             student, teacher, held = row["student"], row["teacher"], row["held_out"]
             row["student_over_teacher"] = student["frechet"] / teacher["frechet"]

@@ -6,10 +6,11 @@ python benchmarks/matrix.py [--labels true false] [--only flow ...] [--threads 1
 from __future__ import annotations
 
 import argparse
+import os
 from itertools import product
 from typing import Any
 
-from record import CACHE, cell, distilled, save
+from record import CACHE, cell, defaults, distilled, save
 
 UNPAIRED = ["--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
 FAMILIES: dict[str, list[str]] = {
@@ -63,8 +64,8 @@ def main() -> None:
         options = command(family, steps, labels, given.seed)
         row = {"family": family, "steps": steps, "labels": labels == "true", "command": ["matchlib", "distill", *options]}
         row |= cell(
-            {"benchmark": "matrix", "options": options},
-            lambda options=options: distilled(options, CACHE / "matrix-run", SHOWN, OMP_NUM_THREADS=str(given.threads)),
+            {"benchmark": "matrix", "options": options, "defaults": defaults(FAMILIES[family][1], paired="digits-restore" in options)},
+            lambda options=options: distilled(options, CACHE / f"matrix-run-{os.getpid()}", SHOWN, OMP_NUM_THREADS=str(given.threads)),
         )
         student, teacher = row["student"], row["teacher"]
         row["student_over_teacher"] = student["frechet"] / teacher["frechet"]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 
 from matchlib.cards import versions
+from matchlib.registries import families
+from matchlib.settings import DistillSettings
 from matchlib.training.files import read_json, write_json
 
 HERE = Path(__file__).parent
@@ -43,6 +46,11 @@ def cell(key: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str
     value = compute()
     write_json(path, {"key": key, "value": value})
     return value
+
+
+def defaults(family: str, *, paired: bool = False) -> list[Any]:
+    """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew."""
+    return [asdict(DistillSettings()), repr(families[family]().recipe(paired=paired))]
 
 
 def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
 
 from page import interval
-from record import CACHE, RESULTS, cell, save
+from record import CACHE, RESULTS, cell, defaults, save
 from tasks import Task
 
 import matchlib
 from matchlib.errors import DivergedError
 from matchlib.recipes import recipe
-from matchlib.registries import families
-from matchlib.settings import DistillSettings
 from matchlib.training.files import read_json
 
 __all__ = [
@@ -58,14 +55,9 @@ def _named(task: Task, family: str, kind: str, seed: int) -> dict[str, Any]:
     return {"task": task.name, "family": family, "kind": kind, "seed": seed, "settings": settings, "data": sha256(data).hexdigest()[:12]}
 
 
-def _defaults(family: str) -> list[Any]:
-    """Returns what no setting of a student's run names."""
-    return [asdict(DistillSettings()), repr(families[family]().recipe(paired=False))]
-
-
 def defaults_of(family: str) -> str:
     """Returns a digest of what no setting of a student's run names."""
-    return _digest({"defaults": _defaults(family)})
+    return _digest({"defaults": defaults(family)})
 
 
 def _digest(what: dict[str, Any]) -> str:
@@ -127,7 +119,7 @@ def working(task: Task, what: dict[str, Any], make: Callable[[Path], dict[str, A
             **what,
             "settings": {**what["settings"], **named},
             "teacher": made_of,
-            "defaults": _defaults(what["family"]),
+            "defaults": defaults(what["family"]),
         },
         fresh,
     )
