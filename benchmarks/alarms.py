@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from record import CACHE, cell, save
+from record import CACHE, cell, defaults, save
 from torch import Tensor, nn
 
 import matchlib
@@ -154,16 +154,16 @@ def main() -> None:
         if given.only and name not in given.only:
             continue
         todo = partial(planted, make, settings, given.turns, full=name == "full disk")
-        made = cell({"alarms": name, "turns": given.turns, "limits": asdict(Limits())}, todo)
+        made = cell({"alarms": name, "turns": given.turns, "limits": asdict(Limits()), "defaults": defaults("flow")}, todo)
         first = made["alarms"][0].split("(")[1].split(")")[0] if made["alarms"] else ""
         rows.append({"run": name, "wanted": wanted, "first": first, **made})
         print(f"{name:24} {'named' if first == wanted else f'WRONG: {first}':10} {made['alarms'][:1]} {made['readings']}", flush=True)
     for name, options in HEALTHY.items():
         if given.only and name not in given.only:
             continue
-        made = cell(
-            {"alarms": name, "turns": given.healthy_turns, "limits": asdict(Limits())}, partial(alarms, options, {}, given.healthy_turns)
-        )
+        own = defaults(options["teacher"], paired=options.get("data") == "digits-restore")
+        what = {"alarms": name, "turns": given.healthy_turns, "limits": asdict(Limits()), "defaults": own}
+        made = cell(what, partial(alarms, options, {}, given.healthy_turns))
         rows.append({"run": name, "wanted": "", "first": " ".join(made["alarms"]), **made})
         print(f"{name:24} {'silent' if not made['alarms'] else made['alarms']} {made['readings']}", flush=True)
     save("alarms", rows, turns=given.turns, healthy_turns=given.healthy_turns)
