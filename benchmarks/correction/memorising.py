@@ -9,6 +9,7 @@ held-out digits are, and the median distance over that of held-out digits.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,10 @@ from matchlib.evaluation.evaluate import reference_of, scores
 from matchlib.evaluation.metric import flat
 
 TASK = replace(DIGITS, kinds={"usual": Kind(settings={"teacher.training.steps": 400})})
-SEEN, ALPHAS, TURNS = (1437, 144), (1.0, 2.0, 8.0), (3200, 12_800)
+PLAN = {  # turns: {real digits seen: alphas}
+    3200: {1437: (1.0, 2.0, 8.0, math.inf), 144: (1.0, 2.0, 8.0, math.inf)},
+    12_800: {1437: (8.0, math.inf), 144: (2.0, 8.0)},
+}
 
 
 def seen(count: int) -> Dataset:
@@ -54,14 +58,14 @@ def settings(alpha: float, turns: int) -> dict[str, Any]:
 
 def main() -> None:
     rows, least = [], TASK.floor()
-    for turns in TURNS:
-        for count in SEEN:
-            for alpha in ALPHAS if turns == min(TURNS) else ALPHAS[-1:] if count == max(SEEN) else ALPHAS[1:]:
+    for turns, plan in PLAN.items():
+        for count, alphas in plan.items():
+            for alpha in alphas:
                 what = {"method": f"sees {count}", "family": "flow", "kind": "usual", "seed": 0, "settings": settings(alpha, turns)}
                 found = working(TASK, what, partial(made, count, alpha, turns))
                 rows.append({"seen": count, "alpha": alpha, "turns": turns, **found})
                 print({key: round(x, 3) if isinstance(x, float) else x for key, x in rows[-1].items()}, flush=True)
-        save("correction-memorising", rows, floor=least)
+            save("correction-memorising", rows, floor=least)
 
 
 if __name__ == "__main__":
