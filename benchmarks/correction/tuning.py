@@ -19,8 +19,8 @@ UNIFORM: dict[str, Any] = {"trainer.times": {"log_ratio": None}}
 SLOW: dict[str, Any] = {"trainer.betas": (0.0, 0.999)}  # the usual second moment
 
 
-def _at(alpha: float) -> dict[str, Any]:
-    return RECIPE | {"loss": {"name": "realuid", "alpha": alpha, "beta": alpha, "gamma": 0.5}}
+def _at(alpha: float, **more: Any) -> dict[str, Any]:
+    return RECIPE | {"loss": {"name": "realuid", "alpha": alpha, "beta": alpha, "gamma": 0.5, **more}}
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -33,6 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "the recipe": RECIPE,
     "the recipe, uniform times": RECIPE | UNIFORM,
     "the recipe, beta_2 = .999": RECIPE | SLOW,
+    "the recipe, in units of alpha": _at(8.0, rescaled=True),
     "the recipe, alpha = 4": _at(4.0),
     "the recipe, alpha = 16": _at(16.0),
     "the recipe, alpha = ∞": _at(math.inf),
