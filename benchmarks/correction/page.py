@@ -203,8 +203,8 @@ def memorising() -> str:
         [
             f"{row['seen']:,}",
             f"{row['turns']:,}",
-            f"{row['alpha']:g}",
-            f"{1 - 1 / row['alpha']:.2f}",
+            f"{float(row['alpha']):g}".replace("inf", "∞"),
+            f"{1 - 1 / float(row['alpha']):.2f}",
             *(f"{row[key]:.2f}" for key in ("copies", "nearest_ratio")),
             f"{row['frechet'] - record['floor']['frechet']:.2f}",
             f"{row['coverage']:.2f}",
