@@ -93,6 +93,12 @@ def main() -> None:
             "teacher.sampler": {"name": "ddim", "steps": 50, "clip": True},
             # the family's own are for 8x8: a start at b/a = 1.6 left white noise in images of 28x28, one at 3.4 blurs them as it should
             "student.start": 0.5,
+            # as the committed run had them
+            "trainer.times": {"log_ratio": None, "low": 0.05, "high": 0.6},
+            "trainer.betas": (0.0, 0.999),
+            "trainer.surge": float("inf"),
+            "trainer.student_factor": 2.0,
+            "trainer.critic_factor": 2.0,
         },
         hooks=Hooks(show=lambda row: print(row.phase, row.step, row.losses, flush=True), say=print),
     )
