@@ -6,7 +6,6 @@ python benchmarks/matrix.py [--labels true false] [--only flow ...] [--threads 1
 from __future__ import annotations
 
 import argparse
-import os
 from itertools import product
 from typing import Any
 
@@ -65,7 +64,7 @@ def main() -> None:
         row = {"family": family, "steps": steps, "labels": labels == "true", "command": ["matchlib", "distill", *options]}
         row |= cell(
             {"benchmark": "matrix", "options": options, "defaults": defaults(FAMILIES[family][1], paired="digits-restore" in options)},
-            lambda options=options: distilled(options, CACHE / f"matrix-run-{os.getpid()}", SHOWN, OMP_NUM_THREADS=str(given.threads)),
+            lambda options=options: distilled(options, CACHE / "matrix-run", SHOWN, OMP_NUM_THREADS=str(given.threads)),
         )
         student, teacher = row["student"], row["teacher"]
         row["student_over_teacher"] = student["frechet"] / teacher["frechet"]

@@ -254,12 +254,11 @@ def times() -> str:
 
 def numbers() -> dict[str, str]:
     """Returns what stands between the marks."""
-    found = {"gaussian": gaussian(), "tuning": tuning()}
+    found = {"gaussian": gaussian(), "tuning": tuning(), "followed": followed()}
     for path in sorted(RESULTS.glob("correction-*-*.json")):
         name = path.stem.removeprefix("correction-")
         found |= {name: weak(read_json(path)), f"verdict-{name}": verdict(read_json(path))}
     made = {"surges": surges, "times": times, "alone": alone, "memorising": memorising, "others": others}
-    found |= {"followed": followed()} if (RESULTS / "correction-followed-diffusion.json").exists() else {}
     found |= {name: make() for name, make in made.items() if (RESULTS / f"correction-{name}.json").exists()}
     return {name: value for name, value in found.items() if f"<!-- {name} -->" in PAGE.read_text()}
 
