@@ -22,15 +22,15 @@ from torch import Tensor, nn
 
 import matchlib
 from matchlib.algebra.records import Condition
-from matchlib.data import Dataset
-from matchlib.distillation.foreign import Foreign
+from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
 from matchlib.distillation.student import Student
-from matchlib.distillation.teacher import Teacher
-from matchlib.registries import students
+from matchlib.fields.callable import CallableField
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import students
 from matchlib.runs.run import Hooks
-from matchlib.sources import load_dataset
+from matchlib.training.monitor import Limits
 from matchlib.training.trainer import Interrupted
-from matchlib.training.watch import Limits
 
 PLACE = CACHE / "alarms"
 QUICK = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
@@ -76,7 +76,7 @@ def wrong_sign() -> dict[str, Any]:
     good = matchlib.load(teacher_folder(), of="teacher")
     of = good.module
     assert isinstance(of, Teacher)
-    field = Foreign(Negated(of.field), arguments=("state", "time", "label"))
+    field = CallableField(Negated(of.field), arguments=("state", "time", "label"))
     return {"teacher": Teacher(field, of.model, of.moments)}
 
 
@@ -89,8 +89,8 @@ def poisoned() -> dict[str, Any]:
 
 
 FAILURES: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
-    "critic too slow": ("critic", dict, {"trainer.critic_factor": 1e-3}),
-    "student rate too high": ("student-rate", dict, {"trainer.student_factor": 50.0}),
+    "critic too slow": ("critic", dict, {"trainer.critic_lr_scale": 1e-3}),
+    "student rate too high": ("student-rate", dict, {"trainer.student_lr_scale": 50.0}),
     "wrong teacher sign": ("teacher", wrong_sign, {}),
     "dead student": ("still", dict, {"student.name": "dead"}),
     "NaN batch": ("not-finite", poisoned, {}),

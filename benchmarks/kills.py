@@ -62,7 +62,7 @@ def environment(name: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(PLACE / f"cache-{name}")}
 
 
-def killed(index: int, processes: int, seconds: float, rng: np.random.Generator) -> tuple[int, dict[str, torch.Tensor], list[str]]:
+def killed(index: int, processes: int, seconds: float, rng: np.random.Pipeline) -> tuple[int, dict[str, torch.Tensor], list[str]]:
     """Returns how often a run was killed before it ended, its weights, and what went wrong."""
     run, kills, wrong = PLACE / f"run-{index}", 0, []
     while True:

@@ -27,7 +27,7 @@ FAMILIES: dict[str, list[str]] = {
 STUDENTS = {1: ["--student", "onestep"]} | {k: ["--student", "fewstep", "--set", f"student.steps={k}"] for k in (2, 4, 8)}
 BOUNDS = {1: 1.3, 2: 1.3, 4: 1.1, 8: 1.1}  # student over teacher, Frechet distance
 SHOWN = ("nfe", "frechet", "frechet_raw", "coverage", "nearest_ratio", "rmse", "seconds")
-COMMON = ["--set", "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-ratio]", "--set", "trainer.batch=128"]
+COMMON = ["--set", "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-ratio]", "--set", "trainer.batch_size=128"]
 
 
 def command(family: str, steps: int, labels: str, seed: int) -> list[str]:

@@ -24,19 +24,18 @@ from torch.profiler import ProfilerActivity, profile
 
 import matchlib
 from matchlib.algebra.records import Batch
-from matchlib.cards import build_field
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.teacher import Teacher
+from matchlib.runs.artifact import build_field
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import plan
 from matchlib.runs.run import Run
-from matchlib.settings import from_tree
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
-from matchlib.training.engine import prepare
+from matchlib.runs.settings import from_tree
+from matchlib.training.precision import prepare
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 MIB = 2**20
@@ -51,7 +50,7 @@ def teacher_of(network: dict[str, Any]) -> Teacher:
     """Returns a teacher with random weights."""
     torch.manual_seed(0)
     model = matchlib.families["flow"]().model(paired=False)
-    field = build_field(network, Signature((1, 28, 28)), model, Teacher(nn.Identity(), model).moments)
+    field = build_field(network, NetworkSpec((1, 28, 28)), model, Teacher(nn.Identity(), model).moments)
     for weight in field.parameters():
         nn.init.normal_(weight, std=0.05)
     return Teacher(field, model)
@@ -165,10 +164,10 @@ def planned(network: dict[str, Any], batch: int, engine: dict[str, Any], data: D
             prepare(module, checkpointing=settings.trainer.engine.checkpointing)
         of = Distillation(frozen, made.student, made.critic, made.loss, made.model.times)
         learners = Learner(made.student), Learner(made.critic, ema=0.0)
-        algorithm = Distilling(of, *learners, run.data, Streams(0, torch.device("cpu")), batch=batch)
+        algorithm = DistillationTask(of, *learners, run.data, Streams(0, torch.device("cpu")), batch_size=batch)
         del made, frozen
         run.untrained = None  # type: ignore[assignment]  # a real run holds it on the CPU
-        trainer = Trainer(algorithm, TrainerSettings(4, micro=settings.trainer.engine.micro))
+        trainer = Trainer(algorithm, TrainerSettings(4, micro_batch_size=settings.trainer.engine.micro_batch_size))
         for _ in range(4):
             trainer._turn()
 

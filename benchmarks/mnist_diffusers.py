@@ -22,8 +22,8 @@ from torch.nn import functional
 
 import matchlib
 from matchlib.adapters.diffusers import diffusers
+from matchlib.io import read_json
 from matchlib.runs.run import Hooks
-from matchlib.training.files import read_json
 
 
 def train(images: np.ndarray, folder: Path, steps: int, batch: int) -> float:
@@ -87,18 +87,18 @@ def main() -> None:
         steps=given.turns,
         out=place / "run",
         settings={
-            "trainer.batch": given.batch // 2,
+            "trainer.batch_size": given.batch // 2,
             "evaluation.draws": 1,
             "evaluation.metrics": ("frechet", "frechet-raw"),
             "teacher.sampler": {"name": "ddim", "steps": 50, "clip": True},
             # the family's own are for 8x8: a start at b/a = 1.6 left white noise in images of 28x28, one at 3.4 blurs them as it should
-            "student.start": 0.5,
+            "student.t_start": 0.5,
             # as the committed run had them
-            "trainer.times": {"log_ratio": None, "low": 0.05, "high": 0.6},
+            "trainer.times": {"log_sigma": None, "low": 0.05, "high": 0.6},
             "trainer.betas": (0.0, 0.999),
-            "trainer.surge": float("inf"),
-            "trainer.student_factor": 2.0,
-            "trainer.critic_factor": 2.0,
+            "trainer.adaptive_clip": float("inf"),
+            "trainer.student_lr_scale": 2.0,
+            "trainer.critic_lr_scale": 2.0,
         },
         hooks=Hooks(show=lambda row: print(row.phase, row.step, row.losses, flush=True), say=print),
     )

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from matchlib.cards import versions
-from matchlib.registries import families
-from matchlib.settings import DistillSettings
-from matchlib.training.files import read_json, write_json
+from matchlib.io import read_json, write_json
+from matchlib.registry import families
+from matchlib.runs.artifact import versions
+from matchlib.runs.settings import DistillSettings
 
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results", HERE / "cache"
@@ -50,7 +50,7 @@ def cell(key: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str
 
 def defaults(family: str, *, paired: bool = False) -> list[Any]:
     """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew."""
-    return [asdict(DistillSettings()), repr(families[family]().recipe(paired=paired))]
+    return [asdict(DistillSettings()), repr(families[family]().defaults(paired=paired))]
 
 
 def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:

@@ -23,12 +23,12 @@ MNIST = [
         "--set",
         "teacher.training.steps=1000",
         "--set",
-        "teacher.training.batch=64",
+        "teacher.training.batch_size=64",
         "--set",
         "teacher.sampler={name: ancestral, clip: true}",
     ),
-    *("--steps", "2000", "--set", "trainer.batch=64"),
-    *("--set", "evaluation.draws=3", "--set", "evaluation.clip=true", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
+    *("--steps", "2000", "--set", "trainer.batch_size=64"),
+    *("--set", "evaluation.draws=3", "--set", "evaluation.clip_samples=true", "--set", "evaluation.metrics=[frechet, frechet-raw]"),
 ]
 
 

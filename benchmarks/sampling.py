@@ -21,9 +21,9 @@ from step import CASES, Loop, Setting, median, seconds
 from torch import Tensor
 
 import matchlib
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.samplers.ode import ODE
-from matchlib.sampling.base import SampledField
+from matchlib.fields.sampler import SampledField
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.samplers import ODE
 
 SPEED = {("MLP, 0.45 M", 64): 20, ("MLP, 0.45 M", 512): 5, ("U-Net, 1 M", 32): 1}  # network and samples: draws in a block
 METHODS = {"euler": 50, "heun2": 25}

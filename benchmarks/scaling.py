@@ -21,12 +21,11 @@ from step import CRITIC_TURNS, Case, Setting, seconds, through_matchlib
 
 import matchlib
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
-from matchlib.training.parallel import leave, parallel, start
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.losses import RealUID
+from matchlib.training.distributed import hard_exit, init_distributed, strategy
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 BATCHES, WIDTHS, PROCESSES = (8, 32, 128, 512, 2048), (64, 128, 256, 512, 1024), (1, 2)
@@ -43,17 +42,19 @@ def time_of(width: int, batch: int) -> dict[str, Any]:
 def process(how: str) -> None:
     """One of the processes: prints the milliseconds of a cycle."""
     torch.set_num_threads(1)
-    start(torch.device("cpu"))
-    among = parallel(how)
+    init_distributed(torch.device("cpu"))
+    among = strategy(how)
     of = Setting(Case({"name": "mlp", "width": 228}, 8, {}))
     teacher = Teacher(of.field, of.model)
     student, critic = matchlib.students["onestep"](teacher, None, start=1.0), matchlib.students["onestep"](teacher, None).field
-    placed = [among.place(module.requires_grad_(True)) for module in (student, critic)]
+    placed = [among.wrap(module.requires_grad_(True)) for module in (student, critic)]
     distillation = Distillation(teacher, placed[0], placed[1], RealUID(2.0, 2.0, 0.5))
     learners = Learner(student), Learner(critic, ema=0.0)
     streams = Streams(0, torch.device("cpu"))
     trainer = Trainer(
-        Distilling(distillation, *learners, of.data, streams, batch=512, critic_turns=CRITIC_TURNS), TrainerSettings(10**9), parallel=among
+        DistillationTask(distillation, *learners, of.data, streams, batch_size=512, critic_steps=CRITIC_TURNS),
+        TrainerSettings(10**9),
+        parallel=among,
     )
 
     def cycle() -> None:
@@ -64,7 +65,7 @@ def process(how: str) -> None:
     ms = 1e3 * statistics.median(seconds(cycle, 2) for _ in range(7))
     if among.rank == 0:
         print(json.dumps({"ms": ms}), flush=True)
-    leave(0)
+    hard_exit(0)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from record import RESULTS, filled, table
 
-from matchlib.training.files import read_json
+from matchlib.io import read_json
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "speed.md"
 

@@ -30,17 +30,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import matchlib
 from matchlib.algebra.records import Condition
-from matchlib.cards import build_field
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
-from matchlib.training.engine import prepare
-from matchlib.training.files import read_json
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.teacher import Teacher
+from matchlib.io import read_json
+from matchlib.plugins.losses import RealUID
+from matchlib.runs.artifact import build_field
+from matchlib.training.precision import prepare
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 ALPHA, BETA, GAMMA = 2.0, 2.0, 0.5
@@ -74,7 +73,7 @@ class Setting:
         self.data = Dataset.from_arrays("images", images, labels=np.arange(1024) % 10)
         self.model = matchlib.families["flow"]().model(paired=False)
         moments = self.data.moments(self.model.coupling)
-        self.field = build_field(case.network, Signature(self.data.shape, 10), self.model, moments)
+        self.field = build_field(case.network, NetworkSpec(self.data.shape, 10), self.model, moments)
         for weight in self.field.parameters():
             nn.init.normal_(weight, std=0.05)
 
@@ -82,13 +81,13 @@ class Setting:
 def through_matchlib(of: Setting, batch: int, compile: str | None = None) -> Callable[[], None]:
     """Returns one cycle through the library."""
     teacher = Teacher(copy.deepcopy(of.field), of.model)
-    student, critic = matchlib.students["onestep"](teacher, None, start=1.0), copy.deepcopy(of.field)
+    student, critic = matchlib.students["onestep"](teacher, None, t_start=1.0), copy.deepcopy(of.field)
     for module in (teacher, student, critic):
         prepare(module, compile=compile)
     distillation = Distillation(teacher, student, critic, RealUID(ALPHA, BETA, GAMMA, weight_power=1.0))
     learners = Learner(student, RATE, BETAS, DECAYS[0], DECAYS[1:]), Learner(critic, RATE, BETAS, 0.0)
     streams = Streams(0, torch.device("cpu"))
-    algorithm = Distilling(distillation, *learners, of.data, streams, batch=batch, critic_turns=CRITIC_TURNS)
+    algorithm = DistillationTask(distillation, *learners, of.data, streams, batch_size=batch, critic_steps=CRITIC_TURNS)
     trainer = Trainer(algorithm, TrainerSettings(10**9))
 
     def cycle() -> None:
@@ -172,7 +171,9 @@ class Loop:
                 with torch.no_grad():
                     f_star = self.velocity(self.teacher, state, t, label)
                 each.append((self.velocity(self.critic, state, t, label), f_star, target))
-        generated, real = (self.q(*x, *y) for x, y in zip(each, ((GAMMA, ALPHA, BETA), (1 - GAMMA, 1 - ALPHA, 1 - BETA)), strict=True))
+        generated, real = (
+            self.quadratic(*x, *y) for x, y in zip(each, ((GAMMA, ALPHA, BETA), (1 - GAMMA, 1 - ALPHA, 1 - BETA)), strict=True)
+        )
         self.step(1, -(generated + real).mean())
 
     def student_turn(self) -> None:
@@ -181,7 +182,7 @@ class Loop:
         if self.frugal:
             self.critic.requires_grad_(False)
         f, f_star = (self.velocity(net, state, t, self.y[i]) for net in (self.critic, self.teacher))
-        loss = self.q(f, f_star, target, GAMMA, ALPHA, BETA)
+        loss = self.quadratic(f, f_star, target, GAMMA, ALPHA, BETA)
         error = (target - f_star).detach().abs().flatten(1).mean(1)
         self.step(0, (loss / error).mean())
         self.critic.requires_grad_(True)

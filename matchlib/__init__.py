@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from matchlib.algebra.model import MatchingModel
     from matchlib.algebra.objective import Objective
     from matchlib.distillation.student import Student
-    from matchlib.distillation.teacher import Teacher
-    from matchlib.generator import load
-    from matchlib.plugins.losses.realuid import RealUID
-    from matchlib.registries import (
+    from matchlib.fields.teacher import Teacher
+    from matchlib.plugins.losses import RealUID
+    from matchlib.registry import (
         couplings,
         datasets,
         families,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
         students,
     )
     from matchlib.runs.api import distill, train
+    from matchlib.runs.pipeline import load
     from matchlib.training.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -43,23 +43,23 @@ _HOMES = {
     "Interpolant": "matchlib.algebra.interpolant",
     "MatchingModel": "matchlib.algebra.model",
     "Objective": "matchlib.algebra.objective",
-    "RealUID": "matchlib.plugins.losses.realuid",
+    "RealUID": "matchlib.plugins.losses",
     "ScheduledInterpolant": "matchlib.algebra.interpolant",
     "Student": "matchlib.distillation.student",
-    "Teacher": "matchlib.distillation.teacher",
+    "Teacher": "matchlib.fields.teacher",
     "Trainer": "matchlib.training.trainer",
-    "couplings": "matchlib.registries",
-    "datasets": "matchlib.registries",
+    "couplings": "matchlib.registry",
+    "datasets": "matchlib.registry",
     "distill": "matchlib.runs.api",
-    "families": "matchlib.registries",
-    "interpolants": "matchlib.registries",
-    "load": "matchlib.generator",
-    "losses": "matchlib.registries",
-    "metrics": "matchlib.registries",
-    "networks": "matchlib.registries",
-    "objectives": "matchlib.registries",
-    "samplers": "matchlib.registries",
-    "students": "matchlib.registries",
+    "families": "matchlib.registry",
+    "interpolants": "matchlib.registry",
+    "load": "matchlib.runs.pipeline",
+    "losses": "matchlib.registry",
+    "metrics": "matchlib.registry",
+    "networks": "matchlib.registry",
+    "objectives": "matchlib.registry",
+    "samplers": "matchlib.registry",
+    "students": "matchlib.registry",
     "train": "matchlib.runs.api",
 }
 

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "CardError",
+    "ArtifactError",
     "ConversionError",
     "DataError",
     "DivergedError",
@@ -45,7 +45,7 @@ class DataError(MatchlibError):
     """A data set that cannot be read or used."""
 
 
-class CardError(MatchlibError):
+class ArtifactError(MatchlibError):
     """A saved model or run that is missing, damaged or written by something else."""
 
 

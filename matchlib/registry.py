@@ -1,7 +1,7 @@
-"""A registry maps names to plugins and imports a plugin only when it is asked for.
+"""Registries: names of plugins, and the plugins.
 
-A built-in plugin is a file: ``matchlib/plugins/<group>/<name>.py`` registers ``<name>`` (underscores in the file stand for hyphens in
-the name). A third-party plugin is an entry point of the group ``matchlib.<group>``. So the names are known without importing anything.
+Built-in plugins of a group are registered by importing ``matchlib.plugins.<group>``; those of other packages are entry points of the group
+``matchlib.<group>``. Nothing is imported before a name is asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,38 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from matchlib.errors import SettingError, UnknownNameError, nearest
 
-__all__ = ["Registry", "fields_of"]
+if TYPE_CHECKING:
+    from matchlib.algebra.coupling import Coupling
+    from matchlib.algebra.interpolant import Interpolant
+    from matchlib.algebra.objective import Objective
+    from matchlib.distillation.family import Family
+    from matchlib.distillation.loss import DistillationLoss
+    from matchlib.distillation.student import Student
+    from matchlib.fields.sampler import Sampler
+
+__all__ = [
+    "ALL",
+    "Registry",
+    "couplings",
+    "datasets",
+    "families",
+    "fields_of",
+    "interpolants",
+    "losses",
+    "metrics",
+    "networks",
+    "objectives",
+    "samplers",
+    "students",
+]
 
 T = TypeVar("T")
+
+
 P = TypeVar("P")
 
 
@@ -40,12 +65,16 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, group: str) -> None:
         self.group = group
         self._plugins: dict[str, T] = {}
+        self._imported = False
 
-    @cached_property
-    def _files(self) -> dict[str, str]:
-        package = importlib.import_module(f"matchlib.plugins.{self.group}")
-        modules = [m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")]
-        return {name.replace("_", "-"): f"{package.__name__}.{name}" for name in modules}
+    def _import_builtins(self) -> None:
+        """Imports the module, or the package's modules, that register the group's built-in plugins."""
+        if self._imported:
+            return
+        self._imported = True
+        module = importlib.import_module(f"matchlib.plugins.{self.group}")
+        for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
+            importlib.import_module(f"{module.__name__}.{part.name}")
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
@@ -64,32 +93,26 @@ class Registry(Mapping[str, T], Generic[T]):
         """
         key = self.canonical(name)
 
-        def decorate(plugin: P) -> P:
-            where = getattr(plugin, "__module__", None)
-            if key in self._plugins or self._owner(key) not in (None, where):
+        def decorate(plugin: Any) -> Any:
+            if not plugin.__module__.startswith("matchlib.plugins."):
+                self._import_builtins()
+            reserved = self._entry_points.get(key)
+            if key in self._plugins or (reserved is not None and reserved.module != plugin.__module__):
                 raise SettingError(f"{self.group}: {name!r} is already registered; choose another name")
-            self._plugins[key] = plugin  # type: ignore[assignment]
+            self._plugins[key] = plugin
             return plugin
 
         return decorate
 
-    def _owner(self, key: str) -> str | None:
-        """The module that a file or entry point reserves the name for."""
-        if key in self._files:
-            return self._files[key]
-        point = self._entry_points.get(key)
-        return point.module if point else None
-
     def __getitem__(self, name: str) -> T:
         key = self.canonical(name)
+        self._import_builtins()
         if key not in self._plugins:
             self._load(key)
         return self._plugins[key]
 
     def _load(self, key: str) -> None:
-        if key in self._files:
-            importlib.import_module(self._files[key])
-        elif key in self._entry_points:
+        if key in self._entry_points:
             loaded = self._entry_points[key].load()
             if not isinstance(loaded, ModuleType) and key not in self._plugins:
                 self._plugins[key] = loaded
@@ -100,14 +123,18 @@ class Registry(Mapping[str, T], Generic[T]):
                 f" A new one is added with @matchlib.{self.group}.register({key!r})"
             )
 
+    def _names(self) -> set[str]:
+        self._import_builtins()
+        return {*self._entry_points, *self._plugins}
+
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self._files, *self._entry_points, *self._plugins}))
+        return iter(sorted(self._names()))
 
     def __len__(self) -> int:
-        return len({*self._files, *self._entry_points, *self._plugins})
+        return len(self._names())
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.canonical(name) in set(self)
+        return isinstance(name, str) and self.canonical(name) in self._names()
 
     def name_of(self, plugin: Any) -> str:
         """Returns the name that a plugin, or the class of a value, is registered under."""
@@ -121,7 +148,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Returns the JSON form of a value: its registered name and its fields."""
         return {"name": self.name_of(value), **dataclasses.asdict(value)}
 
-    def build(self, spec: Mapping[str, Any], *positional: Any, beside: Iterable[str] = ()) -> Any:
+    def build(self, spec: Mapping[str, Any], *positional: Any, also_accepted: Iterable[str] = ()) -> Any:
         """Returns the value that a JSON form describes; the inverse of ``describe``.
 
         Args:
@@ -138,6 +165,53 @@ class Registry(Mapping[str, T], Generic[T]):
             if key not in accepted:
                 raise UnknownNameError(
                     f"{self.group} {spec['name']!r} has no setting {key!r} (it has: {', '.join(accepted) or 'none'})"
-                    f"{nearest(key, [*accepted, *beside])}"
+                    f"{nearest(key, [*accepted, *also_accepted])}"
                 )
         return plugin(*positional, **fields)
+
+
+couplings: Registry[type[Coupling]] = Registry("couplings")
+
+
+interpolants: Registry[type[Interpolant]] = Registry("interpolants")
+
+
+objectives: Registry[type[Objective]] = Registry("objectives")
+
+
+families: Registry[type[Family]] = Registry("families")
+
+
+students: Registry[type[Student]] = Registry("students")
+
+
+losses: Registry[type[DistillationLoss]] = Registry("losses")
+
+
+networks: Registry[Any] = Registry("networks")
+
+
+datasets: Registry[Any] = Registry("datasets")
+
+
+samplers: Registry[type[Sampler]] = Registry("samplers")
+
+
+metrics: Registry[Any] = Registry("metrics")
+
+
+ALL: dict[str, Registry[Any]] = {
+    registry.group: registry
+    for registry in (
+        couplings,
+        interpolants,
+        objectives,
+        families,
+        students,
+        losses,
+        networks,
+        datasets,
+        samplers,
+        metrics,
+    )
+}

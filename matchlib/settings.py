@@ -1,340 +1,73 @@
-"""A run's settings: one tree of frozen records, every entry of which has a default.
-
-A *piece* is a mapping ``{"name": registered name, setting: value, ...}``. ``None`` leaves the choice to the family.
-"""
+"""The base class of settings: frozen records whose fields declare type, range and default once."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, get_args
 
-from matchlib.errors import SettingError, UnknownNameError, nearest
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = [
-    "PIECES",
-    "DataSettings",
-    "DistillSettings",
-    "EngineSettings",
-    "EvaluationSettings",
-    "Piece",
-    "RunSettings",
-    "StudentSettings",
-    "TeacherSettings",
-    "TrainingSettings",
-    "at",
-    "from_tree",
-    "merge",
-    "to_tree",
-]
+from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
 
-Piece = dict[str, Any]
+__all__ = ["Settings", "explain"]
+
+_inside: ContextVar[bool] = ContextVar("inside a validation", default=False)
 
 
-@dataclass(frozen=True)
-class DataSettings:
-    """Which data. Further keys are settings of the registered set.
-
-    Args:
-        name: of a registered set, or a path.
-        labels: whether labels that the data have are used.
-        balanced: whether training draws every class equally often.
-        options: settings of a registered set.
-    """
-
-    open_keys: ClassVar[bool] = True
-    name: str = "digits"
-    labels: bool = True
-    balanced: bool = False
-    options: Piece = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a teacher is trained.
-
-    Args:
-        steps: of the optimiser, >= 1.
-        batch: samples a step, >= 1.
-        rate: Adam's step size, > 0.
-        betas: Adam's averaging constants.
-        ema: decay of the averaged weights.
-        label_dropout: share of the samples whose label is left out, in [0, 1); guidance needs some, 0.1 is usual.
-        warmup, decay, clip, surge: see ``matchlib.training.trainer.TrainerSettings``.
-    """
-
-    steps: int = 400
-    batch: int = 256
-    rate: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    ema: float = 0.999
-    label_dropout: float = 0.0
-    warmup: int = 100
-    decay: float = 0.5
-    clip: float = math.inf
-    surge: float = math.inf
-
-
-@dataclass(frozen=True)
-class TeacherSettings:
-    """The teacher. Further keys are settings of the family.
-
-    Args:
-        name: of a family, or the folder of a finished run.
-        coupling, interpolant, objective: pieces that replace the family's own.
-        network: piece; where the family's teacher is a formula, that of critic and student.
-        sampler: piece; None for the family's own.
-        times: ``{"low": ..., "high": ..., "log_ratio": ...}``; None for the family's own.
-        sees_source: whether the field sees the source; None for the family's own choice.
-        guidance: w of ``uncond + w (cond - uncond)``; None for none, or for that of the run that the teacher is taken from.
-        training: how it is trained.
-        options: settings of the family.
-    """
-
-    open_keys: ClassVar[bool] = True
-    name: str = "flow"
-    coupling: Piece | None = None
-    interpolant: Piece | None = None
-    objective: Piece | None = None
-    network: Piece = field(default_factory=lambda: {"name": "mlp"})
-    sampler: Piece | None = None
-    times: Piece | None = None
-    sees_source: bool | None = None
-    guidance: float | None = None
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    options: Piece = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class StudentSettings:
-    """The student. Further keys are settings of the student plugin.
-
-    Args:
-        name: of a student plugin, or the folder of a finished run whose student goes on.
-        network: piece for a network of the student's own; None copies the teacher's with its weights, if it has any.
-        warm: whether such a network takes those of the teacher's weights that fit by name and shape.
-        options: settings of the plugin.
-    """
-
-    open_keys: ClassVar[bool] = True
-    name: str = "onestep"
-    network: Piece | None = None
-    warm: bool = False
-    options: Piece = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the work is done; none of it changes what is computed but for rounding.
-
-    Args:
-        parallel: where ``torchrun`` starts several processes: ``ddp`` gives each all weights, ``fsdp`` a part of each.
-        micro: samples that are worked on at once, in every process; None for its whole share of the batch.
-        precision: of the networks' matrix products: ``fp32``; ``tf32``, on CUDA; or ``bf16``. States, targets and differences are fp32.
-        teacher_precision: of the frozen teacher while a student is trained; with ``bf16`` its weights take half of the memory too. None for
-            that of the others.
-        compile: mode of ``torch.compile`` for each network: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``; None: not.
-        channels_last: whether images and the weights of convolutions are laid out with channels last.
-        checkpointing: whether blocks of networks are computed again in the backward pass instead of kept.
-        split: see ``matchlib.distillation.distillation.Distillation``.
-        together: likewise.
-    """
-
-    parallel: str = "ddp"
-    micro: int | None = None
-    precision: str = "fp32"
-    teacher_precision: str | None = None
-    compile: str | None = None
-    channels_last: bool = False
-    checkpointing: bool = False
-    split: bool | None = None
-    together: bool | None = None
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """How a student is trained; every turn of critic or student is a step.
-
-    Args:
-        steps: turns in all, >= 1.
-        batch: samples a turn, >= 1.
-        critic_turns: before each student turn, >= 1.
-        reuse: critic turns in a row that see the same generated samples, at other times and with other real data, >= 1.
-        critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
-            teacher's with its weights, if it has any.
-        student_rate, critic_rate: Adam's step sizes; None for the family's own.
-        student_factor, critic_factor: of the family's own step sizes, > 0.
-        betas: Adam's averaging constants.
-        ema: decay of the student's averaged weights.
-        emas: decays of further averages of them, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``.
-        times: as in ``TeacherSettings``, for distillation; None for the family's own.
-        warmup, decay, clip, surge, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
-        keep: latest checkpoints that are kept, >= 1.
-        best: a metric by which checkpoints are judged, on samples of the averaged student; the best is kept too, and the run ends with it.
-            None: with the last.
-        watch_every, policy: see ``matchlib.training.trainer.TrainerSettings``.
-        engine: how the work is done, that of the teacher's training too.
-    """
-
-    steps: int = 3200
-    batch: int = 256
-    critic_turns: int = 1
-    reuse: int = 1
-    critic_network: Piece | None = None
-    student_rate: float | None = None
-    critic_rate: float | None = None
-    student_factor: float = 1.0
-    critic_factor: float = 1.0
-    betas: tuple[float, float] = (0.0, 0.99)
-    ema: float = 0.999
-    emas: tuple[float, ...] = ()
-    times: Piece | None = None
-    warmup: int = 100
-    decay: float = 0.7
-    clip: float = math.inf
-    surge: float = 3.0
-    log_every: int = 100
-    checkpoint_every: int = 500
-    keep: int = 2
-    best: str | None = None
-    watch_every: int = 100
-    policy: str = "warn"
-    engine: EngineSettings = field(default_factory=EngineSettings)
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How samples are scored.
-
-    Args:
-        draws: number of draws of the held-out size that a score is averaged over, >= 1.
-        metrics: names; None for all that apply.
-        clip: whether samples are clipped to the limits of the data first, as a file of 8-bit images does.
-    """
-
-    draws: int = 10
-    metrics: tuple[str, ...] | None = None
-    clip: bool = False
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that decides what a run computes, and where.
-
-    Args:
-        command: ``train`` or ``distill``.
-        loss: piece; by default RealUID extrapolates from the teacher towards the data (docs/decisions.md, 7).
-        seed: of every random stream.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        out: folder of the run; None for ``runs/DATE-NAME``.
-    """
-
-    command: str = "distill"
-    data: DataSettings = field(default_factory=DataSettings)
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    student: StudentSettings = field(default_factory=StudentSettings)
-    loss: Piece = field(default_factory=lambda: {"name": "realuid", "alpha": 2.0, "beta": 2.0, "gamma": 0.5})
-    trainer: DistillSettings = field(default_factory=DistillSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    seed: int = 0
-    device: str = "auto"
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.command not in ("train", "distill"):
-            raise SettingError(f"command must be train or distill, got {self.command!r}")
-        for name, value in (
-            ("teacher.training.batch", self.teacher.training.batch),
-            ("trainer.batch", self.trainer.batch),
-            ("evaluation.draws", self.evaluation.draws),
-            ("trainer.keep", self.trainer.keep),
-        ):
-            if value < 1:
-                raise SettingError(f"{name} must be at least 1, got {value}")
-        for name in ("student_factor", "critic_factor"):
-            if not getattr(self.trainer, name) > 0:
-                raise SettingError(f"trainer.{name} must be positive, got {getattr(self.trainer, name)}")
-        dropout = self.teacher.training.label_dropout
-        if not 0 <= dropout < 1:
-            raise SettingError(f"teacher.training.label_dropout must lie in [0, 1), got {dropout}")
-        if self.seed < 0:
-            raise SettingError(f"seed must be at least 0, got {self.seed}")
-
-
-NESTED: dict[str, type] = {
-    "data": DataSettings,
-    "teacher": TeacherSettings,
-    "student": StudentSettings,
-    "trainer": DistillSettings,
-    "evaluation": EvaluationSettings,
-    "training": TrainingSettings,
-    "engine": EngineSettings,
-}
-
-
-# where in the tree a piece of which registry stands
-PIECES = {
-    ("teacher", "coupling"): "couplings",
-    ("teacher", "interpolant"): "interpolants",
-    ("teacher", "objective"): "objectives",
-    ("teacher", "network"): "networks",
-    ("teacher", "sampler"): "samplers",
-    ("student", "network"): "networks",
-    ("trainer", "critic_network"): "networks",
-    ("loss",): "losses",
-}
-
-
-def to_tree(settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings as plain nested mappings, the form of ``config.yaml``; options stand beside the keys of their record."""
-    return _flatten(asdict(settings))
-
-
-def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    options = tree.pop("options", {})
-    flat = {key: _flatten(value) if isinstance(value, dict) else _listed(value) for key, value in tree.items()}
-    return flat | options
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def from_tree(tree: Mapping[str, Any], kind: type = RunSettings, where: str = "") -> Any:
-    """Returns the settings that a tree describes; the inverse of ``to_tree``.
+class Settings(BaseModel):
+    """A group of settings, validated when it is made and never changed.
 
     Raises:
-        UnknownNameError: a key that no record has.
+        SettingError: a value of the wrong type or outside its range; the message has its path, what was given and what is accepted.
+        UnknownNameError: a key that is no setting, with the nearest one.
     """
-    known = {f.name: f for f in fields(kind) if f.name != "options"}
-    values: dict[str, Any] = {}
-    options: Piece = {}
-    for key, value in tree.items():
-        if key in known:
-            nested = NESTED.get(key) if isinstance(value, Mapping) else None
-            values[key] = from_tree(value, nested, f"{where}{key}.") if nested else tuple(value) if isinstance(value, list) else value
-        elif getattr(kind, "open_keys", False):
-            options[key] = value
-        else:
-            raise UnknownNameError(f"unknown setting {where}{key} (there are: {', '.join(known)}){nearest(key, known)}")
-    return kind(**values, **({"options": options} if options else {}))
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, ser_json_inf_nan="strings"
+    )
+
+    def __init__(self, **values: Any) -> None:
+        if _inside.get():  # a group inside another one: the outermost explains
+            super().__init__(**values)
+            return
+        with _validation():
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise explain(error, type(self)) from None
 
 
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """Returns what stands at a dotted path of a tree; None if nothing does."""
-    node: Any = tree
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+@contextmanager
+def _validation() -> Iterator[None]:
+    token = _inside.set(True)
+    try:
+        yield
+    finally:
+        _inside.reset(token)
 
 
-def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Lays ``other`` over ``base``, mapping by mapping; a piece of another name replaces the one before."""
-    if where in PIECES and "name" in other:
-        base.clear()
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value, (*where, key))
-        else:
-            base[key] = value
+def explain(error: ValidationError, kind: type[BaseModel]) -> MatchlibError:
+    """Returns the first complaint of a validation in one line, as the error to raise."""
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
+    if first["type"] == "extra_forbidden":
+        known = _fields(kind, path[:-1])
+        there = f" (there are: {', '.join(known)})" if known else ""
+        return UnknownNameError(f"unknown setting {'.'.join(path)}{there}{nearest(path[-1], known)}")
+    inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, MatchlibError):
+        return inner
+    message = str(inner) if inner is not None else first["msg"]
+    return SettingError(f"{'.'.join(path) or kind.__name__}: {message[0].lower()}{message[1:]}, got {first['input']!r}")
+
+
+def _fields(kind: Any, path: list[str]) -> list[str]:
+    """Returns the names of the settings in the group at a path."""
+    for part in path:
+        field = getattr(kind, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        kind = next((arg for arg in (field.annotation, *get_args(field.annotation)) if hasattr(arg, "model_fields")), None)
+    return list(getattr(kind, "model_fields", {}))

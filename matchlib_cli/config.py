@@ -15,10 +15,9 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError, create_model
 
 from matchlib.errors import SettingError
-from matchlib.recipes import recipe as read_recipe
-from matchlib.registries import ALL, families, students
-from matchlib.registry import fields_of
-from matchlib.settings import PIECES, RunSettings, at, from_tree, merge, to_tree
+from matchlib.registry import ALL, families, fields_of, students
+from matchlib.runs.recipes import recipe as read_recipe
+from matchlib.runs.settings import SPECS, RunSettings, at, from_tree, merge, to_tree
 
 __all__ = ["assemble", "assign", "read_yaml"]
 
@@ -52,7 +51,7 @@ def assign(tree: dict[str, Any], path: str, value: Any) -> None:
         node = node[parent]
         if not isinstance(node, dict):
             raise SettingError(f"--set {path}: {'.'.join(parents[: i + 1])} is a value, not a group of settings")
-    if last == "name" and (*parents,) in PIECES:
+    if last == "name" and (*parents,) in SPECS:
         node.clear()
     if isinstance(value, dict) and isinstance(node.get(last), dict):
         merge(node[last], value, (*parents, last))
@@ -69,7 +68,7 @@ def assemble(
         command: ``train`` or ``distill``.
         options: values by dotted path; None where the user gave none.
         sets: ``PATH=VALUE`` strings.
-        recipe: name of one of ``matchlib.recipes``.
+        recipe: name of one of ``matchlib.runs.recipes``.
 
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
@@ -87,7 +86,7 @@ def assemble(
     for item in sets or ():
         path, equals, text = item.partition("=")
         if not equals or not path or "" in path.split("."):
-            raise SettingError(f"--set takes PATH=VALUE, for example trainer.batch=64, got {item!r}")
+            raise SettingError(f"--set takes PATH=VALUE, for example trainer.batch_size=64, got {item!r}")
         try:
             assign(tree, path, yaml.safe_load(text))
         except yaml.YAMLError as error:
@@ -103,7 +102,7 @@ def check(tree: Mapping[str, Any]) -> RunSettings:
             raise SettingError(f"{group} must be a group of settings, for example {group}.{_first_key(group)}, got {tree[group]!r}")
     settings: RunSettings = from_tree(tree)
     plain = asdict(settings)
-    for path, group in PIECES.items():
+    for path, group in SPECS.items():
         _check_piece(plain, path, group)
     for group_name, registry in (("teacher", families), ("student", students)):
         node = plain[group_name]

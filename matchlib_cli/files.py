@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from matchlib.errors import SettingError
-from matchlib.pictures import draw_samples
-from matchlib.training.files import write_atomically
+from matchlib.evaluation.pictures import draw_samples
+from matchlib.io import write_atomically
 
 __all__ = ["parse_labels", "write_samples"]
 

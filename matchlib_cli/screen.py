@@ -159,7 +159,7 @@ def show_plan(found: Plan, memory: int | None) -> None:
     most = found.largest(memory)
     number = f"at most {most}" if most < 0.98 * MOST else f"more than {most}"
     unit = "GiB" if memory >= UNITS["GiB"] else "MiB"
-    fits = "fits" if found.batch <= most else "does not fit: set trainer.engine.micro or a smaller trainer.batch"
+    fits = "fits" if found.batch <= most else "does not fit: set trainer.engine.micro_batch_size or a smaller trainer.batch_size"
     out.print(f"in {memory / UNITS[unit]:.3g} {unit} {number} samples at once; {found.batch} {fits}", markup=False)
 
 

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
 
 from matchlib import families, objectives
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.loss import BilinearLoss
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.plugins.losses import RealUID
 from matchlib.testing.world import World, least
 
 torch.set_num_threads(1)
@@ -34,8 +34,8 @@ def realuid(alpha: float = 1.0, beta: float = 1.0, gamma: float | None = None) -
 def model_of(family: str, space: str | None = None) -> MatchingModel:
     """A family's model with its distillation times, away from the two ends, in its own space or another."""
     model = families[family]().model(paired=False)
-    times = families[family]().recipe(paired=False).times or model.times
-    model = replace(model, times=Times(max(times.low, 0.02), min(times.high, 0.98), times.log_ratio))
+    times = families[family]().defaults(paired=False).times or model.times
+    model = replace(model, times=TimeDistribution(max(times.t_min, 0.02), min(times.t_max, 0.98), times.log_sigma))
     return model if space is None else replace(model, objective=objectives[space]())
 
 

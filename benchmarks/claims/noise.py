@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from matchlib.algebra.records import Batch
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.teacher import Teacher
-from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture
+from matchlib.fields.exact import BestCritic, GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
 from matchlib.testing.world import AffineStudent, weights_of
 
 REAL, WRONG, BATCH, ROUNDS = (2.0, 1.0), (2.2, 1.0), 256, 600
@@ -43,7 +43,7 @@ class _Moved(nn.Module):
 def independent(of: Distillation, real: Batch, prompt: Batch, generator: torch.Generator) -> Tensor:
     """Returns the critic's loss at points that share nothing."""
     with torch.no_grad():
-        points = [of.generated(prompt, real, generator=generator), of.model.point(real, generator=generator)]
+        points = [of.generated(prompt, real, generator=generator), of.model.sample_path(real, generator=generator)]
     ((made,), (beside,)) = of.contrasts(*points)
     return of.loss.critic_loss(made, beside if of.loss.uses_real else None).mean()
 

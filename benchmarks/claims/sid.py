@@ -13,9 +13,8 @@ from common import SIDE, model_of, nodes_of
 from record import save
 from torch import Tensor
 
-from matchlib.plugins.losses.sid import SiD
-from matchlib.plugins.losses.uid import UID
-from matchlib.testing.gaussian import Mixture
+from matchlib.fields.exact import Mixture
+from matchlib.plugins.losses import UID, SiD
 from matchlib.testing.world import World
 
 

@@ -14,7 +14,7 @@ from common import model_of, realuid
 from record import save
 
 from matchlib.algebra.convert import conversion
-from matchlib.testing.gaussian import Mixture
+from matchlib.fields.exact import Mixture
 from matchlib.testing.world import World
 
 SPACES = ("velocity", "data", "score", "epsilon", "v")

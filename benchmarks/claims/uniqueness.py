@@ -18,8 +18,8 @@ from record import cell, save
 from torch import Tensor
 
 from matchlib import couplings, families
-from matchlib.algebra.times import Times
-from matchlib.testing.gaussian import Mixture
+from matchlib.algebra.times import TimeDistribution
+from matchlib.fields.exact import Mixture
 from matchlib.testing.world import World, affine_divergence, least
 
 STARTS = 12
@@ -69,7 +69,7 @@ def one_sided(family: str, setting: tuple[float, float, float | None], times: st
 def paired(name: str, objective: str) -> dict:
     """Another joint law with the same field at one time, and what it costs at other times."""
     family = families[name]()
-    model = replace(family.model(paired=False), coupling=couplings["paired"](), times=Times(0.1, 0.9))
+    model = replace(family.model(paired=False), coupling=couplings["paired"](), times=TimeDistribution(0.1, 0.9))
     model = replace(model, objective=type(model_of("flow", objective).objective)())
     real = joint(torch.tensor([1.0, 0.8, 0.5], dtype=torch.float64))
 

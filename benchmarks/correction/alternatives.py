@@ -20,17 +20,15 @@ from torch.nn import functional
 
 import matchlib
 from matchlib.algebra.records import Batch
-from matchlib.cards import load_bundle, save_bundle
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.teacher import Teacher
+from matchlib.fields.teacher import Teacher
 from matchlib.runs.api import settings_of as run_settings
+from matchlib.runs.artifact import load_artifact, save_artifact
 from matchlib.runs.build import Distilled
 from matchlib.runs.run import Run
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
-from matchlib.training.matching import Matching
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner, MatchingTask
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 __all__ = ["BUDGET", "UID_CYCLE", "adversarial", "further", "refined", "then", "turns"]
@@ -57,13 +55,15 @@ def further(share: float = 0.5, **method: Any) -> Method:
         from_, _ = teacher(task, family, kind, seed)
 
         def make(folder: Path) -> dict[str, Any]:
-            card, weak = load_bundle(from_ / "teacher")
+            card, weak = load_artifact(from_ / "teacher")
             assert isinstance(weak, Teacher)
-            data = task.data().in_units(card.data["shift"], card.data["scale"])
+            data = task.data().normalized_as(card.data["shift"], card.data["scale"])
             learner = Learner(copy.deepcopy(weak.field).train().requires_grad_(True), ema=0.999, **TEACHER)  # type: ignore[arg-type]
-            algorithm = Matching(learner, card.model, data, Streams(seed, torch.device("cpu")), batch=settings["trainer.batch"])
-            better = Trainer(algorithm, TrainerSettings(steps, decay=0.5)).fit()["field"]
-            save_bundle(folder / "teacher", card, Teacher(better, card.model, card.moments))
+            algorithm = MatchingTask(
+                learner, card.model, data, Streams(seed, torch.device("cpu")), batch_size=settings["trainer.batch_size"]
+            )
+            better = Trainer(algorithm, TrainerSettings(steps, lr_decay=0.5)).fit()["field"]
+            save_artifact(folder / "teacher", card, Teacher(better, card.model, card.moments))
             of_teacher = task.score(matchlib.load(folder / "teacher"))
             student = matchlib.distill(folder, task.data(), seed=seed, out=folder / "run", settings=settings)
             return {**task.score(student), "of_teacher": of_teacher}
@@ -125,7 +125,7 @@ def _own(name: str, kind_of_run: type[Run], turns_: int, method: dict[str, Any],
 # -- a teacher that goes on learning beside the critic ----------------------------------------------------------------------
 
 
-class Refining(Distilling):
+class Refining(DistillationTask):
     """Critic, teacher and student in turn; the teacher learns by matching real data."""
 
     def __init__(self, *pieces: Any, **settings: Any) -> None:
@@ -146,7 +146,7 @@ class Refining(Distilling):
 class RefiningRun(Run):
     """A run whose teacher goes on learning."""
 
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> Distilling:
+    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
         of = super()._distilling(distillation, made, data)
         return Refining(
             distillation,
@@ -212,11 +212,11 @@ class Adversarial(Distillation):
 class AdversarialRun(Run):
     """A run with a head on the critic."""
 
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> Distilling:
+    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
         of = super()._distilling(distillation, made, data)
         judged, critic, t = Adversarial(distillation, GAIN), of.learners["critic"], self.settings.trainer
         both = Learner(nn.ModuleList([critic.module, judged.head]), critic.rate, critic.betas, critic.ema)
-        return Distilling(judged, of.learners["student"], both, data, self.streams, batch=of.size, turns=t.steps)
+        return DistillationTask(judged, of.learners["student"], both, data, self.streams, batch_size=of.size, steps=t.steps)
 
 
 def adversarial(**method: Any) -> Method:

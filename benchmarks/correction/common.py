@@ -23,8 +23,8 @@ from tasks import Task
 
 import matchlib
 from matchlib.errors import DivergedError
-from matchlib.recipes import recipe
-from matchlib.training.files import read_json
+from matchlib.io import read_json
+from matchlib.runs.recipes import recipe
 
 __all__ = [
     "PLACE",

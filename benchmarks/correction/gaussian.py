@@ -27,17 +27,16 @@ from common import FAMILIES, end_of, model_of, realuid
 from record import RESULTS, cell, save
 
 from matchlib.algebra.model import Moments
-from matchlib.cards import build_field
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
-from matchlib.streams import Streams
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.teacher import Teacher
+from matchlib.io import read_json
+from matchlib.runs.artifact import build_field
 from matchlib.testing.world import AffineStudent
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
-from matchlib.training.files import read_json
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 REAL, WRONG = (0.0, 1.0), (0.2, 1.0)
@@ -56,21 +55,21 @@ def trained(family: str, alpha: float, turns: int, batch: int, seed: int = 0) ->
     quantiles = norm.ppf((np.arange(65_536) + 0.5) / 65_536)[:, None]
     data = Dataset.from_arrays("normal", quantiles, held_out=np.arange(0, 65_536, 16_384))
     model = model_of(family)
-    critic = build_field(NETWORK, Signature((1,), None, False, None, 1), model, Moments())
+    critic = build_field(NETWORK, NetworkSpec((1,), None, False, None, 1), model, Moments())
     student = AffineStudent(torch.tensor([WRONG[0]]), 1.0, 0.0)
     teacher = Teacher(GaussianField(model, Mixture.normal(*WRONG)), model)
     distillation = Distillation(teacher, student.float(), critic, realuid(alpha, alpha, 0.5))
-    algorithm = Distilling(
+    algorithm = DistillationTask(
         distillation,
         Learner(student, 1e-3, (0.0, 0.999), 0.99),
         Learner(critic, 2e-3, (0.0, 0.999), 0.0),
         data,
         Streams(seed, torch.device("cpu")),
-        batch=batch,
-        critic_turns=3,
+        batch_size=batch,
+        critic_steps=3,
         turns=turns,
     )
-    made = Trainer(algorithm, TrainerSettings(turns, decay=0.8)).fit()["student"]
+    made = Trainer(algorithm, TrainerSettings(turns, lr_decay=0.8)).fit()["student"]
     return {"mean": made.shift.item(), "std": abs(made.stretch.item()), "seconds": time.perf_counter() - begin}
 
 

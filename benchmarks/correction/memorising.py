@@ -21,9 +21,9 @@ from record import save
 from tasks import DIGITS, Kind
 
 import matchlib
-from matchlib.data import Dataset
-from matchlib.evaluation.evaluate import reference_of, scores
-from matchlib.evaluation.metric import flat
+from matchlib.data.dataset import Dataset
+from matchlib.evaluation.reference import flat
+from matchlib.evaluation.score import reference_of, scores
 
 TASK = replace(DIGITS, kinds={"usual": Kind(settings={"teacher.training.steps": 400})})
 PLAN = {  # turns: {real digits seen: alphas}
@@ -45,7 +45,7 @@ def made(count: int, alpha: float, turns: int, folder: Path) -> dict[str, Any]:
     data, full = seen(count), TASK.load()
     student = matchlib.distill(from_, data, out=folder, **arguments(settings(alpha, turns)))
     reference, _ = reference_of(full)
-    x = (student.in_data_units(student.draw(3600, seed=0).data) - full.shift) / full.scale
+    x = (student.denormalize(student.draw(3600, seed=0).data) - full.shift) / full.scale
     own = scores(replace(reference, train=flat(data.train.data)), x, ("copies", "nearest-ratio"))
     return {**scores(reference, x, ("frechet", "coverage")), **own}
 

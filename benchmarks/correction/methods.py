@@ -11,13 +11,13 @@ from common import Method, student
 __all__ = ["METHODS", "ONLY"]
 
 UID: dict[str, Any] = {"loss": {"name": "uid"}}
-GUARDED: dict[str, Any] = {**UID, "trainer.policy": "roll-back", "trainer.checkpoint_every": 100}  # with the recipe's policy
+GUARDED: dict[str, Any] = {**UID, "trainer.on_alarm": "roll-back", "trainer.checkpoint_every": 100}  # with the recipe's policy
 LIMIT: dict[str, Any] = {"loss": {"name": "realuid", "alpha": math.inf, "beta": math.inf, "gamma": 0.5}}
 
 METHODS: dict[str, Method] = {
     "uid": student(**UID),
-    "uid unlimited": student(**UID, **{"trainer.surge": math.inf}),
-    "uid followed": student(**UID, **{"trainer.critic_factor": 2.0}),  # with the recipe's critic rate
+    "uid unlimited": student(**UID, **{"trainer.adaptive_clip": math.inf}),
+    "uid followed": student(**UID, **{"trainer.critic_lr_scale": 2.0}),  # with the recipe's critic rate
     "published": student(**GUARDED | {"loss": {"name": "realuid", "alpha": 0.94, "beta": 0.96}}),
     "default": student(),  # what `matchlib distill` does when nothing is said
     "correct": student(recipe="correct"),

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # record.py
 
 from record import RESULTS, filled, table
 
-from matchlib.training.files import read_json
+from matchlib.io import read_json
 
 BOUND, GOAL = 0.6, 0.25  # of the excess: what was asked for, and what was hoped for
 NAMES = {

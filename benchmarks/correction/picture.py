@@ -37,7 +37,7 @@ def panels(task: Task, kind: str, seed: int) -> dict[str, np.ndarray]:
     kept = [samples_of(task, "flow", kind, seed, settings_of(task, kind, method)) for method in (UID, {"recipe": "correct"})]
     uid, corrected = (np.load(path)["data"] for path in kept)
     return {
-        "data": data.in_data_units(data.held_out.data[: SIDE**2]).numpy(),
+        "data": data.denormalize(data.held_out.data[: SIDE**2]).numpy(),
         f"teacher: {kind} ({weak.sampler.steps * 2} evaluations)": weak.sample(SIDE**2, seed=1).numpy(),
         "UID, one evaluation": uid,
         "recipe correct, one evaluation": corrected,

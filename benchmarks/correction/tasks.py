@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from matchlib.data import Dataset
-from matchlib.evaluation.evaluate import reference_of, scores
-from matchlib.generator import Generator
-from matchlib.sources import load_dataset
+from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
+from matchlib.evaluation.score import reference_of, scores
+from matchlib.runs.pipeline import Pipeline
 
 __all__ = ["DIGITS", "TOYS", "Kind", "Task", "images", "mnist", "patches"]
 
-Spoil = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
+Spoil = Callable[[np.ndarray, np.ndarray, np.random.Pipeline], np.ndarray]
 IMAGES = ("frechet", "frechet-raw", "sliced-wasserstein", "coverage", "recall", "nearest-ratio", "copies")
 POINTS = ("w2", "sliced-wasserstein", "coverage", "recall", "nearest-ratio", "copies")
 
@@ -76,15 +76,15 @@ class Task:
         if spoil is None:
             return full.without_labels()
         label = full.train.label
-        x = full.in_data_units(full.train.data).numpy()
+        x = full.denormalize(full.train.data).numpy()
         y = np.zeros(len(x)) if label is None else label.numpy()
         return Dataset.from_arrays(kind, spoil(x, y, np.random.default_rng(seed)), held_out=np.arange(4))  # nothing is scored on those
 
-    def score(self, generator: Generator, seed: int = 0) -> dict[str, float]:
+    def score(self, generator: Pipeline, seed: int = 0) -> dict[str, float]:
         """Returns the scores of samples."""
         full = self.load()
         reference, _ = reference_of(full)
-        samples = generator.in_data_units(generator.draw(self.draws * reference.size, seed=seed).data)
+        samples = generator.denormalize(generator.draw(self.draws * reference.size, seed=seed).data)
         return scores(reference, (samples - full.shift) / full.scale, self.metrics)
 
     def floor(self) -> dict[str, float]:
@@ -93,11 +93,11 @@ class Task:
         return scores(reference_of(full)[0], full.held_out.data, self.metrics)
 
 
-def _tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Pipeline) -> np.ndarray:
     return x[rng.permutation(len(x))[: len(x) // 10]]
 
 
-def _unbalanced(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _unbalanced(x: np.ndarray, y: np.ndarray, rng: np.random.Pipeline) -> np.ndarray:
     """The lower half of the classes six times as often as the others; without classes, the left half."""
     y = y if y.any() else x.reshape(len(x), -1)[:, 0] > np.median(x.reshape(len(x), -1)[:, 0])
     weight = np.where(y < (y.max() + 1) / 2, 6.0, 1.0)
@@ -121,7 +121,7 @@ def _kinds(early: int, small: Mapping[str, Any], steps: int, good: int, coarse: 
 
 
 def _quick(task: Mapping[str, Any]) -> dict[str, Any]:
-    return {"trainer.batch": 128, "evaluation.draws": 1, "teacher.sampler": {"name": "ode", "steps": 25}, **task}
+    return {"trainer.batch_size": 128, "evaluation.draws": 1, "teacher.sampler": {"name": "ode", "steps": 25}, **task}
 
 
 DIGITS = Task(
@@ -165,7 +165,7 @@ def mnist(path: Path, total: int = 12_500) -> Task:
         return Dataset.from_arrays("mnist", patches(arrays["train_x"][:total]), labels=arrays["train_y"][:total].astype(np.int64))
 
     network = {"name": "unet", "channels": 16, "multipliers": (1, 2)}
-    quick = {"trainer.batch": 64, "trainer.steps": 2400, "teacher.network": network, "teacher.training.batch": 64}
+    quick = {"trainer.batch_size": 64, "trainer.steps": 2400, "teacher.network": network, "teacher.training.batch_size": 64}
     return Task(
         "mnist",
         load,
@@ -177,7 +177,7 @@ def mnist(path: Path, total: int = 12_500) -> Task:
 
 
 # chosen on moons, seed 0, for teachers stopped early and good; at a batch of 128 and full rates students of real data cover less than UID's
-IN_THE_PLANE = {"trainer.batch": 512, "trainer.student_factor": 0.5}
+IN_THE_PLANE = {"trainer.batch_size": 512, "trainer.student_lr_scale": 0.5}
 
 
 def _toy(name: str) -> Task:

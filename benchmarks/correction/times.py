@@ -2,7 +2,7 @@
 
     python benchmarks/correction/times.py
 
-Each family at the times that it was distilled at before and at those of ``matchlib.distillation.family.NOISY``.
+Each family at the times that it was distilled at before and at those of ``matchlib.distillation.family.HIGH_NOISE``.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from common import student, teacher
 from record import save
 from tasks import DIGITS
 
-UNIFORM: dict[str, Any] = {"log_ratio": None}
+UNIFORM: dict[str, Any] = {"log_sigma": None}
 BEFORE: dict[str, tuple[str, dict[str, Any]]] = {
     "flow": ("uniform", UNIFORM),
-    "diffusion-vp": ("uniform, .03 to .4", {"log_ratio": None, "low": 0.03, "high": 0.4}),
-    "diffusion": ("log-ratio N(.2, 1.4)", {"log_ratio": (0.2, 1.4)}),
+    "diffusion-vp": ("uniform, .03 to .4", {"log_sigma": None, "low": 0.03, "high": 0.4}),
+    "diffusion": ("log-ratio N(.2, 1.4)", {"log_sigma": (0.2, 1.4)}),
     "interpolant": ("uniform", UNIFORM),
     "bridge": ("uniform", UNIFORM),
 }

@@ -15,7 +15,7 @@ from tasks import DIGITS
 KINDS = ("stopped early", "good")
 UID: dict[str, Any] = {"loss": {"name": "uid"}}
 RECIPE: dict[str, Any] = {"recipe": "correct"}
-UNIFORM: dict[str, Any] = {"trainer.times": {"log_ratio": None}}
+UNIFORM: dict[str, Any] = {"trainer.times": {"log_sigma": None}}
 SLOW: dict[str, Any] = {"trainer.betas": (0.0, 0.999)}  # the usual second moment
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from matchlib.adapters.edm import EDMPrecond, edm
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.times import Times
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, IncompatibleError, MatchlibError
-from matchlib.registries import couplings, families, interpolants, objectives
-from matchlib.training.files import read_json
+from matchlib.algebra.times import TimeDistribution
+from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError
+from matchlib.fields.teacher import Teacher
+from matchlib.io import read_json
+from matchlib.registry import couplings, families, interpolants, objectives
 
 __all__ = ["diffusers"]
 
@@ -71,7 +71,7 @@ def _unet(folder: Path) -> Any:
     try:
         return UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
     except (OSError, ValueError) as error:
-        raise CardError(f"{folder} holds no UNet2DModel as safetensors: {str(error).splitlines()[0]}") from error
+        raise ArtifactError(f"{folder} holds no UNet2DModel as safetensors: {str(error).splitlines()[0]}") from error
 
 
 def _noise_schedule(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], units: tuple[float, float] | None) -> Teacher:
@@ -82,9 +82,9 @@ def _noise_schedule(unet: nn.Module, config: Mapping[str, Any], arguments: tuple
     settings = {"kind": config["beta_schedule"], "beta_start": config["beta_start"], "beta_end": config["beta_end"], "steps": steps}
     path = interpolants.build({"name": "vp-discrete", **settings})
     objective = objectives[ROWS[config.get("prediction_type", "epsilon")]]()
-    model = MatchingModel(couplings["independent"](), path, objective, Times(1 / steps, 1.0))
-    recipe = families["diffusion-vp"]().recipe(paired=False)
-    return Teacher.from_callable(unet, model, units=units, recipe=recipe, arguments=arguments, time=lambda t: steps * t - 1)
+    model = MatchingModel(couplings["independent"](), path, objective, TimeDistribution(1 / steps, 1.0))
+    defaults = families["diffusion-vp"]().defaults(paired=False)
+    return Teacher.from_callable(unet, model, units=units, defaults=defaults, arguments=arguments, time=lambda t: steps * t - 1)
 
 
 def _flow(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], units: tuple[float, float] | None) -> Teacher:

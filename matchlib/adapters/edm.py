@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.rows import plus, scaled
-from matchlib.algebra.times import Times
-from matchlib.distillation.teacher import Teacher
-from matchlib.registries import couplings, families, interpolants, objectives
+from matchlib.algebra.times import TimeDistribution
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import couplings, families, interpolants, objectives
 
 __all__ = ["EDMPrecond", "edm"]
 
@@ -64,16 +64,16 @@ def edm(
         units: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
     path: Any = interpolants.build({"name": "ve", "sigma_max": sigma_max, "rho": rho})
-    model = MatchingModel(couplings["independent"](), path, objectives["data"](), Times(path.time(sigma_min), 1.0))
+    model = MatchingModel(couplings["independent"](), path, objectives["data"](), TimeDistribution(path.time(sigma_min), 1.0))
 
     def sigma(t: Tensor) -> Tensor:
         return sigma_max * t**rho
 
-    unit = families["diffusion"]().recipe(paired=False)  # for data of unit variance
+    unit = families["diffusion"]().defaults(paired=False)  # for data of unit variance
     assert unit.times is not None
-    assert unit.times.log_ratio is not None
-    mean, std = unit.times.log_ratio
-    start = path.time(sigma_data * float(interpolants["ve"]().coefficients(torch.tensor([unit.start])).b))
-    recipe = replace(unit, start=start, times=replace(model.times, log_ratio=(mean + math.log(sigma_data), std)))
+    assert unit.times.log_sigma is not None
+    mean, std = unit.times.log_sigma
+    start = path.time(sigma_data * float(interpolants["ve"]().coefficients(torch.tensor([unit.t_start])).b))
+    defaults = replace(unit, t_start=start, times=replace(model.times, log_sigma=(mean + math.log(sigma_data), std)))
     moments = Moments(sigma_data**2)
-    return Teacher.from_callable(denoiser, model, moments=moments, units=units, recipe=recipe, arguments=arguments, time=sigma)
+    return Teacher.from_callable(denoiser, model, moments=moments, units=units, defaults=defaults, arguments=arguments, time=sigma)

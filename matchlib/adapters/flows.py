@@ -15,10 +15,10 @@ from typing import Any
 from torch import nn
 
 from matchlib.algebra.model import MatchingModel
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError
-from matchlib.registries import couplings, interpolants, objectives
-from matchlib.training.weights import copy_fitting, read_checkpoint
+from matchlib.errors import ArtifactError
+from matchlib.fields.teacher import Teacher
+from matchlib.io import copy_fitting, read_checkpoint
+from matchlib.registry import couplings, interpolants, objectives
 
 __all__ = ["flow_matching", "realuid", "torchcfm"]
 
@@ -78,5 +78,5 @@ def realuid(
     """
     fit = copy_fitting(network, read_checkpoint(path, entry))
     if fit.missing:
-        raise CardError(f"{path} does not fill {type(network).__name__}: {fit}")
+        raise ArtifactError(f"{path} does not fill {type(network).__name__}: {fit}")
     return torchcfm(network, arguments=arguments, units=units)

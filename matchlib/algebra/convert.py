@@ -17,13 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from matchlib.algebra.heads import join_heads
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
-from matchlib.algebra.rows import Coefficients, Row, Scalar, scaled
+from matchlib.algebra.rows import Coefficients, Row, Scalar, join_heads, scaled
 from matchlib.errors import ConversionError, IncompatibleError, UnknownNameError
-from matchlib.registries import objectives
+from matchlib.registry import objectives
 
 __all__ = ["Conversion", "View", "conversion", "determines", "rows_of", "spanning_rows", "view"]
 
@@ -111,8 +110,8 @@ class Conversion:
         if not all(abs(float(k)) < SINGULAR for k in found):
             raise ConversionError(
                 f"{' and '.join(map(_name, self.predicted))} read as {_name(self.wanted)} is singular at t = {t:g} for "
-                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.low=0.001, "
-                "teacher.times.high=0.999 or student.start=0.99"
+                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.t_min=0.001, "
+                "teacher.times.t_max=0.999 or student.t_start=0.99"
             )
 
     def coefficients(self, at: Coefficients) -> list[Tensor | float]:

@@ -55,7 +55,7 @@ class Coupling(ABC):
         """Returns the sources that a batch has for a generator to start from, ``(b, *event)``; None if it has none, or they are drawn."""
         return batch.source if self.reads_source else None
 
-    def together(self, size: int) -> int:
+    def block_size(self, size: int) -> int:
         """Returns how many neighbours in a batch of ``size`` are paired jointly, so that shares of it must not part them."""
         del size
         return 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from matchlib.algebra.rows import Coefficients, Scalar
 
-__all__ = ["Interpolant", "ScheduledInterpolant", "derivatives", "draw_like"]
+__all__ = ["Interpolant", "ScheduledInterpolant", "differentiate", "draw_like"]
 
 
 def draw_like(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -29,13 +29,13 @@ class Interpolant(ABC):
 
     Attributes:
         noisy: whether c is anything but identically zero.
-        low, high: the ends of the open interval in which every coefficient and its derivative is finite.
+        t_min, t_max: the ends of the open interval in which every coefficient and its derivative is finite.
         examples: further settings that the laws try; each must change the path.
     """
 
     noisy: ClassVar[bool] = False
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = 1.0
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
     examples: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     @abstractmethod
@@ -79,10 +79,10 @@ class ScheduledInterpolant(Interpolant):
         """Returns (a, b, c) at ``t``, elementwise in t; a coefficient that is constant may be a float."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        return Coefficients(t, *self.schedule(t), rates=lambda: derivatives(self.schedule, t))
+        return Coefficients(t, *self.schedule(t), derivatives=lambda: differentiate(self.schedule, t))
 
 
-def derivatives(function: Callable[[Tensor], tuple[Scalar, ...]], t: Tensor) -> tuple[Any, ...]:
+def differentiate(function: Callable[[Tensor], tuple[Scalar, ...]], t: Tensor) -> tuple[Any, ...]:
     """Returns the derivative of each value of a function that is elementwise in ``t``; exactly 0.0 for what does not depend on it.
 
     By reverse-mode differentiation of the sum: torch's forward mode costs milliseconds a call.

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.coupling import Coupling
-from matchlib.algebra.heads import join_heads, split_heads
 from matchlib.algebra.interpolant import Interpolant, draw_like
 from matchlib.algebra.objective import Objective
-from matchlib.algebra.records import Batch, Condition, Pair, Point
-from matchlib.algebra.rows import Coefficients, Row, scaled
-from matchlib.algebra.times import Times
+from matchlib.algebra.records import Batch, Condition, Pair, PathSample
+from matchlib.algebra.rows import Coefficients, Row, join_heads, scaled, split_heads
+from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
 
 __all__ = ["Field", "MatchingModel", "Moments", "best_multiple", "mean_square", "square_norm"]
@@ -86,14 +85,14 @@ class MatchingModel:
     coupling: Coupling
     interpolant: Interpolant
     objective: Objective
-    times: Times = Times()
+    times: TimeDistribution = TimeDistribution()
     sees_source: bool = False
 
     def __post_init__(self) -> None:
-        if self.times.low < self.interpolant.low or self.times.high > self.interpolant.high:
+        if self.times.t_min < self.interpolant.t_min or self.times.t_max > self.interpolant.t_max:
             raise IncompatibleError(
-                f"{type(self.interpolant).__name__} is defined on ({self.interpolant.low}, {self.interpolant.high}), "
-                f"but times asks for [{self.times.low}, {self.times.high}]; choose times inside"
+                f"{type(self.interpolant).__name__} is defined on ({self.interpolant.t_min}, {self.interpolant.t_max}), "
+                f"but times asks for [{self.times.t_min}, {self.times.t_max}]; choose times inside"
             )
         rows = self.rows(self.probe())
         if not all(torch.isfinite(row.stack(self.probe().time)).all() for row in rows):
@@ -117,7 +116,7 @@ class MatchingModel:
     def probe(self, knots: int = 257) -> Coefficients:
         """Returns float64 coefficients at midpoints of the model's interval, away from its ends."""
         t = (torch.arange(knots, dtype=torch.float64) + 0.5) / knots
-        return self.interpolant.coefficients(self.times.low + (self.times.high - self.times.low) * t)
+        return self.interpolant.coefficients(self.times.t_min + (self.times.t_max - self.times.t_min) * t)
 
     @property
     def gaussian(self) -> bool:
@@ -145,20 +144,20 @@ class MatchingModel:
         """Returns what a field of this model sees besides state and time."""
         return Condition(label=label, source=source if self.sees_source else None)
 
-    def join(self, pair: Pair, t: Tensor, *, generator: torch.Generator) -> Point:
+    def interpolate(self, pair: Pair, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """Places a pair on the path at times ``t`` of shape ``(b,)``."""
         at = self.interpolant.coefficients(t)
         noise = draw_like(pair.data, generator) if self.interpolant.noisy else None
         state = at.state(pair.data, pair.source, noise)
-        return Point(at, state, pair.data, pair.source, noise, self.condition(pair.source, pair.label))
+        return PathSample(at, state, pair.data, pair.source, noise, self.condition(pair.source, pair.label))
 
-    def point(self, batch: Batch, *, generator: torch.Generator, times: Times | None = None) -> Point:
+    def sample_path(self, batch: Batch, *, generator: torch.Generator, times: TimeDistribution | None = None) -> PathSample:
         """Draws one point per sample: pairs the batch, draws times, joins."""
         pair = self.coupling.pair(batch, generator=generator)
         t = (times or self.times).sample(self.interpolant, pair.data, generator)
-        return self.join(pair, t, generator=generator)
+        return self.interpolate(pair, t, generator=generator)
 
-    def beside(self, point: Point, batch: Batch, *, generator: torch.Generator) -> Point:
+    def beside(self, point: PathSample, batch: Batch, *, generator: torch.Generator) -> PathSample:
         """Places other data where a point is: at its time, with its noise and, where the source is independent of the data, its source.
 
         Each of the two has the law that ``point`` would give it, and what they share cancels in a difference of their losses.
@@ -169,9 +168,9 @@ class MatchingModel:
         pair = Pair(batch.data, point.source, batch.label) if self.coupling.independent else self.coupling.pair(batch, generator=generator)
         at = point.coefficients
         state = at.state(pair.data, pair.source, point.noise)
-        return Point(at, state, pair.data, pair.source, point.noise, self.condition(pair.source, pair.label))
+        return PathSample(at, state, pair.data, pair.source, point.noise, self.condition(pair.source, pair.label))
 
-    def target(self, point: Point) -> Tensor:
+    def target(self, point: PathSample) -> Tensor:
         """Returns the objective's rows evaluated on the point's latents, shape ``(b, *event)``, or ``(b, heads, *event)`` for several."""
         return join_heads([row(point.data, point.source, point.noise) for row in self.rows(point.coefficients)])
 
@@ -185,7 +184,7 @@ class MatchingModel:
 
     def loss(self, field: Field, batch: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns the weighted squared error of ``field`` at one point per sample, shape ``(b,)``."""
-        point = self.point(batch, generator=generator)
+        point = self.sample_path(batch, generator=generator)
         errors = self.split(field(point.state, point.time, point.condition) - self.target(point))
         weighted = zip(self.objective.heads, errors, strict=True)
         return torch.stack([head.weight(point.coefficients) * square_norm(error) for head, error in weighted]).sum(0)

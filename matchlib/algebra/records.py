@@ -9,10 +9,10 @@ from torch import Tensor
 
 from matchlib.algebra.rows import Coefficients
 
-__all__ = ["Batch", "Condition", "Pair", "Point", "forget"]
+__all__ = ["Batch", "Condition", "Pair", "PathSample", "drop_labels"]
 
 
-def forget(label: Tensor, where: Tensor) -> Tensor:
+def drop_labels(label: Tensor, where: Tensor) -> Tensor:
     """Returns labels with those of some samples made missing: class -1, or NaN for labels that are no classes.
 
     Args:
@@ -61,7 +61,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Point:
+class PathSample:
     """What an interpolant makes: a state at a time, and the latents it was made from.
 
     Args:

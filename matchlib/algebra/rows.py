@@ -6,13 +6,13 @@ coefficient is a tensor of shape ``(b,)`` or a plain float; the float ``0.0`` me
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Row", "Scalar", "expand", "plus", "scaled"]
+__all__ = ["Coefficients", "Row", "Scalar", "expand", "join_heads", "joined_shape", "plus", "scaled", "split_heads"]
 
 Scalar = Tensor | float
 
@@ -122,14 +122,14 @@ class Coefficients:
     Args:
         time: shape ``(b,)``, in [0, 1].
         a, b, c: coefficients of data, source and noise.
-        rates: returns (a', b', c'); called only where a derivative is needed.
+        derivatives: returns (a', b', c'); called only where a derivative is needed.
     """
 
     time: Tensor
     a: Scalar
     b: Scalar
     c: Scalar
-    rates: Callable[[], tuple[Scalar, Scalar, Scalar]]
+    derivatives: Callable[[], tuple[Scalar, Scalar, Scalar]]
 
     @property
     def state(self) -> Row:
@@ -139,9 +139,24 @@ class Coefficients:
     @property
     def velocity(self) -> Row:
         """The row of the velocity, the state's time derivative: (a', b', c')."""
-        return Row(*self.rates())
+        return Row(*self.derivatives())
 
     @property
     def variance(self) -> Scalar:
         """Variance b^2 + c^2 of the state around ``a data``, for a source of unit variance."""
         return _plus(_times(self.b, self.b), _times(self.c, self.c))
+
+
+def join_heads(parts: Sequence[Tensor]) -> Tensor:
+    """Returns k tensors ``(b, *event)`` as one answer."""
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts), 1)
+
+
+def split_heads(answer: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Returns the k tensors ``(b, *event)`` of an answer; the inverse of ``join_heads``."""
+    return (answer,) if heads == 1 else answer.unbind(1)
+
+
+def joined_shape(shape: Sequence[int], heads: int) -> tuple[int, ...]:
+    """Returns the event shape of an answer of k heads for events of ``shape``."""
+    return tuple(shape) if heads == 1 else (heads, *shape)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import view
-from matchlib.algebra.records import Batch, Condition, Point
-from matchlib.algebra.times import Times
-from matchlib.distillation.contrast import Contrast
+from matchlib.algebra.records import Batch, Condition, PathSample
+from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.predictions import Predictions
 from matchlib.distillation.student import Student
-from matchlib.distillation.teacher import Teacher
-from matchlib.registries import objectives
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import objectives
 
 __all__ = ["Distillation"]
 
-TOGETHER = 1 << 14  # numbers in a batch of states up to which one larger evaluation is faster than two (benchmarks/step.py)
+JOINT = 1 << 14  # numbers in a batch of states up to which one larger evaluation is faster than two (benchmarks/step.py)
 
 
 class Distillation:
@@ -34,7 +34,7 @@ class Distillation:
         times: density of t; None for the teacher's own.
         split: whether the student's gradient is made in two parts, the teacher's and the critic's, of which only one is held in memory at a
             time; None where that costs nothing, which is where the loss is separable. Else it costs one more evaluation of the critic.
-        together: whether the critic's turn evaluates generated and real points as one batch; None for small states.
+        joint_forward: whether the critic's turn evaluates generated and real points as one batch; None for small states.
 
     Attributes:
         model: the teacher's, with the loss's space as objective and the times of the distillation.
@@ -49,13 +49,13 @@ class Distillation:
         student: Student | nn.Module,
         critic: nn.Module,
         loss: DistillationLoss,
-        times: Times | None = None,
+        times: TimeDistribution | None = None,
         *,
         split: bool | None = None,
-        together: bool | None = None,
+        joint_forward: bool | None = None,
     ) -> None:
         self.teacher, self.student, self.critic, self.loss = teacher, student, critic, loss
-        self.split, self.together = split, together
+        self.split, self.joint_forward = split, joint_forward
         own = teacher.model
         space = own.objective if loss.space is None else objectives[loss.space]()
         self.model = replace(own, objective=space, times=times or own.times)
@@ -71,7 +71,7 @@ class Distillation:
         condition = self.model.condition(source, prompt.label)
         return self.student(source, condition, generator=generator), source
 
-    def generated(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> Point:
+    def generated(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> PathSample:
         """Returns points on the generated samples' paths.
 
         Args:
@@ -81,21 +81,21 @@ class Distillation:
         data, source = self.generate(prompt, generator=generator)
         return self.joined(data, source, prompt, other, generator)
 
-    def joined(self, data: Tensor, source: Tensor, prompt: Batch, other: Batch, generator: torch.Generator) -> Point:
+    def joined(self, data: Tensor, source: Tensor, prompt: Batch, other: Batch, generator: torch.Generator) -> PathSample:
         """Returns points on the paths of samples that were made already; the arguments are those of ``generate`` and ``generated``."""
         joined = source if self.model.coupling.paired else other.source
-        return self.model.point(Batch(data, joined, prompt.label), generator=generator)
+        return self.model.sample_path(Batch(data, joined, prompt.label), generator=generator)
 
-    def contrasts(self, *points: Point) -> list[list[Contrast]]:
+    def contrasts(self, *points: PathSample) -> list[list[Predictions]]:
         """Compares critic, teacher and target at the points; for each point, head by head. Each field is evaluated once for all."""
         seen, sizes = _seen(points), [len(point.state) for point in points]
         critic, teacher = (field(*seen).split(sizes) for field in (self._read_critic, self._read_teacher))
         return [self._contrasts(*each) for each in zip(points, critic, teacher, map(self.model.target, points), strict=True)]
 
-    def _contrasts(self, point: Point, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Contrast]:
+    def _contrasts(self, point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Predictions]:
         three = (self.model.split(x) for x in (critic, teacher, target))
         parts = zip(*three, self.model.objective.heads, strict=True)
-        return [Contrast(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
+        return [Predictions(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
 
     def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the student's loss, a scalar, whose gradient reaches the student through state and target.
@@ -110,7 +110,7 @@ class Distillation:
             value, slope = self._slope(self.loss.at(progress), point, data)
         return _Linear.apply(made, value, slope)
 
-    def _slope(self, loss: DistillationLoss, point: Point, data: Tensor) -> tuple[Tensor, Tensor]:
+    def _slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the student's loss and its gradient with respect to the data of the points."""
 
         def mean(critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
@@ -149,18 +149,18 @@ class Distillation:
         if loss.uses_real:
             points.append(self.model.beside(points[0], real, generator=generator))
         made, *rest = self._compared(points)
-        at_real: list[Contrast] | list[None] = rest[0] if rest else [None] * len(made)
+        at_real: list[Predictions] | list[None] = rest[0] if rest else [None] * len(made)
         pairs = zip(made, at_real, strict=True)
         return torch.stack([loss.critic_loss(*pair) for pair in pairs]).sum(0).mean()
 
-    def _compared(self, points: list[Point]) -> list[list[Contrast]]:
-        small = points[0].state.numel() <= TOGETHER
-        if small if self.together is None else self.together:
+    def _compared(self, points: list[PathSample]) -> list[list[Predictions]]:
+        small = points[0].state.numel() <= JOINT
+        if small if self.joint_forward is None else self.joint_forward:
             return self.contrasts(*points)
         return [made for point in points for made in self.contrasts(point)]
 
 
-def _seen(points: Sequence[Point]) -> tuple[Tensor, Tensor, Condition]:
+def _seen(points: Sequence[PathSample]) -> tuple[Tensor, Tensor, Condition]:
     """What a field sees at the points, one batch after the other."""
     if len(points) == 1:
         return points[0].state, points[0].time, points[0].condition
@@ -184,7 +184,7 @@ class _Reached:
         target: as given.
     """
 
-    def __init__(self, point: Point, target: Tensor) -> None:
+    def __init__(self, point: PathSample, target: Tensor) -> None:
         state, time, condition = _seen([point])
         self._inside: list[Tensor] = []
         self._leaves: list[Tensor] = []

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.times import Times
-from matchlib.sampling.base import Sampler
+from matchlib.algebra.times import TimeDistribution
+from matchlib.fields.sampler import Sampler
 
-__all__ = ["NOISY", "Family", "Recipe"]
+__all__ = ["HIGH_NOISE", "Defaults", "Family"]
 
-NOISY = Times(log_ratio=(0.5, 1.0))
+HIGH_NOISE = TimeDistribution(log_sigma=(0.5, 1.0))
 """Times for distilling a law that the source does not tell: mostly more noise than signal.
 
 Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is spread
@@ -22,23 +22,23 @@ out falls on a few of them and stays (docs/correction.md, section 3).
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Defaults:
     """What a family recommends; every entry can be overruled in a configuration.
 
     Args:
         sampler: for the teacher.
-        start: time at which a student reads its source as a state.
+        t_start: time at which a student reads its source as a state.
         times: density of t for distillation, cut to the model's interval; None keeps the model's.
-        student_rate, critic_rate: step sizes.
+        student_lr, critic_lr: step sizes.
     """
 
     sampler: Sampler
-    start: float = 1.0
-    times: Times | None = None
-    student_rate: float = 1e-3
-    critic_rate: float = 2e-3
+    t_start: float = 1.0
+    times: TimeDistribution | None = None
+    student_lr: float = 1e-3
+    critic_lr: float = 2e-3
 
-    def times_of(self, model: MatchingModel) -> Times:
+    def times_of(self, model: MatchingModel) -> TimeDistribution:
         """Returns the density of t at which a student of the model's teacher is compared."""
         return model.times if self.times is None else self.times.within(model.times)
 
@@ -55,5 +55,5 @@ class Family(ABC):
         return asked
 
     @abstractmethod
-    def recipe(self, *, paired: bool) -> Recipe:
+    def defaults(self, *, paired: bool) -> Defaults:
         """Returns what the family recommends for sampling and distilling."""

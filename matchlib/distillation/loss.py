@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from matchlib.distillation.contrast import Contrast
+from matchlib.distillation.predictions import Predictions
 from matchlib.errors import SettingError
 
-__all__ = ["BilinearLoss", "DistillationLoss", "Weights"]
+__all__ = ["BilinearLoss", "DistillationLoss", "Quadratic"]
 
 
 class DistillationLoss(ABC):
@@ -37,24 +37,24 @@ class DistillationLoss(ABC):
         return False
 
     @abstractmethod
-    def student_loss(self, generated: Contrast) -> Tensor:
+    def student_loss(self, generated: Predictions) -> Tensor:
         """Returns what the student minimises, shape ``(b,)``."""
 
     @abstractmethod
-    def critic_loss(self, generated: Contrast, real: Contrast | None) -> Tensor:
+    def critic_loss(self, generated: Predictions, real: Predictions | None) -> Tensor:
         """Returns what the critic minimises, shape ``(b,)``; ``real`` is None unless ``uses_real``."""
 
 
 @dataclass(frozen=True)
-class Weights:
+class Quadratic:
     """Coefficients of one quadratic: of |d|^2, of the teacher and of the target."""
 
     square: float
     teacher: float
     target: float
 
-    def __call__(self, contrast: Contrast) -> Tensor:
-        return contrast.q(self.square, self.teacher, self.target)
+    def __call__(self, contrast: Predictions) -> Tensor:
+        return contrast.quadratic(self.square, self.teacher, self.target)
 
     def __bool__(self) -> bool:
         return any((self.square, self.teacher, self.target))
@@ -76,17 +76,17 @@ class BilinearLoss(DistillationLoss):
             raise SettingError(f"{type(self).__name__}: weight_power must be at least 0, got {self.weight_power}")
 
     @property
-    def generated(self) -> Weights:
+    def generated(self) -> Quadratic:
         """The critic's quadratic on generated points."""
-        return Weights(1.0, 1.0, 1.0)
+        return Quadratic(1.0, 1.0, 1.0)
 
     @property
-    def real(self) -> Weights:
+    def real(self) -> Quadratic:
         """The critic's quadratic on real points; all zero if it needs none."""
-        return Weights(0.0, 0.0, 0.0)
+        return Quadratic(0.0, 0.0, 0.0)
 
     @property
-    def student(self) -> Weights:
+    def student(self) -> Quadratic:
         """The student's quadratic; that of the critic unless a loss says otherwise."""
         return self.generated
 
@@ -98,10 +98,10 @@ class BilinearLoss(DistillationLoss):
     def separable(self) -> bool:
         return self.student.square == self.student.teacher  # the coefficient of <critic, teacher> is twice their difference
 
-    def student_loss(self, generated: Contrast) -> Tensor:
+    def student_loss(self, generated: Predictions) -> Tensor:
         loss = self.student(generated)
-        return loss * generated.balance(self.weight_power) if self.weight_power else loss
+        return loss * generated.sample_weight(self.weight_power) if self.weight_power else loss
 
-    def critic_loss(self, generated: Contrast, real: Contrast | None) -> Tensor:
+    def critic_loss(self, generated: Predictions, real: Predictions | None) -> Tensor:
         loss = -self.generated(generated)
         return loss - self.real(real) if real is not None and self.real else loss

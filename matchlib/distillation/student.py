@@ -15,9 +15,9 @@ __all__ = ["Student"]
 class Student(nn.Module, ABC):
     """A map from a source (and fresh randomness) to data.
 
-    A plugin is constructed as ``Plugin(teacher, field, start=..., **its settings)``: ``teacher`` gives the model, the moments and, where
+    A plugin is constructed as ``Plugin(teacher, field, t_start=..., **its settings)``: ``teacher`` gives the model, the moments and, where
     ``field`` is None, the first weights; ``field`` is a field of the student's own, for the ``model`` that it states or else predicting the
-    data; ``start`` is the time at which the source is read as a state.
+    data; ``t_start`` is the time at which the source is read as a state.
 
     Attributes:
         nfe: network evaluations per sample.

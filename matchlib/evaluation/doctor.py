@@ -18,13 +18,13 @@ from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
 from matchlib.algebra.objective import Objective
-from matchlib.algebra.records import Batch, Point
+from matchlib.algebra.records import Batch, PathSample
 from matchlib.algebra.rows import Row
-from matchlib.data import Dataset
-from matchlib.distillation.teacher import Teacher
+from matchlib.data.dataset import Dataset
 from matchlib.errors import DataError, IncompatibleError
-from matchlib.registries import objectives, samplers
-from matchlib.sampling.base import SampledField, Sampler
+from matchlib.fields.sampler import SampledField, Sampler
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import objectives, samplers
 
 __all__ = ["Diagnosis", "Finding", "examine"]
 
@@ -82,7 +82,7 @@ def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Diagnosis:
         DataError: the model's source is data, and the data set has none.
         IncompatibleError: the teacher answers in another shape.
     """
-    of = _Examination(teacher, dataset.in_units(*teacher.units) if teacher.units else dataset, seed)
+    of = _Examination(teacher, dataset.normalized_as(*teacher.units) if teacher.units else dataset, seed)
     stated = of.stated
     if not all(math.isfinite(e) for e in stated.errors):
         mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
@@ -105,17 +105,17 @@ class _Examination:
         self.times = _levels(self.model)
 
     @cached_property
-    def at(self) -> list[Point]:
+    def at(self) -> list[PathSample]:
         """Points of the batch at each time, always from the same noise."""
         return [self._point(t.to(self.batch.data.dtype)) for t in self.times]
 
-    def _point(self, t: Tensor) -> Point:
+    def _point(self, t: Tensor) -> PathSample:
         generator = torch.Generator().manual_seed(self.seed)
         pair = self.model.coupling.pair(self.batch, generator=generator)
-        return self.model.join(pair, t.expand(len(self.batch.data)), generator=generator)
+        return self.model.interpolate(pair, t.expand(len(self.batch.data)), generator=generator)
 
     @torch.no_grad()
-    def answers(self, points: list[Point], clock: Callable[[Tensor], Tensor] = torch.clone) -> list[tuple[Tensor, ...]]:
+    def answers(self, points: list[PathSample], clock: Callable[[Tensor], Tensor] = torch.clone) -> list[tuple[Tensor, ...]]:
         """The teacher's heads at each point, asked at times of another clock."""
         return [self.model.split(self.teacher(x.state, clock(x.time), x.condition)) for x in points]
 
@@ -154,7 +154,7 @@ class _Examination:
         yield from self._units()
         yield from self._schedules()
 
-    def _rows(self) -> Iterator[tuple[str, str, Callable[[Point], list[Row]]]]:
+    def _rows(self) -> Iterator[tuple[str, str, Callable[[PathSample], list[Row]]]]:
         """The stated rows, their negatives, and the same for each other row in the place of a single head."""
         heads = self.model.objective.heads
         yield "", "", self._reader(heads, 1.0)
@@ -166,7 +166,7 @@ class _Examination:
             yield f"it predicts {name}, not {own}", f"state the objective {name}", self._reader((other,), 1.0)
             yield f"it predicts minus {name}, not {own}", f"state the objective {name} and output=-1", self._reader((other,), -1.0)
 
-    def _reader(self, heads: Sequence[Objective], sign: float) -> Callable[[Point], list[Row]]:
+    def _reader(self, heads: Sequence[Objective], sign: float) -> Callable[[PathSample], list[Row]]:
         return lambda x: [sign * head.row(self.model, x.coefficients) for head in heads]
 
     def _units(self) -> Iterator[Finding]:
@@ -182,13 +182,13 @@ class _Examination:
         for name, (shift, scale) in units.items():
             if np.allclose((shift, scale), (self.dataset.shift, self.dataset.scale), rtol=0.02, atol=0.02 * scale):
                 continue
-            other = _Examination(self.teacher, self.dataset.in_units(shift, scale), self.seed)
+            other = _Examination(self.teacher, self.dataset.normalized_as(shift, scale), self.seed)
             yield Finding(f"it was trained on data scaled to {name}", f"give units=({shift:.6g}, {scale:.6g})", other.stated.errors)
 
     def _schedules(self) -> Iterator[Finding]:
         """The times at which the teacher answers best; those of another noise schedule, if they are others."""
         t = self.model.times
-        grid = torch.linspace(t.low + 0.01 * (t.high - t.low), t.high, 33, dtype=torch.float64)
+        grid = torch.linspace(t.t_min + 0.01 * (t.t_max - t.t_min), t.t_max, 33, dtype=torch.float64)
         errors = np.array([self._asked_at(float(then)) for then in grid])
         best = [float(grid[i]) for i in np.nan_to_num(errors, nan=np.inf).argmin(0)]
         pairs = ", ".join(f"{now:.2f} as {then:.2f}" for now, then in list(zip(self.times.tolist(), best, strict=True))[1::3])
@@ -258,7 +258,7 @@ def _levels(model: MatchingModel) -> Tensor:
 
 
 def _standard(dataset: Dataset) -> tuple[float, float]:
-    x = dataset.in_data_units(dataset.train.data.double())
+    x = dataset.denormalize(dataset.train.data.double())
     return float(x.mean()), float(x.std())
 
 
@@ -279,11 +279,11 @@ def _others(model: MatchingModel) -> list[tuple[str, Objective]]:
     return found
 
 
-def _joint(heads: tuple[Objective, ...], model: MatchingModel, point: Point, answer: tuple[Tensor, ...]) -> float:
+def _joint(heads: tuple[Objective, ...], model: MatchingModel, point: PathSample, answer: tuple[Tensor, ...]) -> float:
     return _error(lambda x: [head.row(model, x.coefficients) for head in heads], model, point, answer)
 
 
-def _error(rows: Callable[[Point], list[Row]], model: MatchingModel, point: Point, answer: tuple[Tensor, ...]) -> float:
+def _error(rows: Callable[[PathSample], list[Row]], model: MatchingModel, point: PathSample, answer: tuple[Tensor, ...]) -> float:
     """Squared error of an answer over that of the best multiple of the state, geometric mean over heads."""
     logs = []
     for row, predicted in zip(rows(point), answer, strict=True):

@@ -20,8 +20,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from matchlib.errors import CardError
-from matchlib.training.files import read_tensors, write_tensors
+from matchlib.errors import ArtifactError
+from matchlib.io import read_tensors, write_tensors
 
 __all__ = ["Extractor", "cache_folder", "extractor"]
 
@@ -75,7 +75,7 @@ def extractor(train: np.ndarray, labels: np.ndarray | None, *, cache: Path | Non
     path = (cache or cache_folder() / "features") / f"{name}.safetensors"
     try:
         tensors = {k: x.numpy() for k, x in read_tensors(path)[0].items()}
-    except CardError:
+    except ArtifactError:
         tensors = _train(train, labels)
         _store(path, tensors)
     layers = range(len(WIDTHS))
@@ -87,7 +87,7 @@ def _store(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Fills the cache; a cache that cannot be written only costs time."""
     try:
         write_tensors(path, {k: torch.from_numpy(x) for k, x in tensors.items()})
-    except CardError as error:
+    except ArtifactError as error:
         warnings.warn(f"features are not cached: {error}", stacklevel=2)
 
 

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matchlib.cards import Card, dataset_of
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.loss import DistillationLoss
-from matchlib.distillation.teacher import Teacher
-from matchlib.generator import Generator
-from matchlib.recipes import recipe as read_recipe
-from matchlib.registries import losses
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import losses
+from matchlib.runs.artifact import ArtifactConfig, dataset_of
 from matchlib.runs.folder import start_run
+from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.runs.run import Hooks
+from matchlib.runs.settings import RunSettings, at, from_tree, merge, to_tree
 from matchlib.runs.teachers import card_of, data_piece
-from matchlib.settings import RunSettings, at, from_tree, merge, to_tree
 
 __all__ = ["distill", "settings_of", "train"]
 
@@ -51,7 +51,7 @@ def train(
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     hooks: Hooks | None = None,
-) -> Generator:
+) -> Pipeline:
     """Trains a teacher, as ``matchlib train --family`` does.
 
     Args:
@@ -84,7 +84,7 @@ def distill(
     device: str = "auto",
     settings: Mapping[str, Any] | None = None,
     hooks: Hooks | None = None,
-) -> Generator:
+) -> Pipeline:
     """Distils a teacher, as ``matchlib distill`` does.
 
     Args:
@@ -124,5 +124,5 @@ def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]
     return {"data.name": name, "out": None if out is None else str(out)}
 
 
-def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> Card:
+def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> ArtifactConfig:
     return card_of(teacher, data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data)), settings)

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from matchlib.cards import Card, build_field, build_student, load_bundle, times_of
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.family import Recipe
+from matchlib.distillation.family import Defaults
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
-from matchlib.registries import objectives, students
+from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.fields.teacher import Teacher
+from matchlib.io import copy_fitting
+from matchlib.registry import objectives, students
+from matchlib.runs.artifact import ArtifactConfig, build_field, build_student, load_artifact, times_of
+from matchlib.runs.settings import EngineSettings, RunSettings
 from matchlib.runs.teachers import recipe_of
-from matchlib.settings import EngineSettings, RunSettings
-from matchlib.training.engine import prepare
+from matchlib.training.precision import prepare
 from matchlib.training.trainer import TrainerSettings
-from matchlib.training.weights import copy_fitting
 
 __all__ = ["Distilled", "device_of", "distillation_of", "prepared", "student_steps", "teacher_steps"]
 
@@ -55,10 +55,10 @@ def student_steps(settings: RunSettings) -> TrainerSettings:
 
 
 def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
-    own = {key: getattr(phase, key) for key in ("steps", "warmup", "decay", "clip", "surge")}
+    own = {key: getattr(phase, key) for key in ("steps", "warmup", "lr_decay", "max_grad_norm", "adaptive_clip")}
     t = settings.trainer
-    every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "watch_every", "policy")}
-    return TrainerSettings(**own, **every, micro=t.engine.micro)
+    every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "monitor_every", "on_alarm")}
+    return TrainerSettings(**own, **every, micro_batch_size=t.engine.micro_batch_size)
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,18 @@ class Distilled:
 
     distillation: Distillation
     student: Mapping[str, Any]
-    student_rate: float
-    critic_rate: float
+    student_lr: float
+    critic_lr: float
     notes: tuple[str, ...] = ()
 
 
-def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: DistillationLoss, *, paired: bool) -> Distilled:
+def distillation_of(settings: RunSettings, card: ArtifactConfig, teacher: Teacher, loss: DistillationLoss, *, paired: bool) -> Distilled:
     """Builds student and critic for a teacher.
 
     Raises:
         MatchlibError: student, loss and teacher do not fit.
     """
-    recipe, t = teacher.recipe or recipe_of(settings.teacher, card, paired=paired), settings.trainer
+    recipe, t = teacher.defaults or recipe_of(settings.teacher, card, paired=paired), settings.trainer
     spec, student = _student(settings, card, teacher, recipe)
     critic = _critic(settings, card, teacher)
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
@@ -86,13 +86,13 @@ def distillation_of(settings: RunSettings, card: Card, teacher: Teacher, loss: D
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     times = times_of({**asdict(recipe.times_of(card.model)), **(t.times or {})})
     notes = []
-    if settings.student.warm and spec.get("network"):
+    if settings.student.init_from_teacher and spec.get("network"):
         notes.append(f"student: warm start, {copy_fitting(student, teacher.state_dict())}")
     return Distilled(
         Distillation(teacher, student, critic, loss, times),
         spec,
-        t.student_rate or t.student_factor * recipe.student_rate,
-        t.critic_rate or t.critic_factor * recipe.critic_rate,
+        t.student_lr or t.student_lr_scale * recipe.student_lr,
+        t.critic_lr or t.critic_lr_scale * recipe.critic_lr,
         tuple(notes),
     )
 
@@ -118,7 +118,7 @@ def _has_weights(module: nn.Module) -> bool:
     return any(True for _ in module.parameters())
 
 
-def _critic(settings: RunSettings, card: Card, teacher: Teacher) -> nn.Module:
+def _critic(settings: RunSettings, card: ArtifactConfig, teacher: Teacher) -> nn.Module:
     """Returns the network that is asked for; else a copy of the teacher's field, or a fresh one where that has no weights to learn."""
     own = settings.trainer.critic_network
     if own is None and _has_weights(teacher.field):
@@ -127,14 +127,14 @@ def _critic(settings: RunSettings, card: Card, teacher: Teacher) -> nn.Module:
     return build_field(own or settings.teacher.network, card.signature, card.model, card.moments)
 
 
-def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe) -> tuple[Mapping[str, Any], Student]:
+def _student(settings: RunSettings, card: ArtifactConfig, teacher: Teacher, recipe: Defaults) -> tuple[Mapping[str, Any], Student]:
     """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name in students:
         own: dict[str, Any] = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher.field) else {}
-        if own and s.warm:
+        if own and s.init_from_teacher:
             own["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
-        spec = {"name": s.name, "start": recipe.start, **s.options, **own}
+        spec = {"name": s.name, "t_start": recipe.t_start, **s.options, **own}
         torch.manual_seed(settings.seed)
         return spec, build_student(spec, teacher, card.signature)
     folder = Path(s.name)
@@ -144,9 +144,9 @@ def _student(settings: RunSettings, card: Card, teacher: Teacher, recipe: Recipe
         raise UnknownNameError(
             f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
         )
-    other, student = load_bundle(place)
+    other, student = load_artifact(place)
     if not isinstance(student, Student) or other.student is None:
-        raise CardError(f"{place} holds a teacher, not a student")
+        raise ArtifactError(f"{place} holds a teacher, not a student")
     if other.signature != card.signature:
         raise IncompatibleError(f"the student of {folder} was made for {other.signature}, the teacher for {card.signature}")
     return other.student, student

@@ -8,12 +8,12 @@ from typing import Any
 
 import yaml
 
-from matchlib.errors import CardError, SettingError
+from matchlib.errors import ArtifactError, SettingError
+from matchlib.io import write_text
 from matchlib.runs.build import device_of
 from matchlib.runs.run import Hooks, Run
-from matchlib.settings import RunSettings, from_tree, to_tree
-from matchlib.training.files import write_text
-from matchlib.training.parallel import parallel, start
+from matchlib.runs.settings import RunSettings, from_tree, to_tree
+from matchlib.training.distributed import init_distributed, strategy
 
 __all__ = ["open_run", "read_config", "start_run", "write_config"]
 
@@ -54,13 +54,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     if not path.is_file():
-        raise CardError(f"there is no run at {folder}: {path} is missing")
+        raise ArtifactError(f"there is no run at {folder}: {path} is missing")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CardError(f"{path} cannot be read: {error}") from error
+        raise ArtifactError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
-        raise CardError(f"{path} is not a mapping of settings")
+        raise ArtifactError(f"{path} is not a mapping of settings")
     return tree
 
 
@@ -75,12 +75,12 @@ def start_run(settings: RunSettings, hooks: Hooks | None = None, *, again: bool 
         SettingError: the folder holds a run already, or one with other settings.
         MatchlibError: the settings cannot work; nothing was written.
     """
-    start(device_of(settings.device))
-    among = parallel(settings.trainer.engine.parallel)
-    folder, there = among.first(lambda: _folder(settings, again=again))
+    init_distributed(device_of(settings.device))
+    among = strategy(settings.trainer.engine.parallel)
+    folder, there = among.on_main_process(lambda: _folder(settings, again=again))
     run = Run(settings, folder, hooks or Hooks(), **given)
     if not there:
-        among.first(lambda: write_config(folder / "config.yaml", settings))
+        among.on_main_process(lambda: write_config(folder / "config.yaml", settings))
     return run
 
 

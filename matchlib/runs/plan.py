@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.runs.build import distillation_of, prepared
 from matchlib.runs.run import Run
-from matchlib.settings import RunSettings
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
+from matchlib.runs.settings import RunSettings
 from matchlib.training.memory import Live, bytes_of
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 __all__ = ["MOST", "Plan", "plan"]
@@ -81,17 +80,25 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:
         _without_numbers(shapes, prepared(module, replace(e, compile=None), frozen=module is modules[0]))
-    of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, together=e.together)
+    of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, joint_forward=e.joint_forward)
     kept = run.data.compact()
-    learners = Learner(of.student, emas=t.emas, ema=t.ema), Learner(of.critic, ema=0.0)
+    learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
         """The most that is there besides data and networks, in some turns with so many samples at once; and who took them."""
-        parts = 1 if e.micro is None else 2  # the second meets the gradients of the first
+        parts = 1 if e.micro_batch_size is None else 2  # the second meets the gradients of the first
         streams = Streams(0, torch.device("cpu"))
-        algorithm = Distilling(of, *learners, kept, streams, batch=parts * size, critic_turns=t.critic_turns, reuse=t.reuse)
+        algorithm = DistillationTask(
+            of,
+            *learners,
+            kept,
+            streams,
+            batch_size=parts * size,
+            critic_steps=t.critic_steps,
+            critic_steps_per_batch=t.critic_steps_per_batch,
+        )
         with shapes, Live() as live:
-            trainer = Trainer(algorithm, TrainerSettings(algorithm.cycle + 2, micro=size))
+            trainer = Trainer(algorithm, TrainerSettings(algorithm.cycle + 2, micro_batch_size=size))
             for _ in range(algorithm.cycle + 2):  # in the first turns there are no optimisers' states yet
                 trainer._turn()
         for state in trainer.states.values():
@@ -99,7 +106,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
             state.learner.module.requires_grad_(True)
         return live.peak, trainer
 
-    batch = e.micro or t.batch
+    batch = e.micro_batch_size or t.batch_size
     trainer = trained(1)[1]
     data = [x for x in (kept.train.data, kept.train.source, kept.train.label, *kept.tables) if x is not None]
     parts, made_by_trainer = {"data": bytes_of(data), "teacher": _bytes(modules[0].state_dict().values())}, 0

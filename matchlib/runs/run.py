@@ -15,31 +15,29 @@ from typing import Any
 
 from torch import nn
 
-from matchlib.cards import Card, dataset_of, load_bundle, save_average, save_bundle, versions
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import ClosedField
 from matchlib.distillation.loss import DistillationLoss
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, SettingError
-from matchlib.evaluation.evaluate import key_of, reference_of, scores
+from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.features import cache_folder
-from matchlib.generator import Generator
-from matchlib.registries import families, losses, metrics, samplers
+from matchlib.evaluation.report import evaluate
+from matchlib.evaluation.score import key_of, reference_of, scores
+from matchlib.fields.preconditioned import ExactField
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import families, losses, metrics, samplers
+from matchlib.runs.artifact import ArtifactConfig, dataset_of, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Distilled, device_of, distillation_of, prepared, student_steps, teacher_steps
-from matchlib.runs.evaluate import evaluate
+from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.settings import RunSettings
 from matchlib.runs.teachers import card_of, check_guidance, data_piece, fresh_teacher, python_teacher, teacher_card, teacher_of_run
-from matchlib.settings import RunSettings
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Algorithm, Learner
 from matchlib.training.checkpoint import Checkpoints
-from matchlib.training.distilling import Distilling
-from matchlib.training.engine import check
+from matchlib.training.distributed import init_distributed, strategy
 from matchlib.training.log import Log
-from matchlib.training.matching import Matching
-from matchlib.training.parallel import parallel, start
+from matchlib.training.monitor import DistillationMonitor, Monitor
+from matchlib.training.precision import check
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner, MatchingTask, Task
 from matchlib.training.trainer import Progress, Trainer, TrainerSettings
-from matchlib.training.watch import Watch, Watching
 
 __all__ = ["Hooks", "Run"]
 
@@ -78,20 +76,20 @@ class Run:
     folder: Path
     hooks: Hooks = field(default_factory=Hooks)
     dataset: Dataset | None = None
-    teacher: tuple[Card, Teacher] | None = None
+    teacher: tuple[ArtifactConfig, Teacher] | None = None
     loss: DistillationLoss | None = None
     checkpoint: Path | None = None
-    generators: dict[str, Generator] = field(default_factory=dict, init=False)
+    generators: dict[str, Pipeline] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self.device = start(device_of(self.settings.device))
-        self.parallel = parallel(self.settings.trainer.engine.parallel)
+        self.device = init_distributed(device_of(self.settings.device))
+        self.parallel = strategy(self.settings.trainer.engine.parallel)
         if self.parallel.rank:
             self.hooks = Hooks(stop=self.hooks.stop)  # the first process speaks for all
         self.streams = Streams(self.settings.seed, self.device)
         self.data: Dataset = self.dataset or dataset_of(data_piece(self.settings.data))
         self.card, self.untrained = self._teacher_before_training()
-        self.data = self.data.in_units(self.card.data["shift"], self.card.data["scale"])
+        self.data = self.data.normalized_as(self.card.data["shift"], self.card.data["scale"])
         check_guidance(self.card)
         samplers.build(self.card.sampler).check(self.card.model)
         for name in self.settings.evaluation.metrics or ():
@@ -107,7 +105,7 @@ class Run:
             made = distillation_of(self.settings, self.card, self.untrained, self.loss_of_run, paired=self.data.paired)
             self._distilling(made.distillation, made, self.data)
 
-    def _teacher_before_training(self) -> tuple[Card, Teacher]:
+    def _teacher_before_training(self) -> tuple[ArtifactConfig, Teacher]:
         made = python_teacher(self.settings.teacher.name) if self.teacher is None else None
         if made is not None:
             self.teacher = card_of(made, self.data, self.settings), made
@@ -135,7 +133,7 @@ class Run:
         if self.settings.command == "distill":
             self._warn()
             made["student"] = self._finish("student", lambda: self._make_student(teacher))
-        self.generators = {kind: Generator(self.card, module, self.device) for kind, module in made.items()}
+        self.generators = {kind: Pipeline(self.card, module, self.device) for kind, module in made.items()}
         return self.evaluate()
 
     def _warn(self) -> None:
@@ -150,19 +148,19 @@ class Run:
         self.hooks.say("evaluation: sampling and scoring")
         return evaluate(self.folder, self.generators, self.data, self.settings.evaluation, self.settings.seed, self.parallel)
 
-    def _finish(self, kind: str, make: Callable[[], tuple[Card, nn.Module]]) -> Any:
+    def _finish(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
         target = self.folder / kind
-        there = self.parallel.first((target / "card.json").exists)
+        there = self.parallel.on_main_process((target / "card.json").exists)
         if there and not (kind == "teacher" and self.teacher is not None):
-            return load_bundle(target)[1]
+            return load_artifact(target)[1]
         card, module = make()
-        self._write(lambda: save_bundle(target, card, module))
+        self._write(lambda: save_artifact(target, card, module))
         return module
 
     # -- the teacher -----------------------------------------------------------------------------------------------------
 
-    def _make_teacher(self) -> tuple[Card, nn.Module]:
+    def _make_teacher(self) -> tuple[ArtifactConfig, nn.Module]:
         name = self.settings.teacher.name
         if self.teacher is not None:
             return self.teacher
@@ -170,18 +168,18 @@ class Run:
             self.hooks.say(f"teacher: taken from {name}")
             return teacher_of_run(name, self.data, self.settings.teacher.guidance)
         cached = cache_folder() / "teachers" / self._teacher_key()
-        self.parallel.first(lambda: None)  # nobody writes there before everyone has looked
+        self.parallel.on_main_process(lambda: None)  # nobody writes there before everyone has looked
         try:
-            teacher = load_bundle(cached)[1]
+            teacher = load_artifact(cached)[1]
             assert isinstance(teacher, Teacher)
             teacher.guidance = self.card.guidance  # the weights do not depend on it
             self.hooks.say(f"teacher: taken from the cache, {cached}")
             return self.card, teacher
-        except CardError:  # not there, or damaged: train
+        except ArtifactError:  # not there, or damaged: train
             teacher = self._train_teacher()
         try:
-            self._write(lambda: save_bundle(cached, self.card, teacher))
-        except CardError as error:
+            self._write(lambda: save_artifact(cached, self.card, teacher))
+        except ArtifactError as error:
             self.hooks.say(f"teacher: not cached ({error})")
         return self.card, teacher
 
@@ -197,20 +195,22 @@ class Run:
     def _train_teacher(self) -> Teacher:
         training, card = self.settings.teacher.training, self.card
         field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True)
-        if isinstance(field_, ClosedField):
+        if isinstance(field_, ExactField):
             field_.fit(self.data.train)
             return Teacher(field_, card.model, card.moments, card.guidance)
         placed = self._place(field_)
-        learner = Learner(field_, training.rate, training.betas, training.ema)
+        learner = Learner(field_, training.lr, training.betas, training.ema)
         data = self.data.compact().to(self.device)
         dropout = training.label_dropout
-        algorithm = Matching(learner, card.model, data, self.streams, batch=training.batch, label_dropout=dropout, field=placed)
+        algorithm = MatchingTask(
+            learner, card.model, data, self.streams, batch_size=training.batch_size, label_dropout=dropout, field=placed
+        )
         made = self._trainer(algorithm, teacher_steps(self.settings), "teacher").fit()["field"]
         return Teacher(made, card.model, card.moments, card.guidance)
 
     # -- the student -----------------------------------------------------------------------------------------------------
 
-    def _make_student(self, teacher: Teacher) -> tuple[Card, nn.Module]:
+    def _make_student(self, teacher: Teacher) -> tuple[ArtifactConfig, nn.Module]:
         t = self.settings.trainer
         made = distillation_of(self.settings, self.card, teacher, self.loss_of_run, paired=self.data.paired)
         for note in made.notes:
@@ -219,70 +219,72 @@ class Run:
         frozen = self._place(copy.deepcopy(teacher), frozen=True)
         student, critic = self._place(of.student), self._place(of.critic)
         times, engine = of.model.times, t.engine
-        distillation = Distillation(frozen, student, critic, self.loss_of_run, times, split=engine.split, together=engine.together)
+        distillation = Distillation(
+            frozen, student, critic, self.loss_of_run, times, split=engine.split, joint_forward=engine.joint_forward
+        )
         data = self.data.compact().to(self.device)
         algorithm = self._distilling(distillation, made, data)
-        watch = Watching(distillation, data, self.streams)
+        watch = DistillationMonitor(distillation, data, self.streams)
         trainer = self._trainer(algorithm, student_steps(self.settings), "student", watch, self._judge())
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._write(lambda decay=decay, module=module: save_average(self.folder / "student", decay, module))  # type: ignore[misc]
         return replace(self.card, kind="student", student=dict(made.student)), student
 
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> Distilling:
+    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
         """The student's training; the learners are modules as they were before they were placed."""
         t = self.settings.trainer
-        return Distilling(
+        return DistillationTask(
             distillation,
-            Learner(made.distillation.student, made.student_rate, t.betas, t.ema, t.emas),
-            Learner(made.distillation.critic, made.critic_rate, t.betas, 0.0),
+            Learner(made.distillation.student, made.student_lr, t.betas, t.ema, t.extra_ema_decays),
+            Learner(made.distillation.critic, made.critic_lr, t.betas, 0.0),
             data,
             self.streams,
-            batch=t.batch,
-            critic_turns=t.critic_turns,
-            turns=t.steps,
-            reuse=t.reuse,
+            batch_size=t.batch_size,
+            critic_steps=t.critic_steps,
+            steps=t.steps,
+            critic_steps_per_batch=t.critic_steps_per_batch,
         )
 
     def _place(self, module: nn.Module, *, frozen: bool = False) -> Any:
         """Moves a module to the device, prepares its networks and shares it among the processes."""
-        return self.parallel.place(prepared(module.to(self.device), self.settings.trainer.engine, frozen=frozen))
+        return self.parallel.wrap(prepared(module.to(self.device), self.settings.trainer.engine, frozen=frozen))
 
     def _write(self, write: Callable[[], Any]) -> Any:
         """Lets the first process write, and everyone go on when it is done."""
-        return self.parallel.first(write)
+        return self.parallel.on_main_process(write)
 
     def _check_best(self) -> None:
-        name = self.settings.trainer.best
+        name = self.settings.trainer.keep_best_by
         if name is not None and not metrics[name].better:
             fit = ", ".join(other for other in metrics if metrics[other].better)
-            raise SettingError(f"trainer.best: {name} has no better side; choose one of {fit}")
+            raise SettingError(f"trainer.keep_best_by: {name} has no better side; choose one of {fit}")
 
     def _judge(self) -> Callable[[Mapping[str, nn.Module]], float] | None:
         """What judges checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""
-        name = self.settings.trainer.best
+        name = self.settings.trainer.keep_best_by
         if name is None:
             return None
         reference, _ = reference_of(self.data)
 
         def judge(modules: Mapping[str, nn.Module]) -> float:
-            generator = Generator(self.card, modules["student"], self.device)  # type: ignore[arg-type]
+            generator = Pipeline(self.card, modules["student"], self.device)  # type: ignore[arg-type]
             samples = generator.draw(reference.size, seed=self.settings.seed, parallel=self.parallel).data
-            value: float = self.parallel.first(lambda: scores(reference, samples, [name])[key_of(name)])
+            value: float = self.parallel.on_main_process(lambda: scores(reference, samples, [name])[key_of(name)])
             return -metrics[name].better * value
 
         return judge
 
     def _trainer(
         self,
-        algorithm: Algorithm,
+        algorithm: Task,
         settings: TrainerSettings,
         phase: str,
-        watch: Watch | None = None,
+        watch: Monitor | None = None,
         judge: Callable[[Mapping[str, nn.Module]], float] | None = None,
     ) -> Trainer:
         named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
-        keep, note = self.settings.trainer.keep, {"versions": json.dumps(versions())}
+        keep, note = self.settings.trainer.keep_last, {"versions": json.dumps(versions())}
         return Trainer(
             algorithm,
             settings,

@@ -11,15 +11,14 @@ import torch
 import yaml
 
 from matchlib.algebra.model import MatchingModel
-from matchlib.cards import Card, build_field, dataset_of, load_bundle, times_of
-from matchlib.data import Dataset
-from matchlib.distillation.family import NOISY, Family, Recipe
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, IncompatibleError, SettingError, UnknownNameError, nearest
-from matchlib.registries import couplings, families, interpolants, objectives, samplers
-from matchlib.registry import Registry
-from matchlib.settings import DataSettings, Piece, RunSettings, TeacherSettings, from_tree
+from matchlib.data.dataset import Dataset
+from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
+from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import Registry, couplings, families, interpolants, objectives, samplers
+from matchlib.runs.artifact import ArtifactConfig, build_field, dataset_of, load_artifact, times_of
+from matchlib.runs.settings import DataSettings, RunSettings, Spec, TeacherSettings, from_tree
 
 __all__ = [
     "card_of",
@@ -42,27 +41,27 @@ def data_piece(data: DataSettings) -> dict[str, Any]:
 
 def family_of(settings: TeacherSettings) -> Family:
     """Returns the family that the settings name, with its options."""
-    return families.build({"name": settings.name, **settings.options}, beside=[f.name for f in fields(settings)])
+    return families.build({"name": settings.name, **settings.options}, also_accepted=[f.name for f in fields(settings)])
 
 
-def recipe_of(settings: TeacherSettings, card: Card, *, paired: bool) -> Recipe:
+def recipe_of(settings: TeacherSettings, card: ArtifactConfig, *, paired: bool) -> Defaults:
     """Returns the recipe of the teacher's family; for a teacher from a run, of the family that the run names."""
     if settings.name in families:
-        return family_of(settings).recipe(paired=paired)
+        return family_of(settings).defaults(paired=paired)
     config = Path(settings.name) / "config.yaml"
     if config.exists():
         made: TeacherSettings = from_tree(yaml.safe_load(config.read_text(encoding="utf-8"))).teacher
         if made != settings:
             return recipe_of(made, card, paired=paired)
-    return Recipe(samplers.build(card.sampler), times=None if paired else NOISY)
+    return Defaults(samplers.build(card.sampler), times=None if paired else HIGH_NOISE)
 
 
-def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
+def teacher_card(settings: RunSettings, dataset: Dataset) -> ArtifactConfig:
     """Returns the card of the teacher that a family makes for the data."""
     t = settings.teacher
     model = _model(t, dataset)
-    sampler = family_of(t).recipe(paired=dataset.paired).sampler if t.sampler is None else samplers.build(t.sampler)
-    return Card(
+    sampler = family_of(t).defaults(paired=dataset.paired).sampler if t.sampler is None else samplers.build(t.sampler)
+    return ArtifactConfig(
         kind="teacher",
         network=dict(family_of(t).network(t.network)),
         signature=signature_of(dataset, model),
@@ -79,7 +78,7 @@ def teacher_card(settings: RunSettings, dataset: Dataset) -> Card:
 def _model(settings: TeacherSettings, dataset: Dataset) -> MatchingModel:
     """Returns the family's model with the pieces that the settings replace."""
     model = family_of(settings).model(paired=dataset.paired)
-    pieces: dict[str, tuple[Registry[Any], Piece | None]] = {
+    pieces: dict[str, tuple[Registry[Any], Spec | None]] = {
         "coupling": (couplings, settings.coupling),
         "interpolant": (interpolants, settings.interpolant),
         "objective": (objectives, settings.objective),
@@ -98,13 +97,13 @@ def _model(settings: TeacherSettings, dataset: Dataset) -> MatchingModel:
     return model
 
 
-def card_of(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> Card:
+def card_of(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
     """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
     if teacher.units is not None:
-        dataset = dataset.in_units(*teacher.units)
-    own = {"name": "ode"} if teacher.recipe is None else samplers.describe(teacher.recipe.sampler)
+        dataset = dataset.normalized_as(*teacher.units)
+    own = {"name": "ode"} if teacher.defaults is None else samplers.describe(teacher.defaults.sampler)
     sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
-    return Card(
+    return ArtifactConfig(
         kind="teacher",
         network=getattr(teacher.field, "spec", {"name": None}),
         signature=signature_of(dataset, teacher.model),
@@ -127,14 +126,14 @@ def data_record(data: DataSettings, dataset: Dataset) -> dict[str, Any]:
     return data_piece(data) | numbers
 
 
-def signature_of(dataset: Dataset, model: MatchingModel) -> Signature:
+def signature_of(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
     """Returns what a network for the data and the model must accept."""
     label = dataset.train.label
     label_shape = tuple(label.shape[1:]) if label is not None and dataset.classes is None else None
-    return Signature(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
+    return NetworkSpec(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
 
 
-def check_guidance(card: Card) -> None:
+def check_guidance(card: ArtifactConfig) -> None:
     """Refuses guidance of a teacher that cannot be asked without labels.
 
     Raises:
@@ -150,7 +149,7 @@ def check_guidance(card: Card) -> None:
         )
 
 
-def fresh_teacher(card: Card, seed: int) -> Teacher:
+def fresh_teacher(card: ArtifactConfig, seed: int) -> Teacher:
     """Returns an untrained teacher of a card; the seed decides its weights."""
     torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
     return Teacher(build_field(card.network, card.signature, card.model, card.moments), card.model, card.moments, card.guidance)
@@ -168,11 +167,11 @@ def python_teacher(name: str) -> Teacher | None:
     if not colon or not path.endswith(".py"):
         return None
     if not Path(path).is_file():
-        raise CardError(f"there is no file {path}, of which {attribute!r} is to be the teacher")
+        raise ArtifactError(f"there is no file {path}, of which {attribute!r} is to be the teacher")
     try:
         names = runpy.run_path(path)
     except Exception as error:
-        raise CardError(f"{path} fails: {type(error).__name__}: {error}") from error
+        raise ArtifactError(f"{path} fails: {type(error).__name__}: {error}") from error
     if attribute not in names:
         known = [key for key in names if not key.startswith("_")]
         raise UnknownNameError(f"{path} defines no {attribute!r}{nearest(attribute, known)}")
@@ -183,18 +182,18 @@ def python_teacher(name: str) -> Teacher | None:
     return teacher
 
 
-def _bundle_of(name: str, beside: str) -> tuple[Card, Teacher]:
+def _bundle_of(name: str, beside: str) -> tuple[ArtifactConfig, Teacher]:
     """Loads the teacher of a run or of a bundle; ``beside`` says what else the name could have been."""
     place = Path(name) / "teacher" if (Path(name) / "teacher").is_dir() else Path(name)
     if not (place / "card.json").exists():
         raise UnknownNameError(f"teacher {name!r} is {beside or 'not '}the folder of a finished run{nearest(name, families)}")
-    card, teacher = load_bundle(place)
+    card, teacher = load_artifact(place)
     if not isinstance(teacher, Teacher):
-        raise CardError(f"{place} holds a student, not a teacher")
+        raise ArtifactError(f"{place} holds a student, not a teacher")
     return card, teacher
 
 
-def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -> tuple[Card, Teacher]:
+def teacher_of_run(name: str, dataset: Dataset, guidance: float | None = None) -> tuple[ArtifactConfig, Teacher]:
     """Loads the teacher of a finished run, with the guidance that is asked for.
 
     Raises:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 
 from matchlib.errors import MatchlibError
-from matchlib.registries import ALL
+from matchlib.registry import ALL
 
 __all__ = ["LAWS", "Law", "Outcome", "cases", "check", "law"]
 

@@ -16,12 +16,11 @@ from matchlib.algebra.convert import determines, spanning_rows
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.registries import couplings, interpolants, objectives
-from matchlib.registry import Registry
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.plugins.losses import RealUID
+from matchlib.registry import Registry, couplings, interpolants, objectives
 from matchlib.testing.world import World
 
 __all__ = [
@@ -44,7 +43,7 @@ __all__ = [
     "worlds",
 ]
 
-INSIDE = Times(0.02, 0.98)  # where every interpolant and prediction is finite and well scaled
+INSIDE = TimeDistribution(0.02, 0.98)  # where every interpolant and prediction is finite and well scaled
 
 shapes = st.sampled_from([(1,), (3,), (2, 2), (1, 2, 3)])
 sizes = st.sampled_from([1, 2, 3, 5])
@@ -57,7 +56,7 @@ def generators() -> st.SearchStrategy[torch.Generator]:
 
 def times_in(model: MatchingModel, count: int = 3) -> st.SearchStrategy[Tensor]:
     """Float64 times inside a model's interval, shape ``(count,)``."""
-    inner = st.floats(model.times.low, model.times.high, exclude_min=True, exclude_max=True)
+    inner = st.floats(model.times.t_min, model.times.t_max, exclude_min=True, exclude_max=True)
     return st.lists(inner, min_size=count, max_size=count).map(lambda t: torch.tensor(t, dtype=torch.float64))
 
 

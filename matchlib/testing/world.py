@@ -19,11 +19,11 @@ from matchlib.algebra.interpolant import draw_like
 from matchlib.algebra.model import MatchingModel, square_norm
 from matchlib.algebra.records import Condition
 from matchlib.algebra.rows import expand
-from matchlib.distillation.contrast import Contrast
 from matchlib.distillation.loss import BilinearLoss
+from matchlib.distillation.predictions import Predictions
 from matchlib.distillation.student import Student
-from matchlib.plugins.couplings.independent import Independent
-from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture, seen_by
+from matchlib.fields.exact import BestCritic, GaussianField, Mixture, seen_by
+from matchlib.plugins.couplings import Independent
 
 __all__ = ["AffineStudent", "World", "affine_divergence", "least", "weights_of"]
 
@@ -121,9 +121,9 @@ class World:
         teacher = GaussianField(self.model, self.real) if self.teacher is None else self.teacher
         return BestCritic(self.model, self.real, self.made, teacher, *weights_of(loss))
 
-    def contrast(self, critic: Tensor, law: Mixture) -> Contrast:
+    def contrast(self, critic: Tensor, law: Mixture) -> Predictions:
         """Returns the contrast at the nodes, the target replaced by its conditional mean under ``law``."""
-        return Contrast(critic, self.guess, self.exact(law), self.weight)
+        return Predictions(critic, self.guess, self.exact(law), self.weight)
 
     def critic_gain(self, loss: BilinearLoss, critic: Tensor) -> Tensor:
         """Returns what the critic maximises, E_q and E_p together, for its values at the nodes; a number."""

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matchlib.errors import CardError, nearest
-from matchlib.training.algorithm import Learner
+from matchlib.errors import ArtifactError, nearest
+from matchlib.io import read_tensors, write_tensors
+from matchlib.training.distributed import SingleProcess
 from matchlib.training.ema import EMA
-from matchlib.training.files import read_tensors, write_tensors
-from matchlib.training.parallel import Alone
+from matchlib.training.task import Learner
 
-__all__ = ["Checkpoints", "State", "whole"]
+__all__ = ["Checkpoints", "TrainState", "whole"]
 
 
-class State:
+class TrainState:
     """One learner in training: its module, optimiser and averages.
 
     Args:
@@ -37,14 +37,14 @@ class State:
         usual: running mean of the squared norm of the gradient, as far as it was let through, and the weight of the steps that are in it.
     """
 
-    def __init__(self, learner: Learner, parallel: Alone) -> None:
+    def __init__(self, learner: Learner, parallel: SingleProcess) -> None:
         self.learner, self.parallel = learner, parallel
         self.named = dict(learner.module.named_parameters())  # taken now: an engine may put others in their place for a while
         self.weights = [w for w in self.named.values() if w.requires_grad]
-        parts = [parallel.local(w) for w in self.weights]
+        parts = [parallel.to_local(w) for w in self.weights]
         self.own = [part if isinstance(part, nn.Parameter) else nn.Parameter(part) for part in parts]
-        self.optimiser = torch.optim.Adam(self.own, lr=learner.rate, betas=learner.betas, fused=True)
-        self.ema = EMA(learner.module, (learner.ema, *learner.emas), parallel)
+        self.optimiser = torch.optim.Adam(self.own, lr=learner.lr, betas=learner.betas, fused=True)
+        self.ema = EMA(learner.module, (learner.ema, *learner.extra_ema_decays), parallel)
         self.skipped = torch.zeros((), device=self.own[0].device if self.own else None)
         dtype = torch.promote_types(self.own[0].dtype, torch.float32) if self.own else torch.float32
         self.usual = torch.zeros(2, dtype=dtype, device=self.skipped.device)
@@ -60,11 +60,11 @@ class State:
         """
         for own, weight in zip(self.own, self.weights, strict=True):
             if own is not weight and weight.grad is not None:
-                own.grad = self.parallel.local(weight.grad)
+                own.grad = self.parallel.to_local(weight.grad)
         gradients = [w.grad for w in self.own if w.grad is not None]
         bad = torch.zeros_like(self.skipped)
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, bad, self._one)  # what GradScaler calls
-        bad = self.parallel.total(bad).clamp(max=1.0)
+        bad = self.parallel.all_reduce(bad).clamp(max=1.0)
         if gradients and min(clip, surge) < math.inf:
             bad = self._restrain(gradients, clip, surge, bad)
         self.skipped += bad
@@ -76,7 +76,7 @@ class State:
 
     def _restrain(self, gradients: list[Tensor], clip: float, surge: float, bad: Tensor) -> Tensor:
         """Shortens a gradient that is too long, all of it alike; returns whether it, or its norm, is not finite."""
-        norm = self.parallel.total(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt().to(self.usual.dtype)
+        norm = self.parallel.all_reduce(torch.nn.utils.get_total_norm(gradients, foreach=True).square()).sqrt().to(self.usual.dtype)
         bad = torch.where(torch.isfinite(norm), bad, self._one)
         total, weight = self.usual
         limit = torch.where(total > 0, surge * (total / weight).sqrt(), math.inf).clamp(max=clip)
@@ -94,10 +94,10 @@ class State:
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields every tensor of the state, named and whole."""
-        whole, module = self.parallel.whole, self.learner.module
+        whole, module = self.parallel.full_tensor, self.learner.module
         of = self.named
         for key, x in module.state_dict().items():
-            yield f"module/{key}", whole(self.parallel.local(of[key]), of[key]) if key in of else x
+            yield f"module/{key}", whole(self.parallel.to_local(of[key]), of[key]) if key in of else x
         for name, average in zip(self._names(), self.ema.averages, strict=True):
             for i, (mean, weight) in enumerate(zip(average, of.values() if average else (), strict=True)):
                 yield f"{name}/{i}", whole(mean, weight)
@@ -114,11 +114,11 @@ class State:
         def of(kind: str) -> dict[str, Tensor]:
             return {key[len(kind) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{kind}/")}
 
-        part, module = self.parallel.part, self.learner.module
+        part, module = self.parallel.shard, self.learner.module
         saved, weights = of("module"), self.named
         with torch.no_grad():
             for key, there in module.state_dict().items():
-                own = self.parallel.local(weights[key]) if key in weights else there
+                own = self.parallel.to_local(weights[key]) if key in weights else there
                 own.copy_(part(saved.pop(key), weights[key]) if key in weights else saved.pop(key))
             if saved:
                 raise KeyError(f"{', '.join(saved)} have no place")
@@ -137,7 +137,7 @@ class State:
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": slots})
 
     def _names(self) -> list[str]:
-        return ["ema", *(f"ema-{decay}" for decay in self.learner.emas)]
+        return ["ema", *(f"ema-{decay}" for decay in self.learner.extra_ema_decays)]
 
 
 class Checkpoints:
@@ -204,7 +204,7 @@ class Checkpoints:
             if _step(file) > step:
                 file.rename(file.with_suffix(".set-aside"))
 
-    def restore(self, states: Mapping[str, State], path: Path | None = None) -> tuple[int, dict[str, Any]]:
+    def restore(self, states: Mapping[str, TrainState], path: Path | None = None) -> tuple[int, dict[str, Any]]:
         """Loads a checkpoint and returns the number of steps it has behind it and its history; (0, {}) if there is none.
 
         Args:
@@ -224,11 +224,11 @@ class Checkpoints:
             for name, state in states.items():
                 state.load({key[len(name) + 1 :]: x for key, x in tensors.items() if key.startswith(f"{name}/")})
             return int(note["step"]), json.loads(note.get("history", "{}"))
-        except (CardError, KeyError, RuntimeError, ValueError) as error:
+        except (ArtifactError, KeyError, RuntimeError, ValueError) as error:
             good = self.good(but=path)
             there = f"; the last good one is {good}" if good else "; there is no other good one"
             hint = nearest(path.name, [file.name for file in files]) if not path.exists() else ""
-            raise CardError(f"checkpoint {path} cannot be loaded ({error}){hint}{there}") from error
+            raise ArtifactError(f"checkpoint {path} cannot be loaded ({error}){hint}{there}") from error
 
 
 def _step(file: Path) -> int:
@@ -240,6 +240,6 @@ def whole(file: Path) -> bool:
     """Whether a checkpoint can be read."""
     try:
         read_tensors(file)
-    except CardError:
+    except ArtifactError:
         return False
     return True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from matchlib.training.parallel import Alone
+from matchlib.training.distributed import SingleProcess
 
 __all__ = ["EMA"]
 
@@ -25,11 +25,11 @@ class EMA:
         parallel: which part of every weight is here.
     """
 
-    def __init__(self, module: nn.Module, decays: Sequence[float], parallel: Alone | None = None) -> None:
+    def __init__(self, module: nn.Module, decays: Sequence[float], parallel: SingleProcess | None = None) -> None:
         self.module, self.decays, self.updates = module, tuple(decays), 0
-        self.parallel = parallel or Alone()
+        self.parallel = parallel or SingleProcess()
         self.parameters = list(module.parameters())
-        self.weights: list[Tensor] = [self.parallel.local(w) for w in self.parameters]
+        self.weights: list[Tensor] = [self.parallel.to_local(w) for w in self.parameters]
         self.averages: list[list[Tensor]] = [[w.detach().clone() for w in self.weights] if decay else [] for decay in decays]
 
     @torch.no_grad()
@@ -47,5 +47,5 @@ class EMA:
         made = self.parallel.copy(self.module)
         means = self.averages[index] or self.weights
         for weight, own, mean in zip(made.parameters(), self.parameters, means, strict=True):
-            weight.copy_(self.parallel.whole(mean, own))
+            weight.copy_(self.parallel.full_tensor(mean, own))
         return made

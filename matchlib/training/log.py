@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matchlib.errors import CardError
-from matchlib.training.files import write_text
+from matchlib.errors import ArtifactError
+from matchlib.io import write_text
 
 __all__ = ["Log"]
 
@@ -31,7 +31,7 @@ class Log:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise CardError(f"{self.path} cannot be written: {error}") from error
+            raise ArtifactError(f"{self.path} cannot be written: {error}") from error
 
     def rewind(self, phase: str, step: int) -> None:
         """Drops the phase's rows after ``step``, and a last line cut short, so that a resumed run's log has no row twice."""

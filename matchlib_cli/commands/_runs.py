@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from matchlib.runs.run import Hooks, Run
-from matchlib.training.parallel import leave
+from matchlib.training.distributed import hard_exit
 from matchlib.training.trainer import Interrupted
 from matchlib_cli.errors import INTERRUPTED, fail
 from matchlib_cli.screen import console, hooks, show_report
@@ -16,7 +16,7 @@ __all__ = ["carry_out"]
 def carry_out(start: Callable[[Hooks], Run]) -> int:
     """Starts or opens a run, executes it with progress, shows what came of it, and returns the exit code."""
     code = _carry_out(start)
-    leave(code)
+    hard_exit(code)
     return code
 
 

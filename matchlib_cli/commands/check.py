@@ -16,7 +16,7 @@ def run(
 ) -> int:
     """Hold plugins to the laws of their group."""
     from matchlib.errors import SettingError, UnknownNameError, nearest
-    from matchlib.registries import ALL
+    from matchlib.registry import ALL
     from matchlib_cli.laws import check
 
     if every == (group is not None):

@@ -17,9 +17,8 @@ def run(
     trust: Annotated[bool, typer.Option("--trust", help="Unpickle: RUNS ANY CODE IN THE FILE. Only if you trust its author.")] = False,
 ) -> int:
     """Turn the weights in a checkpoint into a safetensors file; without --trust, no code of the checkpoint is run."""
-    from matchlib.errors import CardError, SettingError
-    from matchlib.training.files import write_tensors
-    from matchlib.training.weights import read_checkpoint, select
+    from matchlib.errors import ArtifactError, SettingError
+    from matchlib.io import read_checkpoint, select, write_tensors
 
     if out.suffix != ".safetensors":
         raise SettingError(f"--out must end in .safetensors, got {str(out)!r}")
@@ -30,7 +29,7 @@ def run(
         try:
             tensors = select(torch.load(checkpoint, map_location="cpu", weights_only=False), entry, checkpoint)
         except (OSError, RuntimeError, EOFError, ValueError, AttributeError, ImportError) as error:
-            raise CardError(f"{checkpoint} cannot be unpickled here: {error}") from error
+            raise ArtifactError(f"{checkpoint} cannot be unpickled here: {error}") from error
     else:
         tensors = read_checkpoint(checkpoint, entry)
     write_tensors(out, {name: x.detach().clone().contiguous() for name, x in tensors.items()})

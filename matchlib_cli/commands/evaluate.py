@@ -21,12 +21,12 @@ def run(
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
     from dataclasses import replace
 
-    from matchlib.cards import dataset_of
     from matchlib.errors import SettingError
-    from matchlib.generator import load
+    from matchlib.evaluation.report import evaluate
+    from matchlib.runs.artifact import dataset_of
     from matchlib.runs.build import device_of
-    from matchlib.runs.evaluate import evaluate
     from matchlib.runs.folder import read_config
+    from matchlib.runs.pipeline import load
     from matchlib.runs.teachers import data_piece
     from matchlib_cli.config import check
     from matchlib_cli.screen import show_report

@@ -12,7 +12,7 @@ __all__ = ["run"]
 def run(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="One group, with a line on each plugin.")] = None) -> int:
     """List what is registered."""
     from matchlib.errors import UnknownNameError, nearest
-    from matchlib.registries import ALL
+    from matchlib.registry import ALL
 
     if group is None:
         for name, registry in ALL.items():

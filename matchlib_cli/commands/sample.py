@@ -27,8 +27,8 @@ def run(
 ) -> int:
     """Generate samples with a run's student or teacher."""
     from matchlib.errors import SettingError
-    from matchlib.generator import load
     from matchlib.runs.build import device_of
+    from matchlib.runs.pipeline import load
     from matchlib_cli.files import parse_labels, write_samples
 
     if out.suffix not in (".png", ".npz"):
@@ -36,7 +36,7 @@ def run(
     generator = load(folder, of, device=str(device_of(device or "cpu")))
     chosen = None if labels is None else parse_labels(labels)
     made = generator.draw(n, seed=seed, labels=chosen)
-    samples = generator.in_data_units(made.data).cpu().numpy()
+    samples = generator.denormalize(made.data).cpu().numpy()
     write_samples(out, samples, tuple(generator.card.data["limits"]), None if made.label is None else made.label.cpu().numpy())
     print(f"wrote {out}: {n} samples of shape {samples.shape[1:]}, {generator.nfe} evaluation{'s' if generator.nfe > 1 else ''} each")
     return 0

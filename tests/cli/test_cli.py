@@ -116,15 +116,15 @@ def test_every_family_distils(tmp_path: Path, cli: Cli, small: list[str], family
         "loss={name: fgm}",
         "loss={name: uid, space: data}",
         "loss.weight_power=0",
-        "trainer.critic_turns=2",
-        "student.start=0.9",
+        "trainer.critic_steps=2",
+        "student.t_start=0.9",
         "data.labels=false",
-        "trainer.clip=1",
+        "trainer.max_grad_norm=1",
         "trainer={critic_turns: 3, reuse: 3}",
         "trainer={best: frechet-raw, checkpoint_every: 10}",
         "trainer.engine={micro: 7, precision: bf16, teacher_precision: bf16, channels_last: true, checkpointing: true, split: true}",
         "trainer={policy: roll-back, watch_every: 10, emas: [0.9, 0.99], keep: 1}",
-        "teacher.times={low: 0.01, high: 1.0, log_ratio: [0, 1]}",
+        "teacher.times={t_min: 0.01, t_max: 1.0, log_sigma: [0, 1]}",
     ],
 )
 def test_any_piece_can_be_replaced(tmp_path: Path, cli: Cli, small: list[str], piece: str) -> None:
@@ -159,7 +159,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("alpha not a number", ["distill", "--alpha", "two"], "two"),
     ("negative steps", ["distill", "--steps", "-5"], "steps must be at least 1, got -5"),
     ("steps not a number", ["distill", "--set", "trainer.steps=many"], "trainer.steps"),
-    ("batch zero", ["distill", "--set", "trainer.batch=0"], "trainer.batch must be at least 1"),
+    ("batch zero", ["distill", "--set", "trainer.batch_size=0"], "trainer.batch_size must be at least 1"),
     ("negative seed", ["distill", "--seed", "-1"], "seed must be at least 0"),
     ("unknown device", ["distill", "--device", "gpu9"], "device 'gpu9' is not available"),
     ("set without value", ["distill", "--set", "trainer.steps"], "PATH=VALUE"),
@@ -199,27 +199,27 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("steps of ddim", ["distill", "--set", "teacher.sampler={name: ddim, steps: 0}"], "steps must be at least 1"),
     ("objective that is not there", ["distill", "--set", "teacher.objective.name=noise"], "noise is not a prediction"),
     ("space that is not determined", ["distill", "--set", "loss.space=drift"], "no prior process"),
-    ("reading that is singular at an end", ["distill", "--set", "teacher.objective.name=data"], "teacher.times.low=0.001"),
+    ("reading that is singular at an end", ["distill", "--set", "teacher.objective.name=data"], "teacher.times.t_min=0.001"),
     ("unknown space", ["distill", "--set", "loss.space=velocty"], "did you mean 'velocity'"),
     ("unknown method", ["distill", "--set", "teacher.sampler={name: ode, method: rk5}"], "method must be one of"),
     ("sampler that does not fit", ["distill", "--set", "teacher.sampler.name=ancestral"], "use the sampler ode or sde"),
-    ("start outside", ["distill", "--set", "student.start=2"], "start must lie in"),
+    ("start outside", ["distill", "--set", "student.t_start=2"], "t_start must lie in"),
     ("unet for points", ["distill", "--data", "moons", "--set", "teacher.network={name: unet}"], "use mlp"),
     ("unknown recipe", ["distill", "--recipe", "corect"], "did you mean 'correct'"),
-    ("no rate", ["distill", "--set", "trainer.critic_factor=0"], "trainer.critic_factor must be positive"),
+    ("no rate", ["distill", "--set", "trainer.critic_lr_scale=0"], "trainer.critic_lr_scale must be positive"),
     ("unknown critic", ["distill", "--set", "trainer.critic_network.name=mpl"], "did you mean 'mlp'"),
     ("ramp outside", ["distill", "--set", "loss.ramp=2"], "ramp must lie in"),
     ("unknown metric", ["distill", "--set", "evaluation.metrics=[fid]"], "'fid' is not registered"),
-    ("judge without a better side", ["distill", "--set", "trainer.best=nearest-ratio"], "has no better side; choose one of"),
-    ("unknown judge", ["distill", "--set", "trainer.best=fid"], "'fid' is not registered"),
+    ("judge without a better side", ["distill", "--set", "trainer.keep_best_by=nearest-ratio"], "has no better side; choose one of"),
+    ("unknown judge", ["distill", "--set", "trainer.keep_best_by=fid"], "'fid' is not registered"),
     ("unknown precision", ["distill", "--set", "trainer.engine.precision=fp8"], "precision must be one of"),
     ("unknown precision of the teacher", ["distill", "--set", "trainer.engine.teacher_precision=fp8"], "precision must be one of"),
     ("unknown mode", ["distill", "--set", "trainer.engine.compile=fast"], "compile must be one of"),
-    ("no micro-batch", ["distill", "--set", "trainer.engine.micro=0"], "micro must be at least 1"),
+    ("no micro-batch", ["distill", "--set", "trainer.engine.micro_batch_size=0"], "micro_batch_size must be at least 1"),
     ("unknown way of several processes", ["distill", "--set", "trainer.engine.parallel=dpp"], "did you mean 'ddp'"),
-    ("unknown policy", ["distill", "--set", "trainer.policy=panic"], "policy must be one of"),
-    ("no reuse", ["distill", "--set", "trainer.reuse=0"], "reuse must be at least 1"),
-    ("an average that never moves", ["distill", "--set", "trainer.emas=[1.0]"], "must lie in [0, 1)"),
+    ("unknown policy", ["distill", "--set", "trainer.on_alarm=panic"], "policy must be one of"),
+    ("no reuse", ["distill", "--set", "trainer.critic_steps_per_batch=0"], "critic_steps_per_batch must be at least 1"),
+    ("an average that never moves", ["distill", "--set", "trainer.extra_ema_decays=[1.0]"], "must lie in [0, 1)"),
     ("plan of a file that is not there", ["plan", "{base}/none.yaml"], "none.yaml"),
     ("memory that is none", ["plan", "{typo}", "--memory", "much"], "memory"),
     ("unknown command", ["distil"], "distil"),
@@ -280,7 +280,8 @@ def test_wrong_input_is_refused_in_a_line_and_harms_nothing(
 
 SLOW = [
     "--data", "moons", "--set", "teacher.network={name: mlp, width: 8, depth: 1}", "--set", "teacher.training.steps=150",
-    "--set", "teacher.training.batch=16", "--set", "trainer.steps=150", "--set", "trainer.batch=16", "--set", "trainer.log_every=10",
+    "--set", "teacher.training.batch_size=16", "--set", "trainer.steps=150", "--set", "trainer.batch_size=16",
+    "--set", "trainer.log_every=10",
     "--set", "trainer.checkpoint_every=7", "--set", "evaluation.draws=1", "--set", "evaluation.metrics=[frechet-raw]",
 ]  # fmt: skip
 
@@ -350,7 +351,7 @@ def test_an_interrupt_writes_a_checkpoint_and_exits_130(tmp_path: Path, uninterr
 
 def test_divergence_exits_3_and_names_the_checkpoint(tmp_path: Path, cli: Cli, small: list[str]) -> None:
     code, _, err = cli(
-        "distill", "--data", "moons", "--out", tmp_path / "run", *small, "--set", "trainer.student_rate=1e30", "--set", "trainer.steps=400"
+        "distill", "--data", "moons", "--out", tmp_path / "run", *small, "--set", "trainer.student_lr=1e30", "--set", "trainer.steps=400"
     )
     assert code == 3
     assert "last good checkpoint" in err or "no checkpoint" in err
@@ -361,9 +362,9 @@ def test_check_reports_laws_and_fails_when_one_does(cli: Cli, monkeypatch: pytes
     assert code == 0
     assert out.strip().splitlines()[-1].endswith("checks, 0 failed")
     from matchlib.algebra.rows import Coefficients
-    from matchlib.plugins.interpolants.linear import Linear
+    from matchlib.plugins.interpolants import Linear
 
-    monkeypatch.setattr(Linear, "coefficients", lambda self, t: Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (1.0, 1.0, 0.0)))
+    monkeypatch.setattr(Linear, "coefficients", lambda self, t: Coefficients(t, 1.0 - t, t, 0.0, derivatives=lambda: (1.0, 1.0, 0.0)))
     code, out, _ = cli("check", "interpolants", "linear")
     assert code == 1
     assert re.search(r"[1-9] failed", out)

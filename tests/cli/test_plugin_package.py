@@ -55,7 +55,7 @@ def test_the_package_trains_distils_and_samples(installed: dict[str, str], tmp_p
         "--set",
         "teacher.interpolant.name=sine",
         "--set",
-        "student.start=0.9",
+        "student.t_start=0.9",
         "--loss",
         "half",
         "--data",

@@ -37,7 +37,7 @@ def blocks(page: Path, language: str) -> list[str]:
 @pytest.fixture
 def clean_registries() -> object:
     """Plugins that a page registers are forgotten after it."""
-    from matchlib.registries import ALL
+    from matchlib.registry import ALL
 
     before = {name: dict(registry._plugins) for name, registry in ALL.items()}
     yield

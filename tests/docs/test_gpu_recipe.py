@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.runs.plan import plan
-from matchlib.settings import from_tree
+from matchlib.runs.settings import from_tree
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
 GIB = 2**30

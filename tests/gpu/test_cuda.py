@@ -16,10 +16,9 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import plan
 from matchlib.runs.run import Run
-from matchlib.settings import from_tree
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
+from matchlib.runs.settings import from_tree
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 pytestmark = [
@@ -53,8 +52,8 @@ def trainer_on_cuda(batch: int = 32, network: dict | None = None) -> Trainer:
     made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
     modules = copy.deepcopy(run.untrained).to(cuda), made.student.to(cuda), made.critic.to(cuda)
     of = Distillation(*modules, run.loss_of_run, made.model.times)
-    learners = Learner(modules[1], emas=(0.9,)), Learner(modules[2], ema=0.0)
-    return Trainer(Distilling(of, *learners, run.data.to(cuda), Streams(0, cuda), batch=batch), TrainerSettings(10**6))
+    learners = Learner(modules[1], extra_ema_decays=(0.9,)), Learner(modules[2], ema=0.0)
+    return Trainer(DistillationTask(of, *learners, run.data.to(cuda), Streams(0, cuda), batch_size=batch), TrainerSettings(10**6))
 
 
 def test_no_turn_waits_for_the_device() -> None:

@@ -19,12 +19,12 @@ from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Pair
 from matchlib.algebra.rows import Coefficients
 from matchlib.distillation import distillation
-from matchlib.distillation.contrast import Contrast
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.loss import Weights
-from matchlib.plugins.interpolants.linear import Linear
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.testing.gaussian import BestCritic, Mixture
+from matchlib.distillation.loss import Quadratic
+from matchlib.distillation.predictions import Predictions
+from matchlib.fields.exact import BestCritic, Mixture
+from matchlib.plugins.interpolants import Linear
+from matchlib.plugins.losses import RealUID
 from matchlib.testing.law import LAWS, cases, check
 
 list(cases())  # enrols the laws
@@ -45,7 +45,7 @@ def registered(group: str, name: str, plugin: Any) -> Iterator[None]:
 
 
 def test_a_dropped_real_term_breaks_stationarity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RealUID, "real", property(lambda self: Weights(1 - self._gamma, 0.0, 0.0)))
+    monkeypatch.setattr(RealUID, "real", property(lambda self: Quadratic(1 - self._gamma, 0.0, 0.0)))
     assert fails("teacher_is_stationary_on_its_own_law", "realuid")
 
 
@@ -56,16 +56,16 @@ def test_an_ignored_gamma_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lost_factor_of_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def q(self: Contrast, square: float, teacher: float, target: float) -> Tensor:
+    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         return self.weight * (d * (target * self.target - teacher * self.teacher - square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Contrast, "q", q)
+    monkeypatch.setattr(Predictions, "q", q)
     assert fails("per_sample_identity", "uid")
 
 
 def test_a_wrong_derivative_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Linear, "coefficients", lambda self, t: Coefficients(t, 1.0 - t, t, 0.0, rates=lambda: (1.0, 1.0, 0.0)))
+    monkeypatch.setattr(Linear, "coefficients", lambda self, t: Coefficients(t, 1.0 - t, t, 0.0, derivatives=lambda: (1.0, 1.0, 0.0)))
     assert fails("derivatives_are_derivatives", "linear")
 
 
@@ -171,7 +171,7 @@ def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
         self: Distillation, data: torch.Tensor, source: torch.Tensor, prompt: Batch, other: Batch, generator: torch.Generator
     ) -> Any:
         t = self.model.times.sample(self.model.interpolant, data, generator)
-        return self.model.join(Pair(data, source, prompt.label), t, generator=generator)
+        return self.model.interpolate(Pair(data, source, prompt.label), t, generator=generator)
 
     monkeypatch.setattr(Distillation, "joined", joined)
     assert fails("joined_sources_are_fresh", "flow")
@@ -181,21 +181,21 @@ def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """T22: a time weight on the square but not on the linear terms."""
 
-    def q(self: Contrast, square: float, teacher: float, target: float) -> Tensor:
+    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         linear = (2 * target) * self.target - (2 * teacher) * self.teacher
         return (d * (linear - 1.5 * square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Contrast, "q", q)
+    monkeypatch.setattr(Predictions, "q", q)
     assert fails("data_free_gains_are_lower_bounds", "uid")
 
 
 def test_sids_gradient_is_that_of_the_divergence_at_one_half_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """T10: with the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
     for a, wrong in ((0.5, False), (1.2, True)):
-        monkeypatch.setattr(RealUID, "student", property(lambda self, a=a: Weights(2 * a, 1.0, 1.0)))
-        monkeypatch.setattr(RealUID, "generated", property(lambda self: Weights(1.0, 1.0, 1.0)))
-        monkeypatch.setattr(RealUID, "real", property(lambda self: Weights(0.0, 0.0, 0.0)))
+        monkeypatch.setattr(RealUID, "student", property(lambda self, a=a: Quadratic(2 * a, 1.0, 1.0)))
+        monkeypatch.setattr(RealUID, "generated", property(lambda self: Quadratic(1.0, 1.0, 1.0)))
+        monkeypatch.setattr(RealUID, "real", property(lambda self: Quadratic(0.0, 0.0, 0.0)))
         assert fails("student_gradients_are_those_of_the_value", "flow") == wrong
 
 

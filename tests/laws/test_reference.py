@@ -9,13 +9,12 @@ import torch
 
 import matchlib
 from matchlib.algebra.records import Batch
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import BilinearLoss
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.plugins.losses.uid import UID
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.losses import UID, RealUID
 from matchlib.testing.world import AffineStudent, World, affine_divergence, least
 
 MODEL = matchlib.families["flow"]().model(paired=False)
@@ -56,7 +55,7 @@ def test_slopes_by_quadrature(loss: BilinearLoss, slope: float) -> None:
 
 def distillation(loss: BilinearLoss) -> Distillation:
     """The library's own, with the exact teacher, the best critic, and a student N(-.5, .8^2), at one time."""
-    model = replace(MODEL, times=Times(TIME - 1e-9, TIME))
+    model = replace(MODEL, times=TimeDistribution(TIME - 1e-9, TIME))
     student = AffineStudent(torch.tensor([-0.5]), gain=0.48, scale=0.64)
     return Distillation(Teacher(GaussianField(model, REAL), model), student, world().best(loss), loss)
 
@@ -93,7 +92,7 @@ def test_what_generated_and_real_points_share_cancels() -> None:
     of = distillation(RealUID(8.0, 8.0, 0.5, weight_power=0.0))
 
     def independent(real: Batch, prompt: Batch, g: torch.Generator) -> torch.Tensor:
-        points = of.generated(prompt, real, generator=g), of.model.point(real, generator=g)
+        points = of.generated(prompt, real, generator=g), of.model.sample_path(real, generator=g)
         ((made,), (beside,)) = of.contrasts(*points)
         return of.loss.critic_loss(made, beside).mean()
 

@@ -29,10 +29,10 @@ from matchlib import MatchingModel, couplings, interpolants, objectives, sampler
 from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.model import Moments
 from matchlib.algebra.records import Batch, Condition, Pair
-from matchlib.algebra.times import Times
-from matchlib.distillation.field import Preconditioned
-from matchlib.sampling.base import SampledField
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.algebra.times import TimeDistribution
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import Preconditioned
+from matchlib.fields.sampler import SampledField
 
 F64 = torch.float64
 
@@ -102,7 +102,7 @@ SCHEDULES: list[tuple[str, dict, Schedule]] = [
 ids = [row[0] for row in SCHEDULES]
 
 
-def model_of(path: Interpolant, objective: str = "data", times: Times = Times(0.05, 0.95)) -> MatchingModel:
+def model_of(path: Interpolant, objective: str = "data", times: TimeDistribution = TimeDistribution(0.05, 0.95)) -> MatchingModel:
     return MatchingModel(couplings["independent"](), path, objectives[objective](), times)
 
 
@@ -168,7 +168,7 @@ def test_euler_sampling_of_the_rectified_flow() -> None:
     covariance = DiagonalCovariance(torch.tensor([std**2], dtype=F64))
     denoiser = GaussianDenoiser(torch.tensor([mean], dtype=F64), covariance, schedule)
     theirs = EulerSampler(denoiser, steps=n, silent=True, dtype=F64)(source)
-    model = model_of(interpolants["linear"](), "velocity", Times())
+    model = model_of(interpolants["linear"](), "velocity", TimeDistribution())
     of = SampledField(GaussianField(model, Mixture.normal(mean, std)), model)
     ours = replace(samplers["ode"](), method="euler", steps=n).sample(of, source, None, generator=generator()).data
     close(ours, theirs, 3e-3)
@@ -186,7 +186,7 @@ def test_noising_and_v_of_diffusers() -> None:
     data, source = torch.randn(2, 3, 4, dtype=F64, generator=generator())
     t = 2 / math.pi * a2.sqrt().acos()  # a quarter circle passes through every (a, b) with a^2 + b^2 = 1
     model = model_of(interpolants["trigonometric"](), "v")
-    point = model.join(Pair(data, source), t, generator=generator())
+    point = model.interpolate(Pair(data, source), t, generator=generator())
     close(point.state, scheduler.add_noise(data, source, steps), 1e-5)
     close(model.target(point), scheduler.get_velocity(data, source, steps), 1e-5)
 

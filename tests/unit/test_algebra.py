@@ -13,9 +13,9 @@ from matchlib.algebra.model import MatchingModel, Moments, best_multiple
 from matchlib.algebra.pinned import pin
 from matchlib.algebra.records import Batch
 from matchlib.algebra.rows import Row, expand
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import DataError, IncompatibleError, SettingError
-from matchlib.plugins.couplings.minibatch_ot import MinibatchOT
+from matchlib.plugins.couplings import MinibatchOT
 
 PATHS, PAIRS, ROWS = matchlib.interpolants, matchlib.couplings, matchlib.objectives
 
@@ -68,7 +68,7 @@ def test_edm_steps_are_even_in_t() -> None:
 @pytest.mark.parametrize("path", ["linear", "ve", "vp-linear", "brownian-bridge", "noisy-linear"])
 def test_log_ratio_times_are_normal_in_the_log_ratio(path: str) -> None:
     interpolant = PATHS[path]()
-    times = Times(0.01, 0.99, (-0.5, 0.7))
+    times = TimeDistribution(0.01, 0.99, (-0.5, 0.7))
     t = times.sample(interpolant, torch.empty(20_000, 1, dtype=torch.float64), torch.Generator().manual_seed(0))
     at = interpolant.coefficients(t)
     ratio = 0.5 * torch.log(torch.as_tensor(at.variance)) - torch.log(torch.as_tensor(at.a).expand(t.shape))
@@ -81,16 +81,16 @@ def test_log_ratio_times_are_normal_in_the_log_ratio(path: str) -> None:
 
 
 def test_times_are_even_over_a_batch_and_uniform_over_batches() -> None:
-    draw = lambda n, seed: Times().sample(PATHS["linear"](), torch.empty(n, 1), torch.Generator().manual_seed(seed))  # noqa: E731
+    draw = lambda n, seed: TimeDistribution().sample(PATHS["linear"](), torch.empty(n, 1), torch.Generator().manual_seed(seed))  # noqa: E731
     assert (draw(10, 0).sort().values.diff() - 0.1).abs().max() < 1e-6
     first = torch.stack([draw(1, seed) for seed in range(2000)]).flatten()
     assert abs(first.mean() - 0.5) < 5 * (1 / 12 / 2000) ** 0.5
 
 
-@pytest.mark.parametrize("times", [{"low": 0.5, "high": 0.5}, {"low": -0.1}, {"high": 1.1}, {"log_ratio": (0.0, 0.0)}])
+@pytest.mark.parametrize("times", [{"t_min": 0.5, "t_max": 0.5}, {"t_min": -0.1}, {"t_max": 1.1}, {"log_sigma": (0.0, 0.0)}])
 def test_times_outside_their_domain_are_refused(times: dict) -> None:
     with pytest.raises(SettingError):
-        Times(**times)
+        TimeDistribution(**times)
 
 
 def test_a_model_without_its_prediction_is_refused_when_composed() -> None:
@@ -185,10 +185,11 @@ def test_the_gradient_through_optimal_transport_misses_its_jumps() -> None:
 @pytest.mark.parametrize("settings", [{}, {"rate": -0.7}, {"rate": 2.0, "g2": 0.3}])
 def test_the_prior_of_a_linear_bridge_is_its_sde(settings: dict) -> None:
     """dX = -rate X ds + sqrt(g2) dW: f = -rate and g^2 = g2 at every time, if its own time is time itself."""
-    from matchlib.plugins.objectives.drift import rates
+
+    from matchlib.plugins.objectives import drift_and_diffusion
 
     bridge = matchlib.interpolants["linear-sde-bridge"](**settings)
-    f, g2 = rates(bridge, torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
+    f, g2 = drift_and_diffusion(bridge, torch.linspace(0.1, 0.9, 5, dtype=torch.float64))
     assert torch.allclose(f, torch.full_like(f, -bridge.rate), atol=1e-12)
     assert torch.allclose(g2, torch.full_like(g2, bridge.g2), atol=1e-12)
 
@@ -209,7 +210,7 @@ def test_a_point_beside_another_shares_what_the_data_leave_open(family: str, pai
     model = matchlib.families[family]().model(paired=paired)
     generator = torch.Generator().manual_seed(0)
     one, other = (Batch(*(torch.randn(8, 3, generator=generator) for _ in range(2))) for _ in range(2))
-    point = model.point(one, generator=generator)
+    point = model.sample_path(one, generator=generator)
     beside = model.beside(point, other, generator=generator)
     assert torch.equal(beside.data, other.data) and torch.equal(beside.time, point.time)
     assert point.noise is None if beside.noise is None else torch.equal(beside.noise, point.noise)
@@ -222,5 +223,5 @@ def test_a_point_beside_another_shares_what_the_data_leave_open(family: str, pai
 def test_labels_go_with_the_data_of_a_point_beside_another() -> None:
     model, generator = matchlib.families["flow"]().model(paired=False), torch.Generator().manual_seed(0)
     one, other = (Batch(torch.zeros(4, 2), None, torch.full((4,), label)) for label in (0, 1))
-    beside = model.beside(model.point(one, generator=generator), other, generator=generator)
+    beside = model.beside(model.sample_path(one, generator=generator), other, generator=generator)
     assert torch.equal(beside.condition.label, other.label)

@@ -13,11 +13,11 @@ from torch import Tensor
 import matchlib
 from matchlib import MatchingModel, ScheduledInterpolant
 from matchlib.algebra.convert import Conversion, determines, view
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import ConversionError, IncompatibleError
 
 PATHS, PAIRS, ROWS = matchlib.interpolants, matchlib.couplings, matchlib.objectives
-INSIDE = Times(0.01, 0.99)
+INSIDE = TimeDistribution(0.01, 0.99)
 
 
 def model(coupling: str, interpolant: Any, objective: str, *, sees_source: bool = False) -> MatchingModel:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 import matchlib
 from matchlib import MatchingModel, Teacher
 from matchlib.algebra.records import Condition
-from matchlib.algebra.times import Times
-from matchlib.data import Dataset
-from matchlib.distillation.field import Signature
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.dataset import Dataset
 from matchlib.evaluation.doctor import examine
-from matchlib.registries import couplings, families, interpolants, networks, objectives
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.registry import couplings, families, interpolants, networks, objectives
 
 CLASSES = 3
 
@@ -34,7 +34,9 @@ def _dataset() -> Dataset:
 
 
 DATA = _dataset()
-DATA_HEADS = MatchingModel(couplings["independent-data"](), interpolants["noisy-linear"](), objectives["joint"](), Times(1e-3, 0.999))
+DATA_HEADS = MatchingModel(
+    couplings["independent-data"](), interpolants["noisy-linear"](), objectives["joint"](), TimeDistribution(1e-3, 0.999)
+)
 RIGHT: dict[str, MatchingModel] = {
     "flow": families["flow"]().model(paired=False),
     "diffusion VP": families["diffusion-vp"]().model(paired=False),
@@ -47,7 +49,7 @@ RIGHT: dict[str, MatchingModel] = {
 
 
 def exact(model: MatchingModel) -> nn.Module:
-    field = networks["gaussian"](Signature((2,), CLASSES, model.sees_source), model, components=2)
+    field = networks["gaussian"](NetworkSpec((2,), CLASSES, model.sees_source), model, components=2)
     field.fit(DATA.train)
     return field
 

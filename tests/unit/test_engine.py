@@ -14,19 +14,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import matchlib
 from matchlib.algebra.records import Condition
-from matchlib.cards import build_field
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import Preconditioned, Signature
-from matchlib.distillation.teacher import Teacher
 from matchlib.errors import SettingError
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.checkpoint import State
-from matchlib.training.distilling import Distilling
-from matchlib.training.engine import prepare
-from matchlib.training.matching import Matching
-from matchlib.training.parallel import Alone
+from matchlib.fields.preconditioned import NetworkSpec, Preconditioned
+from matchlib.fields.teacher import Teacher
+from matchlib.runs.artifact import build_field
+from matchlib.training.checkpoint import TrainState
+from matchlib.training.distributed import SingleProcess
+from matchlib.training.precision import prepare
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner, MatchingTask
 from matchlib.training.trainer import Trainer, TrainerSettings
 
 UNET, MLP = {"name": "unet", "channels": 8}, {"name": "mlp", "width": 16, "depth": 1}
@@ -41,15 +39,15 @@ def trainer_of(
     """A training of random networks."""
     torch.manual_seed(0)
     model = matchlib.families[family]().model(paired=False)
-    field = build_field(network or MLP, Signature(DATA.shape, 3), model, DATA.moments(model.coupling))
+    field = build_field(network or MLP, NetworkSpec(DATA.shape, 3), model, DATA.moments(model.coupling))
     for weight in field.parameters():
         nn.init.normal_(weight, std=0.1)
     teacher = Teacher(field, model)
     made, critic = matchlib.students[student](teacher, None), copy.deepcopy(field)
     options = {"alpha": 2.0, "beta": 2.0, "gamma": 0.5} if loss == "realuid" else {}
     of = Distillation(teacher, made, critic, matchlib.losses.build({"name": loss, **options}))
-    learners = Learner(made, emas=(0.9, 0.99)), Learner(critic, ema=0.0)
-    algorithm = Distilling(of, *learners, DATA, Streams(0, torch.device("cpu")), batch=12, critic_turns=2)
+    learners = Learner(made, extra_ema_decays=(0.9, 0.99)), Learner(critic, ema=0.0)
+    algorithm = DistillationTask(of, *learners, DATA, Streams(0, torch.device("cpu")), batch_size=12, critic_steps=2)
     return Trainer(algorithm, TrainerSettings(10**6, **settings))
 
 
@@ -73,9 +71,9 @@ CASES: list[dict[str, Any]] = [
     {"loss": "sid"},
     {"student": "fewstep"},
     {"network": UNET},
-    {"clip": 1.0},
-    {"surge": 3.0},
-    {"micro": 5},
+    {"max_grad_norm": 1.0},
+    {"adaptive_clip": 3.0},
+    {"micro_batch_size": 5},
 ]
 
 
@@ -123,7 +121,7 @@ def test_a_step_takes_as_many_operations_for_many_weights_as_for_few() -> None:
     counts = []
     for depth in (1, 20):
         module = nn.Sequential(*(nn.Linear(3, 3) for _ in range(depth)))
-        state = State(Learner(module, emas=(0.9, 0.99)), Alone())
+        state = TrainState(Learner(module, extra_ema_decays=(0.9, 0.99)), SingleProcess())
         for _ in range(2):
             for weight in state.weights:
                 weight.grad = torch.ones_like(weight)
@@ -137,7 +135,7 @@ def answers(network: dict[str, Any], **options: Any) -> tuple[Tensor, list[Tenso
     """What a field answers, and the gradients of its square."""
     torch.manual_seed(0)
     model = matchlib.families["flow"]().model(paired=False)
-    field = build_field(network, Signature((2, 6, 6), 3), model, DATA.moments(model.coupling))
+    field = build_field(network, NetworkSpec((2, 6, 6), 3), model, DATA.moments(model.coupling))
     for weight in field.parameters():
         nn.init.normal_(weight, std=0.2)
     prepare(field, **options)
@@ -183,9 +181,9 @@ def test_what_there_is_not_is_refused(bad: dict[str, Any]) -> None:
 
 def test_the_teachers_training_does_not_wait_either(monkeypatch: pytest.MonkeyPatch) -> None:
     model = matchlib.families["flow"]().model(paired=False)
-    field = build_field(MLP, Signature(DATA.shape, 3), model, DATA.moments(model.coupling))
+    field = build_field(MLP, NetworkSpec(DATA.shape, 3), model, DATA.moments(model.coupling))
     assert isinstance(field, Preconditioned)
-    trainer = Trainer(Matching(Learner(field), model, DATA, Streams(0, torch.device("cpu")), batch=8), TrainerSettings(100))
+    trainer = Trainer(MatchingTask(Learner(field), model, DATA, Streams(0, torch.device("cpu")), batch_size=8), TrainerSettings(100))
     trainer._turn()
     with monkeypatch.context() as patch:
         forbid(patch)
@@ -229,10 +227,10 @@ def test_other_data_stay_as_they_are() -> None:
 
 def reusing(reuse: int, micro: int | None = None) -> tuple[Trainer, list[Tensor]]:
     """A training, and what its student generates in it."""
-    trainer = trainer_of(micro=micro)
+    trainer = trainer_of(micro_batch_size=micro)
     algorithm = trainer.algorithm
-    assert isinstance(algorithm, Distilling)
-    algorithm.reuse, seen = reuse, []
+    assert isinstance(algorithm, DistillationTask)
+    algorithm.critic_steps_per_batch, seen = reuse, []
 
     def keep(module: nn.Module, given: Any, made: Tensor) -> None:
         seen.append(made.detach().clone())
@@ -265,7 +263,7 @@ def test_a_run_that_shares_samples_goes_on_from_between_two_turns() -> None:
 
 
 def test_shared_samples_are_the_same_in_parts() -> None:
-    (whole, seen), (parts, seen_in_parts) = reusing(2), reusing(2, micro=5)
+    (whole, seen), (parts, seen_in_parts) = reusing(2), reusing(2, 5)
     for trainer in (whole, parts):
         for _ in range(2):
             trainer._turn()
@@ -280,7 +278,7 @@ def test_shared_samples_are_the_same_in_parts() -> None:
 def test_a_frozen_teacher_in_half_precision_takes_half_and_says_nearly_the_same(network: dict[str, Any]) -> None:
     trainer = trainer_of(network=network)
     algorithm = trainer.algorithm
-    assert isinstance(algorithm, Distilling)
+    assert isinstance(algorithm, DistillationTask)
     of, batch = algorithm.distillation, DATA.take(slice(12))
     teacher = of.teacher
     before = sum(x.nbytes for x in teacher.state_dict().values())
@@ -307,7 +305,7 @@ def test_generated_and_real_points_may_be_one_batch() -> None:
         for weight in of.critic.parameters():
             weight.mul_(1.5)
     batch, losses = DATA.take(slice(12)), []
-    for of.together in (True, False):
+    for of.joint_forward in (True, False):
         losses.append(of.critic_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(*losses, rtol=1e-5)
 

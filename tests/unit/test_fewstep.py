@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import matchlib
 from matchlib.algebra.model import Moments
 from matchlib.algebra.records import Condition
-from matchlib.distillation.teacher import Teacher
 from matchlib.errors import SettingError
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
 
 FLOW = matchlib.families["flow"]().model(paired=False)
 EXACT = Mixture.normal(0.7, 0.5)
@@ -34,8 +34,8 @@ class Counting(nn.Module):
 
 def student(steps: int, family: str = "flow", **settings: object) -> matchlib.Student:
     plugin = matchlib.families[family]()
-    model, recipe = plugin.model(paired=False), plugin.recipe(paired=False)
-    return matchlib.students["fewstep"](Teacher(Counting(model), model, Moments()), None, start=recipe.start, steps=steps, **settings)
+    model, recipe = plugin.model(paired=False), plugin.defaults(paired=False)
+    return matchlib.students["fewstep"](Teacher(Counting(model), model, Moments()), None, t_start=recipe.t_start, steps=steps, **settings)
 
 
 def sample(of: matchlib.Student, n: int = 5, seed: int = 0) -> Tensor:
@@ -46,7 +46,7 @@ def sample(of: matchlib.Student, n: int = 5, seed: int = 0) -> Tensor:
 
 def test_one_step_is_onestep() -> None:
     few = student(1).eval()
-    one = matchlib.students["onestep"](Teacher(Counting(FLOW), FLOW), None, start=1.0)
+    one = matchlib.students["onestep"](Teacher(Counting(FLOW), FLOW), None, t_start=1.0)
     assert torch.allclose(sample(few), sample(one))
 
 
@@ -57,7 +57,7 @@ def test_k_steps_are_k_evaluations_down_an_even_grid(family: str, steps: int) ->
     x = sample(few)
     assert torch.isfinite(x).all()
     asked = torch.stack([t[0] for t in few.field.asked])
-    low, start = few.model.times.low, few.start
+    low, start = few.model.times.t_min, few.t_start
     expected = torch.tensor([low + (start - low) * k / steps for k in range(steps, 0, -1)], dtype=torch.float64)
     assert few.nfe == steps == len(asked)
     assert torch.allclose(asked, expected)

@@ -11,16 +11,16 @@ import torch
 
 import matchlib
 from matchlib.algebra.records import Batch, Condition
-from matchlib.distillation.field import Signature
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.plugins.couplings.minibatch_ot import MinibatchOT
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.plugins.couplings import MinibatchOT
 from matchlib.plugins.networks.gaussian import Gaussian
 
 FLOW = matchlib.families["flow"]().model(paired=False)
-SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "trainer.batch": 8, "evaluation.draws": 1}
+SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "trainer.batch_size": 8, "evaluation.draws": 1}
 
 
-def distilled(folder: Path, data: Any, **law: Any) -> matchlib.generator.Generator:
+def distilled(folder: Path, data: Any, **law: Any) -> matchlib.runs.pipeline.Pipeline:
     settings = SMALL | {f"teacher.law.{key}": value for key, value in law.items()}
     return matchlib.distill("gaussian", data, steps=4, out=folder, settings=settings)
 
@@ -33,7 +33,7 @@ def test_an_exact_teacher_of_digits_is_distilled_and_loaded(tmp_path: Path) -> N
     assert not (tmp_path / "run" / "checkpoints" / "teacher-00000000.safetensors").exists()
     samples = teacher.sample(300, labels=3)
     data = matchlib.datasets["digits"]()
-    real = data.in_data_units(data.train.data[data.train.label == 3])
+    real = data.denormalize(data.train.data[data.train.label == 3])
     assert (samples.mean(0) - real.mean(0)).abs().max() < 5 * 16 / 300**0.5 / 2
     assert matchlib.load(tmp_path / "run").sample(2).shape == (2, 1, 8, 8)
 
@@ -71,7 +71,7 @@ def test_a_given_law_is_the_teachers(tmp_path: Path) -> None:
 
 
 def test_a_given_mixture_has_its_shares() -> None:
-    field = Gaussian(Signature((1,)), FLOW, mean=(-2.0, 2.0), std=(0.3, 0.3), weights=(1.0, 3.0))
+    field = Gaussian(NetworkSpec((1,)), FLOW, mean=(-2.0, 2.0), std=(0.3, 0.3), weights=(1.0, 3.0))
     x = field.exact.law.sample(4000, torch.Generator().manual_seed(0)).data
     assert abs((x > 0).double().mean() - 0.75) < 0.03
     state = torch.tensor([[0.3]])
@@ -93,18 +93,18 @@ def test_a_given_mixture_has_its_shares() -> None:
 )
 def test_what_is_no_law_is_refused(settings: dict) -> None:
     with pytest.raises(SettingError, match="gaussian"):
-        Gaussian(Signature((2,)), FLOW, **settings)
+        Gaussian(NetworkSpec((2,)), FLOW, **settings)
 
 
 def test_what_cannot_be_exact_is_refused() -> None:
     from dataclasses import replace
 
     with pytest.raises(IncompatibleError, match="MinibatchOT"):
-        Gaussian(Signature((2,)), replace(FLOW, coupling=MinibatchOT()))
+        Gaussian(NetworkSpec((2,)), replace(FLOW, coupling=MinibatchOT()))
     with pytest.raises(IncompatibleError, match="labels must be classes"):
-        Gaussian(Signature((2,), label_shape=(3,)), FLOW)
+        Gaussian(NetworkSpec((2,), label_shape=(3,)), FLOW)
     with pytest.raises(IncompatibleError, match="at least 8 samples"):
-        Gaussian(Signature((2,)), FLOW, components=4).fit(Batch(torch.randn(7, 2)))
+        Gaussian(NetworkSpec((2,)), FLOW, components=4).fit(Batch(torch.randn(7, 2)))
 
 
 @pytest.mark.parametrize("where", ["student.network", "teacher.network"])

@@ -72,7 +72,7 @@ def test_no_core_file_imports_a_plugin(room: str) -> None:
 
 # "interpolant" is a field of every model as well as a family
 COMMON_WORDS = {"interpolant"}
-DEFAULTS = ("matchlib.settings", "matchlib.runs.api")  # the two places where defaults are stated
+DEFAULTS = ("matchlib.runs.settings", "matchlib.runs.api")  # the two places where defaults are stated
 
 
 def constants(path: Path) -> set[str]:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 import matchlib
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
 from matchlib.errors import DataError
-from matchlib.evaluation.pairs import pair_scores
-from matchlib.sampling.base import SampledField
-from matchlib.sources import load_dataset
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.evaluation.score import pair_scores
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.sampler import SampledField
 
 RNG = np.random.default_rng(0)
 
@@ -56,19 +56,19 @@ def test_a_decibel_is_a_decibel() -> None:
     assert found["psnr"] == pytest.approx(20, abs=1e-4)
     assert found["consistency"] > 1.5
     assert pair_scores(dataset, truth)["consistency"] == pytest.approx(1)
-    assert pair_scores(dataset.in_units(3.0, 7.0), dataset.in_units(3.0, 7.0).held_out.data + 0.1 * span * dataset.scale / 7)[
+    assert pair_scores(dataset.normalized_as(3.0, 7.0), dataset.normalized_as(3.0, 7.0).held_out.data + 0.1 * span * dataset.scale / 7)[
         "psnr"
     ] == pytest.approx(20, abs=1e-4)
 
 
 def test_other_units_are_the_same_data() -> None:
     dataset = load_dataset("digits-restore")
-    other = dataset.in_units(8.0, 8.0)
+    other = dataset.normalized_as(8.0, 8.0)
     for batch, again in ((dataset.train, other.train), (dataset.held_out, other.held_out)):
-        assert torch.allclose(dataset.in_data_units(batch.data), other.in_data_units(again.data), atol=1e-4)
-        assert torch.allclose(dataset.in_data_units(batch.source), other.in_data_units(again.source), atol=1e-4)
-    assert other.in_units(dataset.shift, dataset.scale).train.data.sub(dataset.train.data).abs().max() < 1e-5
-    assert dataset.in_units(dataset.shift, dataset.scale) is dataset
+        assert torch.allclose(dataset.denormalize(batch.data), other.denormalize(again.data), atol=1e-4)
+        assert torch.allclose(dataset.denormalize(batch.source), other.denormalize(again.source), atol=1e-4)
+    assert other.normalized_as(dataset.shift, dataset.scale).train.data.sub(dataset.train.data).abs().max() < 1e-5
+    assert dataset.normalized_as(dataset.shift, dataset.scale) is dataset
 
 
 def test_balanced_classes_are_drawn_equally_often() -> None:
@@ -113,8 +113,8 @@ KINDS = {
     ],
     "interpolant, paired": ["--teacher", "interpolant", "--data", "digits-restore"],
     "mirror": [
-        *("--teacher", "interpolant", "--set", "teacher.coupling.name=mirror", "--set", "teacher.times.high=0.98"),
-        *("--set", "teacher.sampler={name: ddim, steps: 4}", "--set", "student.start=0.5"),
+        *("--teacher", "interpolant", "--set", "teacher.coupling.name=mirror", "--set", "teacher.times.t_max=0.98"),
+        *("--set", "teacher.sampler={name: ddim, steps: 4}", "--set", "student.t_start=0.5"),
     ],
     "transport of noise": ["--teacher", "flow", "--set", "teacher.coupling.name=minibatch-ot"],
 }
@@ -138,7 +138,7 @@ def test_a_general_source_needs_a_second_head_and_the_error_says_which(cli: Call
 def test_answers_depend_on_their_source_and_on_their_own_latent(tmp_path: Path, cli: Callable, small: list[str]) -> None:
     assert cli("distill", "--teacher", "bridge", "--data", "digits-restore", "--out", tmp_path / "run", *small)[0] == 0
     student = matchlib.load(tmp_path / "run")
-    source = load_dataset("digits-restore").in_data_units(load_dataset("digits-restore").held_out.source[:2])
+    source = load_dataset("digits-restore").denormalize(load_dataset("digits-restore").held_out.source[:2])
     first, second = (student.sample(2, seed=seed, source=source, labels=3) for seed in (0, 1))
     swapped = student.sample(2, seed=0, source=source.flip(0), labels=3)
     assert not torch.allclose(first, second)
@@ -148,7 +148,7 @@ def test_answers_depend_on_their_source_and_on_their_own_latent(tmp_path: Path, 
 def test_a_report_has_distances_of_classes_and_of_pairs(tmp_path: Path) -> None:
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "evaluation.draws": 2, "evaluation.metrics": ("frechet-raw",)}
     matchlib.train("bridge", "digits-restore", steps=2, out=tmp_path / "run", settings=settings)
-    report = matchlib.training.files.read_json(tmp_path / "run" / "evaluation.json")
+    report = matchlib.io.read_json(tmp_path / "run" / "evaluation.json")
     assert len(report["teacher"]["frechet_by_class"]) == len(report["held_out"]["frechet_by_class"]) == 10
     assert {"psnr", "rmse", "consistency", "spread"} <= set(report["teacher"])
     assert (tmp_path / "run" / "samples.png").stat().st_size > 0
@@ -158,7 +158,7 @@ def test_a_report_has_distances_of_classes_and_of_pairs(tmp_path: Path) -> None:
 def test_conditional_teachers_draw_from_the_exact_posterior(family: str) -> None:
     """From one source, the family's own sampler with the exact field has the mean and the spread of the data given that source."""
     plugin = matchlib.families[family]()
-    model, sampler = plugin.model(paired=True), plugin.recipe(paired=True).sampler
+    model, sampler = plugin.model(paired=True), plugin.defaults(paired=True).sampler
     mean, std, rho, n = 0.0, 1.0, 0.7, 4000  # in model units
     law = Mixture.normal(mean, std, correlation=rho)
     source = torch.full((n, 1), 1.3, dtype=torch.float64)

@@ -14,21 +14,21 @@ from torch import nn
 
 import matchlib
 from matchlib.algebra.records import Condition
-from matchlib.algebra.times import Times
-from matchlib.cards import build_field
-from matchlib.data import Dataset, split
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, DataError, IncompatibleError, SettingError
-from matchlib.evaluation.evaluate import reference_of, scores
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.dataset import Dataset, split
+from matchlib.data.readers import load_dataset
+from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
 from matchlib.evaluation.features import extractor
-from matchlib.evaluation.metric import Reference
-from matchlib.plugins.samplers.ode import ADAPTIVE, FIXED, ODE
-from matchlib.runs.evaluate import evaluate
-from matchlib.sampling.base import SampledField
-from matchlib.settings import EvaluationSettings
-from matchlib.sources import load_dataset
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.report import evaluate
+from matchlib.evaluation.score import reference_of, scores
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.sampler import SampledField
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.samplers import ADAPTIVE, FIXED, ODE
+from matchlib.runs.artifact import build_field
+from matchlib.runs.settings import EvaluationSettings
 
 FLOW = matchlib.families["flow"]().model(paired=False)
 
@@ -63,9 +63,9 @@ def test_every_method_of_torchdiffeq_integrates(method: str) -> None:
     assert nfe > 1
 
 
-def teacher_on(shape: tuple[int, ...], family: str = "flow") -> tuple[Teacher, Signature]:
+def teacher_on(shape: tuple[int, ...], family: str = "flow") -> tuple[Teacher, NetworkSpec]:
     model = matchlib.families[family]().model(paired=False)
-    signature = Signature(shape, 3)
+    signature = NetworkSpec(shape, 3)
     moments = Teacher(nn.Identity(), model).moments
     return Teacher(build_field({"name": "mlp", "width": 8, "depth": 1}, signature, model, moments), model, moments), signature
 
@@ -106,7 +106,7 @@ def test_a_student_begins_as_one_denoising_step_of_its_teacher() -> None:
     teacher, _ = teacher_on((2,))
     for weight in teacher.parameters():
         nn.init.normal_(weight, std=0.3)
-    student = matchlib.students["onestep"](teacher, None, start=1.0)
+    student = matchlib.students["onestep"](teacher, None, t_start=1.0)
     source = torch.randn(4, 2)
     condition = FLOW.condition(source, torch.tensor([0, 1, 2, 0]))
     expected = source - teacher(source, torch.ones(4), condition)
@@ -139,7 +139,7 @@ def test_a_teacher_made_in_python_is_distilled(tmp_path: Path) -> None:
 
     made = matchlib.distill(Teacher(Exact(), FLOW), data="checkerboard", steps=4, out=tmp_path / "run", settings={"evaluation.draws": 1})
     assert made.sample(3).shape == (3, 2)
-    with pytest.raises(CardError, match=r"register it in matchlib\.networks"):
+    with pytest.raises(ArtifactError, match=r"register it in matchlib\.networks"):
         matchlib.load(tmp_path / "run")
 
 
@@ -150,7 +150,7 @@ def test_any_event_shape_is_trained_and_distilled(tmp_path: Path, shape: tuple[i
     settings = {
         "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
         "teacher.training.steps": 2,
-        "trainer.batch": 4,
+        "trainer.batch_size": 4,
         "evaluation.draws": 1,
     }
     made = matchlib.distill(data=tmp_path / "data.npz", steps=2, out=tmp_path / "run", settings=settings)
@@ -160,13 +160,13 @@ def test_any_event_shape_is_trained_and_distilled(tmp_path: Path, shape: tuple[i
 
 def test_the_unet_works_at_32_by_32_by_3_and_on_odd_sides() -> None:
     for shape in ((3, 32, 32), (1, 7, 9)):
-        network = matchlib.networks["unet"](Signature(shape, 10), channels=8)
+        network = matchlib.networks["unet"](NetworkSpec(shape, 10), channels=8)
         state = torch.randn(2, *shape)
         from matchlib import Condition
 
         assert network(state, torch.rand(2), Condition(torch.tensor([1, 2]))).shape == state.shape
     with pytest.raises(IncompatibleError, match="use mlp"):
-        matchlib.networks["unet"](Signature((5,)))
+        matchlib.networks["unet"](NetworkSpec((5,)))
 
 
 # -- data --------------------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def test_npz_and_folders_are_read(tmp_path: Path) -> None:
 def test_data_units_come_back() -> None:
     x = np.random.default_rng(0).normal(5, 3, (100, 2))
     dataset = Dataset.from_arrays("x", x, held_out=np.arange(20))
-    back = dataset.in_data_units(dataset.held_out.data).numpy()
+    back = dataset.denormalize(dataset.held_out.data).numpy()
     assert np.allclose(back, x[:20], atol=1e-5)
 
 
@@ -351,7 +351,7 @@ def test_sources_are_needed_or_drawn_from_the_held_out_pairs(tmp_path: Path) -> 
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "evaluation.draws": 1}
     made = matchlib.distill("bridge", data="digits-restore", steps=2, out=tmp_path / "run", settings=settings)
     data = load_dataset("digits-restore")
-    sources = data.in_data_units(data.held_out.source[:4])
+    sources = data.denormalize(data.held_out.source[:4])
     drawn = made.sample(4, seed=0, labels=data.held_out.label[:4])
     assert torch.allclose(made.sample(4, seed=0, labels=data.held_out.label[:4], source=sources), drawn, atol=1e-4)
     with pytest.raises(SettingError, match="source must have shape"):
@@ -359,7 +359,7 @@ def test_sources_are_needed_or_drawn_from_the_held_out_pairs(tmp_path: Path) -> 
 
 
 def test_a_time_interval_inside_which_a_path_is_singular_can_be_chosen() -> None:
-    model = replace(FLOW, times=Times(0.1, 0.9))
+    model = replace(FLOW, times=TimeDistribution(0.1, 0.9))
     assert model.probe().time.min() > 0.1
 
 

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from matchlib.data import Dataset
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import Plan, plan
 from matchlib.runs.run import Run
-from matchlib.settings import RunSettings, from_tree
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Learner
-from matchlib.training.distilling import Distilling
+from matchlib.runs.settings import RunSettings, from_tree
 from matchlib.training.memory import Live
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer, TrainerSettings
 from matchlib_cli.app import main
 
@@ -30,27 +29,33 @@ def images() -> Dataset:
 
 def settings_of(batch: int, **engine: object) -> RunSettings:
     network = {"name": "unet", "channels": 16}
-    return from_tree({"teacher": {"network": network}, "trainer": {"batch": batch, "engine": engine, "emas": [0.99, 0.9999]}})
+    return from_tree(
+        {"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine, "extra_ema_decays": [0.99, 0.9999]}}
+    )
 
 
 def measured(settings: RunSettings, data: Dataset) -> int:
     """The most that real tensors take, networks and data included."""
     with Live() as live:
-        run = Run(settings, Path("unused"), dataset=Dataset.from_arrays("again", data.in_data_units(data.train.data).numpy()))
+        run = Run(settings, Path("unused"), dataset=Dataset.from_arrays("again", data.denormalize(data.train.data).numpy()))
         made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
         e = settings.trainer.engine
-        of = Distillation(run.untrained, made.student, made.critic, made.loss, made.model.times, split=e.split, together=e.together)
-        learners = Learner(made.student, emas=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
+        of = Distillation(
+            run.untrained, made.student, made.critic, made.loss, made.model.times, split=e.split, joint_forward=e.joint_forward
+        )
+        learners = Learner(made.student, extra_ema_decays=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
         streams, before = Streams(0, torch.device("cpu")), live.now
-        algorithm = Distilling(of, *learners, run.data, streams, batch=settings.trainer.batch)
-        trainer = Trainer(algorithm, TrainerSettings(4, micro=e.micro))
+        algorithm = DistillationTask(of, *learners, run.data, streams, batch_size=settings.trainer.batch_size)
+        trainer = Trainer(algorithm, TrainerSettings(4, micro_batch_size=e.micro_batch_size))
         live.peak = live.now
         for _ in range(4):
             trainer._turn()
     return live.peak - before
 
 
-@pytest.mark.parametrize(("batch", "engine"), [(8, {}), (24, {}), (24, {"micro": 8}), (8, {"split": True}), (8, {"together": False})])
+@pytest.mark.parametrize(
+    ("batch", "engine"), [(8, {}), (24, {}), (24, {"micro_batch_size": 8}), (8, {"split": True}), (8, {"joint_forward": False})]
+)
 def test_the_plan_is_what_the_turns_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:
     settings = settings_of(batch, **engine)
     found = plan(settings, images)
@@ -75,8 +80,11 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
 
 
 def test_the_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "run.yaml").write_text("trainer:\n  batch: 64\n")
-    for memory, fits in (("24GiB", "64 fits"), ("8MiB", "64 does not fit: set trainer.engine.micro or a smaller trainer.batch")):
+    (tmp_path / "run.yaml").write_text("trainer:\n  batch_size: 64\n")
+    for memory, fits in (
+        ("24GiB", "64 fits"),
+        ("8MiB", "64 does not fit: set trainer.engine.micro_batch_size or a smaller trainer.batch_size"),
+    ):
         with pytest.raises(SystemExit) as ended:
             main(["plan", str(tmp_path / "run.yaml"), "--memory", memory])
         assert not ended.value.code

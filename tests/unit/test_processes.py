@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.plugins.couplings.minibatch_ot import MinibatchOT
-from matchlib.shares import Share
-from matchlib.training.files import read_tensors
+from matchlib.io import read_tensors
+from matchlib.plugins.couplings import MinibatchOT
+from matchlib.training.random import BatchSlice
 
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "processes.py"
 
@@ -87,21 +87,21 @@ def draws(rows: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("most", [1, 3, 7, 8])
 def test_parts_draw_what_the_whole_draws(most: int) -> None:
     found = []
-    for part in Share.of(8).parts(most):
+    for part in BatchSlice.of(8).parts(most):
         with part.drawing():
             found.append(draws(part.rows))
     assert all(torch.equal(torch.cat(parts), wanted) for parts, wanted in zip(zip(*found, strict=True), draws(8), strict=True))
 
 
 def test_a_draw_that_cannot_be_cut_is_refused() -> None:
-    with Share(0, 2, 8).drawing(), pytest.raises(IncompatibleError, match=r"normal_.*cannot be cut.*torch\.randn"):
+    with BatchSlice(0, 2, 8).drawing(), pytest.raises(IncompatibleError, match=r"normal_.*cannot be cut.*torch\.randn"):
         torch.empty(2).normal_(generator=torch.Generator())
 
 
 def test_a_batch_that_processes_cannot_share_is_refused() -> None:
     with pytest.raises(SettingError, match="a batch of 10 samples cannot be shared equally by 4 processes"):
-        Share.of(10, 0, 4)
+        BatchSlice.of(10, 0, 4)
 
 
 def test_samples_that_share_a_plan_are_not_parted() -> None:
-    assert MinibatchOT(block=4).together(12) == 4
+    assert MinibatchOT(block=4).block_size(12) == 4

@@ -17,21 +17,21 @@ from matchlib import Teacher
 from matchlib.adapters.diffusers import diffusers
 from matchlib.adapters.edm import EDMPrecond, edm
 from matchlib.adapters.flows import flow_matching, realuid, torchcfm
-from matchlib.algebra.records import Condition, forget
-from matchlib.algebra.times import Times
-from matchlib.distillation.family import NOISY
-from matchlib.distillation.field import Signature
-from matchlib.errors import CardError, IncompatibleError, SettingError
-from matchlib.recipes import recipe
-from matchlib.registries import families
+from matchlib.algebra.records import Condition, drop_labels
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.readers import load_dataset
+from matchlib.distillation.family import HIGH_NOISE
+from matchlib.errors import ArtifactError, IncompatibleError, SettingError
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.sampler import CountedField
+from matchlib.io import copy_fitting, read_checkpoint
+from matchlib.registry import families
 from matchlib.runs.build import distillation_of
+from matchlib.runs.recipes import recipe
 from matchlib.runs.run import Hooks
+from matchlib.runs.settings import RunSettings, TeacherSettings, from_tree
 from matchlib.runs.teachers import fresh_teacher, recipe_of, teacher_card
-from matchlib.sampling.base import CountedField
-from matchlib.settings import RunSettings, TeacherSettings, from_tree
-from matchlib.sources import load_dataset
-from matchlib.testing.gaussian import GaussianField, Mixture
-from matchlib.training.weights import copy_fitting, read_checkpoint
 from matchlib_cli.config import assemble
 
 FLOW = matchlib.families["flow"]().model(paired=False)
@@ -77,7 +77,7 @@ def test_an_edm_denoiser_is_a_teacher_in_its_own_units() -> None:
     sigma = 80 * TIME**7
     assert torch.allclose(teacher(STATE, TIME, Condition()), denoiser(STATE, sigma))
     assert teacher.moments.data == 0.25
-    path = teacher.model.interpolant.coefficients(torch.tensor([teacher.recipe.start], dtype=torch.float64))
+    path = teacher.model.interpolant.coefficients(torch.tensor([teacher.defaults.t_start], dtype=torch.float64))
     assert float(path.b) == pytest.approx(1.25)  # 2.5 standard deviations of the data
 
 
@@ -112,12 +112,15 @@ def test_guidance_is_linear_from_without_to_with_labels() -> None:
 
 
 def test_missing_labels_are_one_question_however_they_are_missing() -> None:
-    for signature, label in ((Signature((2,), classes=3), torch.tensor([0, 1, 2])), (Signature((2,), label_shape=(4,)), torch.randn(3, 4))):
+    for signature, label in (
+        (NetworkSpec((2,), classes=3), torch.tensor([0, 1, 2])),
+        (NetworkSpec((2,), label_shape=(4,)), torch.randn(3, 4)),
+    ):
         net = matchlib.networks["mlp"](signature, width=8, depth=1)
         for weight in net.parameters():
             nn.init.normal_(weight)
         x, t = torch.randn(3, 2), torch.rand(3)
-        gone = forget(label, torch.tensor([True, False, True]))
+        gone = drop_labels(label, torch.tensor([True, False, True]))
         free, told, mixed = (net(x, t, Condition(y)) for y in (None, label, gone))
         assert torch.allclose(mixed[[0, 2]], free[[0, 2]])
         assert torch.allclose(mixed[1], told[1])
@@ -170,7 +173,7 @@ def test_a_student_of_another_size_starts_from_what_fits(tmp_path: Path) -> None
     settings = {
         "teacher.network": {"name": "mlp", "width": 8, "depth": 2},
         "student.network": {"name": "mlp", "width": 8, "depth": 1},
-        "student.warm": True,
+        "student.init_from_teacher": True,
         "teacher.training.steps": 3,
         "evaluation.draws": 1,
     }
@@ -201,9 +204,9 @@ def test_a_checkpoint_in_the_layout_of_the_release_is_read_without_running_it(tm
         teacher = realuid(path, _Net(), entry=entry)
         expected = -(x @ (trained.layer.weight + shift).T + trained.layer.bias + shift)
         assert torch.allclose(teacher(x, t, Condition()), expected, atol=1e-6)
-    with pytest.raises(CardError, match=r"no entry 'ema_models.0.99' \(there are: 0.9999\)"):
+    with pytest.raises(ArtifactError, match=r"no entry 'ema_models.0.99' \(there are: 0.9999\)"):
         read_checkpoint(path, "ema_models.0.99")
-    with pytest.raises(CardError, match="does not fill Linear"):
+    with pytest.raises(ArtifactError, match="does not fill Linear"):
         realuid(path, nn.Linear(2, 2), entry="net_model")
 
 
@@ -281,7 +284,7 @@ def test_edm_and_flow_pipelines(pipelines: dict) -> None:
 
 
 def test_a_pipeline_that_is_not_known_is_refused(pipelines: dict, tmp_path: Path) -> None:
-    with pytest.raises(CardError, match="scheduler_config"):
+    with pytest.raises(ArtifactError, match="scheduler_config"):
         diffusers(tmp_path)
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "UnCLIPScheduler", "prediction_type": "epsilon"}')
@@ -295,7 +298,7 @@ def test_a_pipeline_is_distilled_in_its_own_units(pipelines: dict, tmp_path: Pat
         "evaluation.draws": 1,
         "evaluation.metrics": ("frechet",),
         "teacher.sampler": {"name": "ode", "steps": 2},
-        "trainer.batch": 4,
+        "trainer.batch_size": 4,
     }
     settings |= {"student.network": {"name": "mlp", "width": 8, "depth": 1}}
     student = matchlib.distill(teacher, "digits", steps=2, out=tmp_path / "run", settings=settings)
@@ -313,12 +316,12 @@ def test_a_recipe_lies_under_whatever_else_is_given(tmp_path: Path) -> None:
     quick = {"teacher.training.steps": 2, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
     made = [
         matchlib.distill(recipe="correct", steps=2, settings={**quick, **more}, out=tmp_path / name)
-        for name, more in {"as it is": {}, "changed": {"trainer.critic_factor": 3.0}}.items()
+        for name, more in {"as it is": {}, "changed": {"trainer.critic_lr_scale": 3.0}}.items()
     ]
     assert len(made) == 2
     trees = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("as it is", "changed")]
     assert trees[0]["loss"] == trees[1]["loss"] == {"name": "realuid", **recipe("correct")["loss"]}
-    assert [tree["trainer"]["critic_factor"] for tree in trees] == [recipe("correct")["trainer"]["critic_factor"], 3.0]
+    assert [tree["trainer"]["critic_lr_scale"] for tree in trees] == [recipe("correct")["trainer"]["critic_lr_scale"], 3.0]
 
 
 def test_naming_the_loss_of_a_recipe_again_keeps_its_settings(tmp_path: Path) -> None:
@@ -346,32 +349,34 @@ def test_a_critic_may_have_a_network_of_its_own_and_rates_a_factor() -> None:
     card = teacher_card(base, data)
     teacher, loss = fresh_teacher(card, 0), matchlib.losses.build(base.loss)
     plain = distillation_of(base, card, teacher, loss, paired=False)
-    own = replace(base, trainer=replace(base.trainer, critic_network={"name": "mlp", "width": 24}, student_factor=0.5, critic_factor=3.0))
+    own = replace(
+        base, trainer=replace(base.trainer, critic_network={"name": "mlp", "width": 24}, student_lr_scale=0.5, critic_lr_scale=3.0)
+    )
     other = distillation_of(own, card, teacher, loss, paired=False)
     widths = [made.distillation.critic.network.enter.out_features for made in (plain, other)]
     assert widths == [192, 24]
-    assert (other.student_rate, other.critic_rate) == (plain.student_rate / 2, plain.critic_rate * 3)
+    assert (other.student_lr, other.critic_lr) == (plain.student_lr / 2, plain.critic_lr * 3)
 
 
 @pytest.mark.parametrize("name", list(families))
 def test_a_student_is_compared_only_where_its_teacher_was_trained(name: str) -> None:
     """The family's times for distillation are cut to those of the teacher; a setting changes a part of them."""
-    data, trained = load_dataset("digits").without_labels(), {"low": 0.3, "high": 0.6}
+    data, trained = load_dataset("digits").without_labels(), {"t_min": 0.3, "t_max": 0.6}
 
-    def times(**trainer: Any) -> Times:
+    def times(**trainer: Any) -> TimeDistribution:
         settings = from_tree({"teacher": {"name": name, "times": trained}, "trainer": trainer})
         card = teacher_card(settings, data)
         made = distillation_of(settings, card, fresh_teacher(card, 0), matchlib.losses.build(settings.loss), paired=False)
         return made.distillation.model.times
 
     own = times()
-    assert (own.low, own.high) == (0.3, 0.6)
-    assert times(times={"low": 0.4}) == replace(own, low=0.4)
-    assert times(times={"log_ratio": None}) == Times(0.3, 0.6)
+    assert (own.t_min, own.high) == (0.3, 0.6)
+    assert times(times={"t_min": 0.4}) == replace(own, low=0.4)
+    assert times(times={"log_sigma": None}) == TimeDistribution(0.3, 0.6)
 
 
 def test_a_teacher_without_a_family_is_distilled_at_noisy_times() -> None:
     """Own callables get what the families have, unless the data are pairs, whose sources tell the data."""
     card, own = teacher_card(RunSettings(), load_dataset("digits")), TeacherSettings(name="mine.py:teacher")
-    assert recipe_of(own, card, paired=False).times_of(card.model) == NOISY
+    assert recipe_of(own, card, paired=False).times_of(card.model) == HIGH_NOISE
     assert recipe_of(own, card, paired=True).times_of(card.model) == card.model.times

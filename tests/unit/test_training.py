@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from matchlib.errors import CardError, DivergedError, SettingError
-from matchlib.streams import Streams
-from matchlib.training.algorithm import Algorithm, Learner
-from matchlib.training.checkpoint import Checkpoints, State
+from matchlib.errors import ArtifactError, DivergedError, SettingError
+from matchlib.io import read_tensors
+from matchlib.training.checkpoint import Checkpoints, TrainState
+from matchlib.training.distributed import SingleProcess
 from matchlib.training.ema import EMA
-from matchlib.training.files import read_tensors
 from matchlib.training.log import Log
-from matchlib.training.parallel import Alone
+from matchlib.training.random import Streams
+from matchlib.training.task import Learner, Task
 from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
 
 
-class Toy(Algorithm):
+class Toy(Task):
     """Two learners, in turn, on random data."""
 
     def __init__(self, seed: int = 0, poison: range | None = None) -> None:
@@ -44,7 +44,7 @@ def fit(folder: Path | None, steps: int = 20, stop_at: int | None = None, **kwar
     count = iter(range(10**6))
     trainer = Trainer(
         toy,
-        TrainerSettings(steps, warmup=3, decay=0.5, surge=1.2, log_every=4, checkpoint_every=5),
+        TrainerSettings(steps, warmup=3, lr_decay=0.5, adaptive_clip=1.2, log_every=4, checkpoint_every=5),
         phase="toy",
         checkpoints=Checkpoints(folder / "checkpoints", "toy") if folder else None,
         log=Log(folder / "metrics.jsonl" if folder else None),
@@ -74,7 +74,7 @@ def test_a_damaged_checkpoint_is_an_error_that_names_the_one_before(tmp_path: Pa
         fit(tmp_path, stop_at=12)
     last = sorted((tmp_path / "checkpoints").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:100])
-    with pytest.raises(CardError, match=r"toy-00000012.*the last good one is .*toy-00000010"):
+    with pytest.raises(ArtifactError, match=r"toy-00000012.*the last good one is .*toy-00000010"):
         fit(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_other_networks_is_an_error(tmp_path: Path) -> None:
         fit(tmp_path, stop_at=5)
     toy = Toy()
     toy.learners = {"left": Learner(nn.Linear(2, 2)), "right": Learner(nn.Linear(3, 3))}
-    with pytest.raises(CardError, match="cannot be loaded"):
+    with pytest.raises(ArtifactError, match="cannot be loaded"):
         Trainer(toy, TrainerSettings(9), phase="toy", checkpoints=Checkpoints(tmp_path / "checkpoints", "toy")).fit()
 
 
@@ -128,7 +128,14 @@ def test_an_average_of_constant_weights_is_those_weights() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"steps": 0}, {"steps": 5, "decay": 2.0}, {"steps": 5, "clip": 0.0}, {"steps": 5, "surge": 1.0}, {"steps": 5, "log_every": 0}]
+    "bad",
+    [
+        {"steps": 0},
+        {"steps": 5, "lr_decay": 2.0},
+        {"steps": 5, "max_grad_norm": 0.0},
+        {"steps": 5, "adaptive_clip": 1.0},
+        {"steps": 5, "log_every": 0},
+    ],
 )
 def test_settings_outside_their_domain_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError):
@@ -178,7 +185,7 @@ def _stepped(gradients: list[float], surge: float) -> list[float]:
     weight = nn.Parameter(torch.zeros(5))
     module = nn.Module()
     module.weight = weight
-    state, moved = State(Learner(module, betas=(0.0, 0.99)), Alone()), []
+    state, moved = TrainState(Learner(module, betas=(0.0, 0.99)), SingleProcess()), []
     for size in gradients:
         before, weight.grad = weight.detach().clone(), torch.full((5,), size)
         state.step(1e-3, math.inf, surge)

@@ -16,25 +16,25 @@ from torch import Tensor, nn
 
 import matchlib
 from matchlib.algebra.records import Batch, Condition
-from matchlib.algebra.times import Times
-from matchlib.data import Dataset
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.teacher import Teacher
-from matchlib.errors import CardError, DivergedError, SettingError
-from matchlib.plugins.losses.uid import UID
-from matchlib.streams import Streams
-from matchlib.testing.gaussian import GaussianField, Mixture
-from matchlib.training.algorithm import Algorithm, Learner
+from matchlib.errors import ArtifactError, DivergedError, SettingError
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
+from matchlib.io import read_json, read_tensors
+from matchlib.plugins.losses import UID
 from matchlib.training.checkpoint import Checkpoints
-from matchlib.training.files import read_json, read_tensors
 from matchlib.training.log import Log
+from matchlib.training.monitor import Alarm, DistillationMonitor, Monitor, Readings
+from matchlib.training.random import Streams
+from matchlib.training.task import Learner, Task
 from matchlib.training.trainer import Interrupted, Trainer, TrainerSettings
-from matchlib.training.watch import Alarm, Look, Watch, Watching
 
 ROOT = Path(__file__).parents[2]
 
 
-class Line(Algorithm):
+class Line(Task):
     """One weight, pulled to 1."""
 
     def __init__(self) -> None:
@@ -50,21 +50,21 @@ class Line(Algorithm):
         return (self.learners["line"].module(x) - 1).square().mean()
 
 
-class Sees(Watch):
+class Sees(Monitor):
     """Raises an alarm in some looks."""
 
     def __init__(self, *on: int) -> None:
         self.on, self.looks = on, 0
 
-    def look(self, step: int, skipped: dict[str, int]) -> Look:
+    def look(self, step: int, skipped: dict[str, int]) -> Readings:
         self.looks += 1
-        return Look({"seen": 1.0}, (Alarm("odd", "something odd; do something"),) if self.looks in self.on else ())
+        return Readings({"seen": 1.0}, (Alarm("odd", "something odd; do something"),) if self.looks in self.on else ())
 
 
-def run(folder: Path, watch: Watch, policy: str, said: list[str], every: int = 3) -> nn.Module:
+def run(folder: Path, watch: Monitor, policy: str, said: list[str], every: int = 3) -> nn.Module:
     return Trainer(
         Line(),
-        TrainerSettings(20, warmup=0, log_every=5, checkpoint_every=every, watch_every=4, policy=policy),
+        TrainerSettings(20, warmup=0, log_every=5, checkpoint_every=every, monitor_every=4, on_alarm=policy),
         phase="toy",
         checkpoints=Checkpoints(folder / "checkpoints", "toy"),
         log=Log(folder / "metrics.jsonl"),
@@ -102,19 +102,19 @@ def test_a_roll_back_goes_on_from_the_last_trusted_checkpoint_with_half_of_the_r
     assert read_tensors(tmp_path / "checkpoints" / "toy-00000020.safetensors")[1]["history"].count('"scale": 0.5') == 1
 
 
-class Breaks(Watch):
+class Breaks(Monitor):
     """Breaks the weight right after a look, as if between two of them, which the next one sees."""
 
     def __init__(self, line: nn.Linear, at: int) -> None:
         self.line, self.at = line, at
 
-    def look(self, step: int, skipped: dict[str, int]) -> Look:
+    def look(self, step: int, skipped: dict[str, int]) -> Readings:
         broken = bool(self.line.weight.abs() > 1e3)
         if step == self.at:
             self.at = -1  # once
             with torch.no_grad():
                 self.line.weight.fill_(1e4)
-        return Look({}, (Alarm("broken", "broken; do something"),) if broken else ())
+        return Readings({}, (Alarm("broken", "broken; do something"),) if broken else ())
 
 
 def broken_run(
@@ -126,7 +126,7 @@ def broken_run(
         line = Line()
         trainer = Trainer(
             line,
-            TrainerSettings(40, warmup=0, checkpoint_every=every, watch_every=4, policy="roll-back"),
+            TrainerSettings(40, warmup=0, checkpoint_every=every, monitor_every=4, on_alarm="roll-back"),
             phase="toy",
             checkpoints=Checkpoints(folder / "checkpoints", "toy", keep=keep),
             watch=Breaks(line.learners["line"].module, -1 if said else 16),
@@ -165,7 +165,7 @@ def test_a_best_checkpoint_that_is_gone_after_a_roll_back_is_forgotten(tmp_path:
     judged = iter([9.0, 5.0, 1.0, 4.0, 4.0, 0.5, *[8.0] * 20])
     Trainer(
         Line(),
-        TrainerSettings(40, warmup=0, checkpoint_every=4, watch_every=4, policy="roll-back"),
+        TrainerSettings(40, warmup=0, checkpoint_every=4, monitor_every=4, on_alarm="roll-back"),
         phase="toy",
         checkpoints=Checkpoints(tmp_path / "checkpoints", "toy"),
         watch=Sees(6),
@@ -179,15 +179,15 @@ def test_rolling_back_in_vain_ends(tmp_path: Path) -> None:
 
 
 def test_a_watch_changes_nothing(tmp_path: Path) -> None:
-    options = {"steps": 40, "settings": {"trainer.batch": 32, "evaluation.draws": 1, "teacher.training.steps": 10}}
+    options = {"steps": 40, "settings": {"trainer.batch_size": 32, "evaluation.draws": 1, "teacher.training.steps": 10}}
     made = []
     for every in (0, 10):
-        options["settings"] |= {"trainer.watch_every": every}
+        options["settings"] |= {"trainer.monitor_every": every}
         made.append(matchlib.distill("flow", out=tmp_path / str(every), **options).module)
     assert all(torch.equal(a, b) for a, b in zip(*(module.parameters() for module in made), strict=True))
 
 
-@pytest.mark.parametrize("bad", [{"policy": "wran"}, {"watch_every": -1}, {"micro": 0}])
+@pytest.mark.parametrize("bad", [{"on_alarm": "wran"}, {"monitor_every": -1}, {"micro_batch_size": 0}])
 def test_wrong_settings_are_refused(bad: dict) -> None:
     with pytest.raises(SettingError):
         TrainerSettings(5, **bad)
@@ -203,14 +203,14 @@ class Shifted(nn.Module):
         return -0.5 + 0.8 * source
 
 
-def gaussian_watch(critic: tuple[float, float]) -> Watching:
+def gaussian_watch(critic: tuple[float, float]) -> DistillationMonitor:
     """Flow at t = .4, real data N(1, 1.3^2), generated N(-.5, .8^2), teacher exact, and a critic that is exact for some law."""
-    model = replace(matchlib.families["flow"]().model(paired=False), times=Times(0.4 * (1 - 1e-9), 0.4))
+    model = replace(matchlib.families["flow"]().model(paired=False), times=TimeDistribution(0.4 * (1 - 1e-9), 0.4))
     x = 1 + 1.3 * torch.randn(20_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     data = Dataset("line", Batch(x), Batch(x[:10]), 0.0, 1.0, None, (-4.0, 6.0))
     teacher = Teacher(GaussianField(model, Mixture.normal(1.0, 1.3)), model)
     of = Distillation(teacher, Shifted(), GaussianField(model, Mixture.normal(*critic)), UID())
-    return Watching(of, data, Streams(0, torch.device("cpu")), size=20_000)
+    return DistillationMonitor(of, data, Streams(0, torch.device("cpu")), size=20_000)
 
 
 def test_the_gap_at_the_best_critic_is_the_divergence() -> None:
@@ -255,7 +255,7 @@ def alarms(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 @pytest.mark.parametrize("failure", ["wrong teacher sign", "NaN batch", "full disk"])
 def test_planted_failures_are_named(alarms: ModuleType, failure: str) -> None:
     wanted, make, settings = alarms.FAILURES[failure]
-    turns = {"trainer.watch_every": 20, "trainer.batch": 64, "trainer.checkpoint_every": 20}
+    turns = {"trainer.monitor_every": 20, "trainer.batch_size": 64, "trainer.checkpoint_every": 20}
     found = alarms.planted(make, {**settings, **turns}, 40, full=failure == "full disk")
     assert found["alarms"][0].startswith(f"alarm ({wanted})")
 
@@ -274,12 +274,12 @@ def test_a_checkpoint_that_cannot_be_written_at_the_end_is_an_error_that_names_t
 
     def full(*args: object) -> Path:
         if next(count) > 3:
-            raise CardError("no space left on device")
+            raise ArtifactError("no space left on device")
         return write(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Checkpoints, "write", full)
     said: list[str] = []
-    with pytest.raises(CardError, match=r"no space left.*the last good one is .*toy-00000012"):
+    with pytest.raises(ArtifactError, match=r"no space left.*the last good one is .*toy-00000012"):
         run(tmp_path, Sees(), "warn", said)
     assert ["alarm (disk)" in line for line in said] == [True, True]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Condition
-from matchlib.distillation.field import ClosedField, Signature
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.registries import networks
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import ExactField, NetworkSpec
+from matchlib.registry import networks
 
 __all__ = ["Gaussian"]
 
@@ -23,7 +23,7 @@ Numbers = float | tuple[float, ...]
 
 
 @networks.register("gaussian")
-class Gaussian(ClosedField):
+class Gaussian(ExactField):
     """E[row | what the field sees] under a Gaussian mixture for each class.
 
     With ``mean`` and ``std`` the law is given, the same and independent for every entry of an event, in model units; without them it is
@@ -44,7 +44,7 @@ class Gaussian(ClosedField):
 
     def __init__(
         self,
-        signature: Signature,
+        signature: NetworkSpec,
         model: MatchingModel,
         *,
         components: int = 1,

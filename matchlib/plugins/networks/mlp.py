@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matchlib.algebra.records import Condition
-from matchlib.distillation.field import Signature
 from matchlib.errors import SettingError
-from matchlib.plugins.networks._blocks import run
-from matchlib.plugins.networks._embedding import Embedding
-from matchlib.registries import networks
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.plugins.networks.embedding import Embedding, run
+from matchlib.registry import networks
 
 __all__ = ["ResidualMLP"]
 
@@ -48,7 +47,7 @@ class ResidualMLP(nn.Module):
         embedding: width of the embedding of time and label, >= 1.
     """
 
-    def __init__(self, signature: Signature, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
+    def __init__(self, signature: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
         super().__init__()
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
@@ -60,7 +59,7 @@ class ResidualMLP(nn.Module):
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.shape = signature.answer
+        self.shape = signature.output_shape
         self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)

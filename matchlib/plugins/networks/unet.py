@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matchlib.algebra.records import Condition
-from matchlib.distillation.field import Signature
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.plugins.networks._blocks import run
-from matchlib.plugins.networks._embedding import Embedding
-from matchlib.registries import networks
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.plugins.networks.embedding import Embedding, run
+from matchlib.registry import networks
 
 __all__ = ["UNet"]
 
@@ -79,7 +78,7 @@ class UNet(nn.Module):
         IncompatibleError: the event is no image.
     """
 
-    def __init__(self, signature: Signature, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
+    def __init__(self, signature: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
         super().__init__()
         if len(signature.shape) != 3:
             raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {signature.shape}; use mlp")
@@ -106,7 +105,7 @@ class UNet(nn.Module):
                 now = size
             self.up.append(level)
         self.norm = nn.GroupNorm(_groups(now), now)
-        self.shape = signature.answer
+        self.shape = signature.output_shape
         self.leave = _zero(nn.Conv2d(now, colours * signature.heads, 3, padding=1))
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from matchlib.algebra.records import Batch
 from matchlib.errors import DataError
-from matchlib.registries import couplings
+from matchlib.registry import couplings
 from matchlib.testing.law import law
 from matchlib.testing.strategies import batch_for, generators, models, shapes
 
@@ -80,8 +80,8 @@ def points_beside_others_are_points(name: str, data: st.DataObject) -> float:
     one, other = (batch_for(n, (1,), generator) for _ in range(2))
     assert other.source is not None
     other = replace(other, source=other.data + 0.1 * other.source)
-    beside = model.beside(model.point(one, generator=generator), other, generator=generator)
-    alone = model.point(other, generator=generator)
+    beside = model.beside(model.sample_path(one, generator=generator), other, generator=generator)
+    alone = model.sample_path(other, generator=generator)
     found = [torch.corrcoef(torch.cat([point.data, point.source], 1).mT)[0, 1] for point in (beside, alone)]
     return (found[0] - found[1]).abs().item() * (n / 2) ** 0.5
 
@@ -129,8 +129,8 @@ def declared_relations_vanish(name: str, data: st.DataObject) -> float:
     coupling, n, generator = couplings[name](), 4000, data.draw(generators())
     model = data.draw(models(coupling=name).filter(lambda m: not m.sees_source))
     pair = coupling.pair(batch_for(n, (1,), generator), generator=generator)
-    t = data.draw(st.floats(model.times.low, model.times.high)) * torch.ones(n, dtype=torch.float64)
-    point = model.join(pair, t, generator=generator)
+    t = data.draw(st.floats(model.times.t_min, model.times.t_max)) * torch.ones(n, dtype=torch.float64)
+    point = model.interpolate(pair, t, generator=generator)
     worst = 0.0
     for row in coupling.relations(point.coefficients, source_seen=False):
         value = row(point.data, point.source, point.noise)

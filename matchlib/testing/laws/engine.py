@@ -13,10 +13,10 @@ from torch import Tensor
 from matchlib.algebra.records import Batch
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import IncompatibleError
-from matchlib.registries import families, losses, students
-from matchlib.shares import Share
+from matchlib.registry import families, losses, students
 from matchlib.testing.law import law
 from matchlib.testing.laws.families import setting
+from matchlib.training.random import BatchSlice
 
 SIZE = 6
 
@@ -65,7 +65,7 @@ def splitting_changes_no_gradient(name: str, data: st.DataObject) -> float:
     given, prompt, real, _ = _fitting(data, family, student, name)
     seed = data.draw(st.integers(0, 2**31))
     three = (given.teacher, given.student, given.critic, given.loss, given.model.times)
-    made = [_turns(Distillation(*three, split=split, together=join), prompt, real, seed) for split, join in TRIED]
+    made = [_turns(Distillation(*three, split=split, joint_forward=join), prompt, real, seed) for split, join in TRIED]
     return max(_gap(found, made[0]) for found in made[1:])
 
 
@@ -76,7 +76,7 @@ TRIED = ((False, False), (True, False), (None, True))
 def a_separable_loss_has_two_parts(name: str, data: st.DataObject) -> float:
     """A loss says that it is separable exactly if its slope in the teacher does not depend on the critic."""
     given, _, real, generator = _fitting(data, data.draw(st.sampled_from(list(families))), "onestep", name)
-    point = given.model.point(real, generator=generator)
+    point = given.model.sample_path(real, generator=generator)
     slopes = []
     for shift in (0.0, 1.0):
         (contrast, *_) = given.contrasts(point)[0]
@@ -93,16 +93,16 @@ def shares_of_a_batch_add_up(name: str, data: st.DataObject) -> float:
     student, loss = data.draw(st.sampled_from(list(students))), data.draw(st.sampled_from(list(losses)))
     of, prompt, real, _ = _fitting(data, name, student, loss, size=SIZE)
     rows, seed = data.draw(st.integers(1, SIZE - 1)), data.draw(st.integers(0, 2**31))
-    assume(of.model.coupling.together(SIZE) == 1)
+    assume(of.model.coupling.block_size(SIZE) == 1)
     whole, total = _turns(of, prompt, real, seed), (torch.zeros(()), torch.zeros(()))
-    for part in Share.of(SIZE).parts(rows):
+    for part in BatchSlice.of(SIZE).parts(rows):
         with part.drawing():
             made = _turns(of, _cut(prompt, part), _cut(real, part), seed)
         total = (total[0] + made[0] * part.rows / SIZE, total[1] + made[1] * part.rows / SIZE)
     return _gap(total, whole)
 
 
-def _cut(batch: Batch, part: Share) -> Batch:
+def _cut(batch: Batch, part: BatchSlice) -> Batch:
     data, source, label = (None if x is None else x[part.begin : part.end] for x in (batch.data, batch.source, batch.label))
     assert data is not None
     return Batch(data, source, label)

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from matchlib.algebra.records import Batch
-from matchlib.algebra.times import Times
-from matchlib.cards import build_field, describe_model, model_of
+from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.field import Signature
-from matchlib.distillation.teacher import Teacher
-from matchlib.registries import families, losses, students
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import families, losses, students
+from matchlib.runs.artifact import build_field, describe_model, model_of
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, shapes, sizes
 
@@ -27,15 +27,15 @@ def setting(data: st.DataObject, family: str, student: str = "onestep", loss: st
     """A small distillation in float64 and two batches: (distillation, prompt, real, generator)."""
     paired, shape = data.draw(st.booleans()), data.draw(shapes)
     plugin = families[family]()
-    model, recipe = plugin.model(paired=paired), plugin.recipe(paired=paired)
+    model, recipe = plugin.model(paired=paired), plugin.defaults(paired=paired)
     torch.manual_seed(data.draw(st.integers(0, 100)))
-    signature = Signature(shape, CLASSES, model.sees_source)
+    signature = NetworkSpec(shape, CLASSES, model.sees_source)
     field = build_field({"name": "mlp", "width": 8, "depth": 1}, signature, model, Teacher(torch.nn.Identity(), model).moments).double()
     for weight in field.parameters():  # away from the special point of a fresh network, whose output is zero
         torch.nn.init.normal_(weight, std=0.3)
     teacher = Teacher(field, model)
     generator = data.draw(generators())
-    made = students[student](teacher, None, start=recipe.start).double()
+    made = students[student](teacher, None, t_start=recipe.t_start).double()
     critic = copy.deepcopy(field)  # moved away from the teacher: where the two agree, the student's gradient vanishes
     for weight in critic.parameters():
         torch.nn.init.normal_(weight, std=0.3)
@@ -103,11 +103,11 @@ def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float
     """Generated and real points lie in the interval that a distillation is given, and in the teacher's own if it is given none."""
     given, prompt, real, generator = setting(data, name, size=5)
     outside = 0
-    for times in (Times(0.4, 0.41), None):
+    for times in (TimeDistribution(0.4, 0.41), None):
         of = Distillation(given.teacher, given.student, given.critic, given.loss, times)
         bounds = times or given.teacher.model.times
-        t = torch.cat([of.generated(prompt, real, generator=generator).time, of.model.point(real, generator=generator).time])
-        outside += int(((t < bounds.low) | (t > bounds.high)).sum())
+        t = torch.cat([of.generated(prompt, real, generator=generator).time, of.model.sample_path(real, generator=generator).time])
+        outside += int(((t < bounds.t_min) | (t > bounds.t_max)).sum())
     return float(outside)
 
 

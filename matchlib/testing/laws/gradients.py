@@ -10,16 +10,15 @@ from torch import Tensor, nn
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch, Condition
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import BilinearLoss
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.couplings.independent_data import IndependentData
-from matchlib.plugins.couplings.minibatch_ot_data import MinibatchOTData
-from matchlib.plugins.losses.uid import UID
-from matchlib.plugins.objectives.data import Data
-from matchlib.registries import families
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.couplings import IndependentData, MinibatchOTData
+from matchlib.plugins.losses import UID
+from matchlib.plugins.objectives import Data
+from matchlib.registry import families
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, mixtures, moderate_times, realuids
 from matchlib.testing.world import AffineStudent, World, least
@@ -79,7 +78,7 @@ def settings(draw: st.DrawFn, name: str, loss: BilinearLoss | None = None) -> Se
     if paired:
         model = replace(model, coupling=draw(st.sampled_from([model.coupling, IndependentData()])))
     time = draw(moderate_times(model))
-    model = replace(model, times=Times(time * (1 - 1e-9), time))
+    model = replace(model, times=TimeDistribution(time * (1 - 1e-9), time))
     classes = draw(st.sampled_from([2, 1]))  # hypothesis tries the first one first
     real = draw(mixtures(model.coupling, components=1, classes=classes))
     teacher = draw(mixtures(model.coupling, components=1, classes=classes)) if draw(st.booleans()) else real

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from matchlib.algebra.convert import View
 from matchlib.algebra.records import Condition
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.teacher import Teacher
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.registries import objectives
-from matchlib.testing.gaussian import GaussianField
+from matchlib.fields.exact import GaussianField
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.losses import RealUID
+from matchlib.registry import objectives
 from matchlib.testing.law import law
 from matchlib.testing.strategies import batch_for, exactly_known, generators, is_row, joint_models, mixtures, readable, seen, times_in
 from matchlib.testing.world import AffineStudent

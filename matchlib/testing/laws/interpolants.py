@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.pinned import PinnedInterpolant
 from matchlib.algebra.records import Condition
-from matchlib.registries import interpolants, objectives
-from matchlib.registry import fields_of
-from matchlib.testing.gaussian import GaussianField, seen_by
+from matchlib.fields.exact import GaussianField, seen_by
+from matchlib.registry import fields_of, interpolants, objectives
 from matchlib.testing.law import law
 from matchlib.testing.strategies import exactly_known, generators, made, mixtures, models, shapes, variants
 from matchlib.testing.world import affine_divergence

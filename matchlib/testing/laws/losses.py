@@ -9,25 +9,25 @@ import torch
 from hypothesis import strategies as st
 
 from matchlib.algebra.model import square_norm
-from matchlib.distillation.contrast import Contrast
 from matchlib.distillation.loss import DistillationLoss
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.registries import losses
+from matchlib.distillation.predictions import Predictions
+from matchlib.plugins.losses import RealUID
+from matchlib.registry import losses
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, realuids, shapes, sizes
 
 
-def _contrast(data: st.DataObject) -> Contrast:
+def _contrast(data: st.DataObject) -> Predictions:
     size, shape = data.draw(sizes), data.draw(shapes)
     vectors = torch.randn(3, size, *shape, dtype=torch.float64, generator=data.draw(generators()))
-    return Contrast(vectors[0], vectors[1], vectors[2], data.draw(st.floats(0.1, 10)))
+    return Predictions(vectors[0], vectors[1], vectors[2], data.draw(st.floats(0.1, 10)))
 
 
-def _two(data: st.DataObject) -> tuple[Contrast, Contrast]:
+def _two(data: st.DataObject) -> tuple[Predictions, Predictions]:
     """Two unrelated contrasts with one time weight."""
     vectors = torch.randn(6, 3, 2, dtype=torch.float64, generator=data.draw(generators()))
     weight = data.draw(st.floats(0.1, 10))
-    return Contrast(vectors[0], vectors[1], vectors[2], weight), Contrast(vectors[3], vectors[4], vectors[5], weight)
+    return Predictions(vectors[0], vectors[1], vectors[2], weight), Predictions(vectors[3], vectors[4], vectors[5], weight)
 
 
 def _plain(name: str) -> DistillationLoss:
@@ -42,7 +42,7 @@ def per_sample_identity(name: str, data: st.DataObject) -> float:
     x = _contrast(data)
     squares = float(x.weight) * (square_norm(x.teacher - x.target) - square_norm(x.critic - x.target))
     shape_is_kept = losses[name]().student_loss(x).shape == (len(x.critic),)
-    return (x.q(1, 1, 1) - squares).abs().max().item() + float(not shape_is_kept)
+    return (x.quadratic(1, 1, 1) - squares).abs().max().item() + float(not shape_is_kept)
 
 
 @law("losses", tolerance=1e-12)
@@ -54,7 +54,7 @@ def value_is_zero_where_critic_is_teacher(name: str, data: st.DataObject) -> flo
     return max(loss.student_loss(x).abs().max().item(), loss.critic_loss(x, y).abs().max().item())
 
 
-def _critic_gradient(loss: DistillationLoss, x: Contrast, y: Contrast | None) -> torch.Tensor:
+def _critic_gradient(loss: DistillationLoss, x: Predictions, y: Predictions | None) -> torch.Tensor:
     """Gradient of the critic's loss where generated and real points coincide: one critic value serves both."""
     critic = x.teacher.clone().requires_grad_(True)
     at_real = None if y is None else replace(y, critic=critic)
@@ -105,7 +105,7 @@ def weight_power_is_per_sample(name: str, data: st.DataObject) -> float:
     return same + constant + ((ratio - expected).abs() / expected).max().item()
 
 
-def _regression(loss: RealUID, x: Contrast, y: Contrast) -> torch.Tensor:
+def _regression(loss: RealUID, x: Predictions, y: Predictions) -> torch.Tensor:
     """T4: the critic's loss as a weighted regression, targets (beta c + (gamma - alpha) f*)/gamma and its real counterpart."""
     alpha, beta, gamma = loss.alpha, loss.beta, loss.alpha if loss.gamma is None else loss.gamma
     left = (beta * x.target + (gamma - alpha) * x.teacher) / gamma
@@ -128,7 +128,7 @@ def realuid_is_a_regression(name: str, data: st.DataObject) -> float:
 def reductions(name: str, data: st.DataObject) -> float:
     """T3: RealUID(1, 1) = UID; SiD(1/2) = UID/2; FGM = UID - |d|^2 (its L2), so that L1 + L2 = UID; IBMD = UID in its space."""
     x = _contrast(data)
-    uid = x.q(1, 1, 1)
+    uid = x.quadratic(1, 1, 1)
     d2 = x.weight * square_norm(x.critic - x.teacher)
     expected = {"realuid": uid, "uid": uid, "ibmd": uid, "fgm": uid - d2, "sid": 0.5 * uid}
     loss = _plain(name)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from matchlib.algebra.convert import View, conversion
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.pinned import PriorInterpolant, pin
-from matchlib.algebra.times import Times
-from matchlib.distillation.field import Preconditioned
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.registries import objectives
-from matchlib.testing.gaussian import GaussianField, Mixture, seen_by
+from matchlib.algebra.times import TimeDistribution
+from matchlib.fields.exact import GaussianField, Mixture, seen_by
+from matchlib.fields.preconditioned import Preconditioned
+from matchlib.plugins.losses import RealUID
+from matchlib.registry import objectives
 from matchlib.testing.law import law
 from matchlib.testing.strategies import exactly_known, generators, is_row, mixtures, models, readable, seen, times_in, worlds
 
@@ -103,7 +103,7 @@ def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
     generator = data.draw(generators())
     batch = given.sample(4000, generator)
     t = data.draw(times_in(model, 1)).expand(4000)
-    point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
+    point = model.interpolate(model.coupling.pair(batch, generator=generator), t, generator=generator)
     error = GaussianField(model, given)(point.state, t, point.condition) - model.target(point)
     moments = [error, error * (point.state - point.state.mean()) / point.state.std()]
     return max((m.mean() / (m.std() / len(m) ** 0.5 + 1e-12)).abs().item() for m in moments)
@@ -128,7 +128,7 @@ def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
     batch = given.sample(n, generator)
     field = Preconditioned(torch.nn.Identity(), model, given.moments())
     t = data.draw(times_in(model, 1)).expand(n)
-    point = model.join(model.coupling.pair(batch, generator=generator), t, generator=generator)
+    point = model.interpolate(model.coupling.pair(batch, generator=generator), t, generator=generator)
     first, ((second, third),) = field.scales(t)
     inner, skip, out = (torch.as_tensor(scale)[:, None] for scale in (first, second, third))
     assume(out.min() > 1e-6)
@@ -214,7 +214,7 @@ def losses_curve_by_their_weight(name: str, data: st.DataObject) -> float:
     """The second difference of a model's loss, its field moved by a constant to either side, is 2 weight(t) times the constant's square."""
     model = data.draw(models(objective=name).filter(exactly_known))
     t, by, seed = data.draw(st.floats(0.2, 0.8)), data.draw(st.floats(0.5, 2)), data.draw(st.integers(0, 2**31))
-    model = replace(model, times=Times(t * (1 - 1e-12), t))
+    model = replace(model, times=TimeDistribution(t * (1 - 1e-12), t))
     batch = data.draw(mixtures(model.coupling, dimension=2)).sample(4, data.draw(generators()))
 
     def loss(constant: float) -> torch.Tensor:

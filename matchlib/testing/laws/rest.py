@@ -8,11 +8,11 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from matchlib.algebra.records import Condition
-from matchlib.data import Dataset
-from matchlib.distillation.field import ClosedField, Signature
+from matchlib.data.dataset import Dataset
 from matchlib.errors import IncompatibleError
-from matchlib.evaluation.metric import Metric, Reference
-from matchlib.registries import datasets, metrics, networks
+from matchlib.evaluation.reference import Metric, Reference
+from matchlib.fields.preconditioned import ExactField, NetworkSpec
+from matchlib.registry import datasets, metrics, networks
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, sizes
 
@@ -20,7 +20,7 @@ events = st.sampled_from([(3,), (2, 5), (1, 8, 8), (3, 7, 5)])
 
 
 def _network(name: str, data: st.DataObject) -> tuple:
-    signature = Signature(data.draw(events), data.draw(st.sampled_from([None, 4])), data.draw(st.booleans()))
+    signature = NetworkSpec(data.draw(events), data.draw(st.sampled_from([None, 4])), data.draw(st.booleans()))
     torch.manual_seed(0)
     try:
         network = networks[name](signature).double()
@@ -36,7 +36,7 @@ def _network(name: str, data: st.DataObject) -> tuple:
 
 
 def _trained(name: str) -> bool:
-    return not issubclass(networks[name], ClosedField)
+    return not issubclass(networks[name], ExactField)
 
 
 @law("networks", tolerance=1e-9, examples=12, where=_trained)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.times import Times
+from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
-from matchlib.plugins.couplings.paired import Paired
-from matchlib.plugins.interpolants.noisy_linear import NoisyLinear
-from matchlib.plugins.objectives.joint import Joint
-from matchlib.registries import families, samplers
-from matchlib.sampling.base import SampledField, Sampler
-from matchlib.testing.gaussian import GaussianField, Mixture
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.sampler import SampledField, Sampler
+from matchlib.plugins.couplings import Paired
+from matchlib.plugins.interpolants import NoisyLinear
+from matchlib.plugins.objectives import Joint
+from matchlib.registry import families, samplers
 from matchlib.testing.law import law
 from matchlib.testing.strategies import generators, moderate_times_of
 
@@ -27,7 +27,7 @@ from matchlib.testing.strategies import generators, moderate_times_of
 def evaluations_are_counted(name: str, data: st.DataObject) -> float:
     """``nfe`` is the number of times the field was asked, and n steps ask at least n times."""
     model = families["bridge"]().model(paired=False)
-    model = replace(model, times=Times(0.01, 0.99))
+    model = replace(model, times=TimeDistribution(0.01, 0.99))
     sampler = samplers[name]()
     asked = 0
 
@@ -73,7 +73,7 @@ def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
     plugin = families[data.draw(st.sampled_from(list(families)))]()
     model = plugin.model(paired=False)
     if model.interpolant.noisy:  # a stochastic path's velocity is singular at its ends
-        model = replace(model, times=Times(max(model.times.low, 0.01), min(model.times.high, 0.99)))
+        model = replace(model, times=TimeDistribution(max(model.times.t_min, 0.01), min(model.times.t_max, 0.99)))
     sampler = samplers[name]()
     try:
         sampler.check(model)
@@ -88,7 +88,7 @@ def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
 
 
 def _two_sided(scale: float) -> MatchingModel:
-    return MatchingModel(Paired(), NoisyLinear(scale), Joint(), Times(0.01, 0.99))
+    return MatchingModel(Paired(), NoisyLinear(scale), Joint(), TimeDistribution(0.01, 0.99))
 
 
 def _takes_two_heads(name: str) -> bool:
@@ -116,7 +116,7 @@ def _accepted(name: str) -> MatchingModel:
     for family in ("diffusion-vp", *families):
         model = families[family]().model(paired=False)
         times = sorted(moderate_times_of(model))
-        model = replace(model, times=Times(times[0], times[-1]))
+        model = replace(model, times=TimeDistribution(times[0], times[-1]))
         try:
             samplers[name]().check(model)
         except IncompatibleError:

@@ -19,11 +19,9 @@ from torch import Tensor
 from matchlib.algebra.records import Pair
 from matchlib.distillation.loss import BilinearLoss
 from matchlib.errors import SettingError
-from matchlib.plugins.losses.realuid import RealUID
-from matchlib.plugins.losses.sid import SiD
-from matchlib.plugins.losses.uid import UID
-from matchlib.registries import losses
-from matchlib.testing.gaussian import BestCritic, GaussianField, Mixture
+from matchlib.fields.exact import BestCritic, GaussianField, Mixture
+from matchlib.plugins.losses import UID, RealUID, SiD
+from matchlib.registry import losses
 from matchlib.testing.law import law
 from matchlib.testing.strategies import exactly_known, generators, mixtures, models, moderate_times, realuids, worlds
 from matchlib.testing.world import affine_divergence, weights_of
@@ -163,7 +161,7 @@ def the_optimum_is_a_mixture_in_any_dimension(name: str, data: st.DataObject) ->
     batch = real.sample(16, generator)
     assert batch.source is not None
     t = torch.full((16,), data.draw(moderate_times(model)), dtype=torch.float64)
-    point = model.join(Pair(batch.data, batch.source, None), t, generator=generator)
+    point = model.interpolate(Pair(batch.data, batch.source, None), t, generator=generator)
     weights = weights_of(RealUID(alpha, alpha, gamma, weight_power=0.0))
 
     def pull(made: Mixture) -> Tensor:

@@ -1,0 +1,230 @@
+"""Data sets in memory: a fixed split, normalised once, drawn as a pure function of a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.model import Moments, mean_square
+from matchlib.algebra.records import Batch
+from matchlib.errors import DataError
+
+__all__ = ["Dataset", "map_batch", "split"]
+
+LARGE = 1 << 26  # bytes of a tensor that is worth being made smaller
+CHUNK = 1 << 20  # numbers that are looked at at once
+PAIRED = 4096  # training samples that second moments of pairs are measured on
+
+
+def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Returns the batch with ``change`` applied to each tensor that is there."""
+    return Batch(*(None if x is None else change(x) for x in (batch.data, batch.source, batch.label)))  # type: ignore[arg-type]
+
+
+def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Returns fixed (train, held-out) indices; the held-out share is rounded up and neither side is empty."""
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    held_out = min(max(1, int(np.ceil(share * total))), total - 1)
+    return order[held_out:].sort().values, order[:held_out].sort().values
+
+
+def _bytes_of(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns (codes, table) with ``table[codes] == x``, or (x, None) if there are too many different numbers."""
+    table, chunks = x.new_empty(0), x.flatten().split(CHUNK)
+    for chunk in chunks:
+        table = torch.cat([table, chunk]).unique()
+        if len(table) > 256:  # nan is never equal to itself, so data that are not finite stay as they are
+            return x, None
+    codes = torch.cat([torch.searchsorted(table, chunk).to(torch.uint8) for chunk in chunks]).reshape(x.shape)
+    same = all(torch.equal(table[part.long()], chunk) for part, chunk in zip(codes.flatten().split(CHUNK), chunks, strict=True))
+    return (codes, table) if same else (x, None)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and held-out data in model units; ``from_arrays`` makes them such that the training data have mean 0 and mean square 1.
+
+    Args:
+        name: as the user wrote it.
+        train, held_out: ``data`` and ``source`` of shape ``(n, *event)``, float32; integer labels ``(n,)`` or a tensor ``(n, *)``.
+        shift, scale: ``data units = shift + scale * model units``.
+        classes: number of classes if labels are integers, else None.
+        limits: smallest and largest value in data units, for pictures and 8-bit files.
+        tables: where the tensors of ``train`` hold codes in place of numbers (see ``compact``), the numbers that these stand for: of its
+            data and of its source.
+    """
+
+    name: str
+    train: Batch
+    held_out: Batch
+    shift: float
+    scale: float
+    classes: int | None
+    limits: tuple[float, float]
+    tables: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        data: np.ndarray,
+        *,
+        source: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        held_out: np.ndarray | None = None,
+    ) -> Dataset:
+        """Checks, splits and normalises arrays.
+
+        Args:
+            data: shape ``(n, *event)``, at least 4 samples, finite, not constant.
+            source: the same shape, paired with ``data``.
+            labels: integers >= 0 of shape ``(n,)``, or floats ``(n, *)``.
+            held_out: indices of the held-out samples; by default a fixed fifth.
+
+        Raises:
+            DataError: naming the array and what is wrong with it.
+        """
+        x, z = _floats(name, "data", data), None if source is None else _floats(name, "source", source)
+        y, classes = _labels(name, labels, len(x))
+        if z is not None and z.shape != x.shape:
+            raise DataError(f"{name}: 'source' must have the shape of 'data' {tuple(x.shape)}, got {tuple(z.shape)}")
+        if held_out is None:
+            train_index, held_index = split(len(x))
+        else:
+            held_index = torch.as_tensor(np.asarray(held_out))
+            train_index = torch.as_tensor(np.setdiff1d(np.arange(len(x)), held_out))
+        shift = float(x[train_index].double().mean())
+        scale = float((x[train_index].double() - shift).square().mean().sqrt())
+        if not scale > 0:
+            raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
+        limits = float(x.min()), float(x.max())
+        both = Batch((x - shift) / scale, None if z is None else (z - shift) / scale, y)
+        train, held = (map_batch(both, lambda part, i=i: part[i]) for i in (train_index, held_index))  # type: ignore[misc]
+        return cls(name, train, held, shift, scale, classes, limits)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The event shape."""
+        return tuple(self.train.data.shape[1:])
+
+    @property
+    def model_limits(self) -> tuple[float, float]:
+        """The limits in model units."""
+        low, high = ((limit - self.shift) / self.scale for limit in self.limits)
+        return low, high
+
+    @property
+    def paired(self) -> bool:
+        """Whether the data come with a source."""
+        return self.train.source is not None
+
+    def to(self, device: torch.device) -> Dataset:
+        """Returns the data set with its tensors on ``device``."""
+        return replace(
+            self,
+            train=map_batch(self.train, lambda x: x.to(device)),
+            held_out=map_batch(self.held_out, lambda x: x.to(device)),
+            tables=tuple(None if x is None else x.to(device) for x in self.tables),  # type: ignore[arg-type]
+        )
+
+    def compact(self, least: int = LARGE) -> Dataset:
+        """Returns a data set that draws the same numbers and whose training data take a quarter of the memory, where that is possible.
+
+        It is where there are at most 256 different numbers, as in 8-bit images: these are kept as bytes and looked up when drawn.
+
+        Args:
+            least: smaller tensors, in bytes, are left as they are.
+        """
+        train, held = self.train, self.tables
+
+        def small(x: Tensor, table: Tensor | None) -> tuple[Tensor, Tensor | None]:
+            return (x, table) if table is not None or x.nbytes < least else _bytes_of(x)
+
+        data, of_data = small(train.data, held[0])
+        source, of_source = (None, None) if train.source is None else small(train.source, held[1])
+        return replace(self, train=replace(train, data=data, source=source), tables=(of_data, of_source))
+
+    def without_labels(self) -> Dataset:
+        """Returns the data set without its labels."""
+        return replace(self, train=replace(self.train, label=None), held_out=replace(self.held_out, label=None), classes=None)
+
+    def balanced(self) -> Dataset:
+        """Returns the data set with the training samples of rarer classes repeated until every class is as frequent.
+
+        Raises:
+            DataError: there are no classes.
+        """
+        if self.classes is None or self.train.label is None:
+            raise DataError(f"{self.name} has no classes to balance; leave data.balanced out")
+        members = [torch.nonzero(self.train.label == label)[:, 0] for label in range(self.classes)]
+        size = max(len(x) for x in members)
+        index = torch.cat([x[torch.arange(size, device=x.device) % len(x)] for x in members if len(x)])
+        return replace(self, train=map_batch(self.train, lambda x: x[index]))
+
+    def normalized_as(self, shift: float, scale: float) -> Dataset:
+        """Returns the data set in other model units, ``data units = shift + scale * model units``: those of a given teacher."""
+        if (shift, scale) == (self.shift, self.scale):
+            return self
+
+        def again(x: Tensor) -> Tensor:
+            return (self.shift - shift + self.scale * x) / scale
+
+        def converted(part: Batch) -> Batch:
+            return Batch(again(part.data), None if part.source is None else again(part.source), part.label)
+
+        return replace(self, train=converted(self.train), held_out=converted(self.held_out), shift=shift, scale=scale)
+
+    def draw(self, size: int, generator: torch.Generator) -> Batch:
+        """Draws ``size`` training samples with replacement."""
+        return self.take(torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device))
+
+    def take(self, index: Tensor | slice) -> Batch:
+        """Returns chosen training samples."""
+        chosen = map_batch(self.train, lambda x: x[index])
+        of_data, of_source = self.tables
+        data = chosen.data if of_data is None else of_data[chosen.data.long()]
+        source = chosen.source if of_source is None or chosen.source is None else of_source[chosen.source.long()]
+        return Batch(data, source, chosen.label)
+
+    def moments(self, coupling: Coupling) -> Moments:
+        """Returns the second moments of (data, source) under ``coupling``, from the training data."""
+        own = round(mean_square(self.train.data), 6)
+        if coupling.gaussian_source:
+            return Moments(own)
+        some = map_batch(self.train, lambda x: x[:PAIRED])
+        pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
+        cross = float((pair.data.double() * pair.source.double()).mean())
+        return Moments(own, mean_square(pair.source), cross)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Returns samples of model units in the units of the data."""
+        return self.shift + self.scale * x
+
+
+def _floats(name: str, key: str, array: np.ndarray) -> Tensor:
+    array = np.asarray(array)
+    if array.dtype.kind not in "fiub" or array.ndim < 2 or len(array) < 4 or 0 in array.shape:
+        raise DataError(f"{name}: {key!r} must be numbers of shape (n, *event) with n >= 4, got {array.dtype} of shape {array.shape}")
+    x = torch.as_tensor(array.astype(np.float32))
+    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    if bad:
+        raise DataError(f"{name}: {key!r} has NaN or infinite values in {bad} of {len(x)} samples; remove them")
+    return x
+
+
+def _labels(name: str, labels: np.ndarray | None, n: int) -> tuple[Tensor | None, int | None]:
+    if labels is None:
+        return None, None
+    array = np.asarray(labels)
+    if len(array) != n:
+        raise DataError(f"{name}: {n} samples but {len(array)} labels")
+    if array.dtype.kind == "f":
+        return torch.as_tensor(array.astype(np.float32)), None
+    if array.dtype.kind not in "iub" or array.ndim != 1 or array.min() < 0:
+        raise DataError(f"{name}: labels must be integers >= 0 of shape (n,) or floats (n, *), got {array.dtype} {array.shape}")
+    return torch.as_tensor(array.astype(np.int64)), int(array.max()) + 1

@@ -1,0 +1,105 @@
+"""What stands at the end of a run: scores of student and teacher beside those of held-out data, and a picture."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.records import Batch
+from matchlib.data.dataset import Dataset
+from matchlib.errors import DivergedError
+from matchlib.evaluation.pictures import draw
+from matchlib.evaluation.reference import Reference, flat
+from matchlib.evaluation.score import pair_scores, reference_of, scores
+from matchlib.io import write_json
+from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.settings import EvaluationSettings
+from matchlib.training.distributed import SingleProcess
+
+__all__ = ["evaluate"]
+
+TIMED = 1000  # "seconds" is the time for so many samples
+CLASS_METRIC = "frechet"
+DRAWS = 3  # answers to the same sources in a picture
+SMALLEST = 20  # held-out samples of a class, for a distance of its own
+
+
+def evaluate(
+    folder: Path,
+    generators: Mapping[str, Pipeline],
+    dataset: Dataset,
+    settings: EvaluationSettings,
+    seed: int,
+    parallel: SingleProcess | None = None,
+) -> dict[str, Any]:
+    """Scores generators, writes ``evaluation.json`` and ``samples.png``, and returns the former.
+
+    Args:
+        generators: ``teacher`` and perhaps ``student``.
+        seed: of the samples.
+        parallel: processes that share the sampling; the first one scores.
+    """
+    among = parallel or SingleProcess()
+    reference, features = reference_of(dataset)
+    n = settings.draws * reference.size
+    report: dict[str, Any] = {
+        "data": dataset.name,
+        "reference": "train",
+        "samples": reference.size,
+        "draws": settings.draws,
+        "features": features,
+        "seed": seed,
+    }
+    drawn: dict[str, tuple[Batch, float]] = {}
+    for kind, generator in sorted(generators.items()):
+        begin = time.perf_counter()
+        made = generator.draw(n, seed=seed, parallel=among)
+        drawn[kind] = made, (time.perf_counter() - begin) * TIMED / n
+
+    def score() -> dict[str, Any]:
+        rounds: dict[str, list[Tensor]] = {}
+        for kind, (made, seconds) in drawn.items():
+            samples = made.data.clamp(*dataset.model_limits) if settings.clip_samples else made.data
+            if not torch.isfinite(samples).all():
+                raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
+            report[kind] = {"nfe": generators[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
+            report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
+            rounds[kind] = [samples]
+            if dataset.paired and generators[kind].card.model.coupling.reads_source:
+                report[kind] |= pair_scores(dataset, samples)
+                rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
+        report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
+        draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
+        write_json(folder / "evaluation.json", report)
+        return report
+
+    found: dict[str, Any] = among.on_main_process(score)
+    return found
+
+
+def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:
+    """One panel for each generator, the dearest first; of the cheapest every answer to the same sources."""
+    order = sorted(rounds, key=lambda kind: -nfe[kind])
+    panels = {kind: rounds[kind][0] for kind in order}
+    return panels | {f"{order[-1]}, draw {i}": more for i, more in enumerate(rounds[order[-1]][1:], 2)}
+
+
+def _by_class(reference: Reference, dataset: Dataset, samples: Batch) -> dict[str, list[float]]:
+    """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
+    if dataset.classes is None or samples.label is None or dataset.train.label is None or dataset.held_out.label is None:
+        return {}
+    found = []
+    for label in range(dataset.classes):
+        held_out, train, made = (batch.data[batch.label == label] for batch in (dataset.held_out, dataset.train, samples))
+        size = len(held_out)
+        if size < SMALLEST or len(made) < size or len(train) < size:
+            return {}
+        of_class = Reference(flat(train), flat(held_out), reference.features, size)
+        found.append(scores(of_class, made, [CLASS_METRIC])[CLASS_METRIC])
+    return {f"{CLASS_METRIC}_by_class": found}

@@ -1,0 +1,83 @@
+"""Scores of samples beside those of held-out data, all against the training split and all at the same n."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.linear_model import Ridge
+from torch import Tensor
+
+from matchlib.data.dataset import Dataset
+from matchlib.evaluation.features import extractor
+from matchlib.evaluation.reference import Reference, flat
+from matchlib.registry import metrics
+
+__all__ = ["key_of", "pair_scores", "reference_of", "scores"]
+
+
+def key_of(name: str) -> str:
+    """Returns a metric's key in ``evaluation.json``: its name with underscores."""
+    return name.replace("-", "_")
+
+
+def reference_of(dataset: Dataset) -> tuple[Reference, str]:
+    """Returns what samples of a data set are scored against, and the name of its feature extractor."""
+    train, held_out = flat(dataset.train.data), flat(dataset.held_out.data)
+    labels = dataset.train.label.cpu().numpy() if dataset.classes is not None and dataset.train.label is not None else None
+    features = extractor(train, labels)
+    return Reference(train, held_out, features, len(held_out)), features.name
+
+
+def scores(reference: Reference, samples: Tensor, names: Sequence[str] | None = None) -> dict[str, float]:
+    """Returns each metric's mean over the draws of ``reference.size`` that ``samples`` hold.
+
+    Args:
+        samples: ``(n, *event)`` in model units, n >= ``reference.size``; what is left over is not used.
+        names: of registered metrics; all that apply where None.
+    """
+    x = flat(samples)
+    draws = np.split(x[: len(x) // reference.size * reference.size], len(x) // reference.size)
+    chosen = [name for name in (metrics if names is None else names) if metrics[name].applies(reference)]
+    return {key_of(name): float(np.mean([_score(name, reference, draw) for draw in draws])) for name in chosen}
+
+
+def _score(name: str, reference: Reference, draw: np.ndarray) -> float:
+    metric = metrics[name](reference)
+    metric.update(draw)
+    return metric.compute()
+
+
+RIDGE = 1e-3  # of the regression, relative to the number of training pairs: keeps it defined where entries never vary
+
+
+def pair_scores(dataset: Dataset, samples: Tensor) -> dict[str, float]:
+    """Returns scores of samples that answer to the held-out sources of paired data, in order and over again.
+
+    - ``rmse``: root mean square error to the truth, in data units; ``psnr``: mean of 10 log10(range^2 / mean square error) over samples,
+      in dB. Both reward the conditional mean, which is blurred: read them beside a distance of laws.
+    - ``consistency``: what a linear regression on the sample (fitted to training pairs) leaves unexplained of the source, relative to what
+      the same regression on the truth leaves; 1 if samples explain their source as well as the truth does.
+    - ``spread``: mean squared distance between two answers to one source, relative to that between an answer and the truth. Draws of the
+      exact posterior have 1, because the truth is such a draw; a generator with one answer to a source has 0. It needs two answers.
+
+    Args:
+        samples: ``(n, *event)`` in model units; whole rounds of the held-out sources count.
+    """
+    assert dataset.held_out.source is not None
+    assert dataset.train.source is not None
+    truth, source = flat(dataset.held_out.data), flat(dataset.held_out.source)
+    rounds = len(samples) // len(truth)
+    answers = flat(samples[: rounds * len(truth)]).reshape(rounds, *truth.shape)
+    error = np.square(answers - truth).mean(2)
+    span = (dataset.limits[1] - dataset.limits[0]) / dataset.scale
+    found = {
+        "rmse": float(np.sqrt(error.mean()) * dataset.scale),
+        "psnr": float((10 * np.log10(span**2 / np.maximum(error, 1e-12 * span**2))).mean()),
+    }
+    explain = Ridge(RIDGE * len(dataset.train.data)).fit(flat(dataset.train.data), flat(dataset.train.source))
+    left = np.square(explain.predict(answers.reshape(-1, truth.shape[1])).reshape(answers.shape) - source).mean()
+    found["consistency"] = float(np.sqrt(left / np.square(explain.predict(truth) - source).mean()))
+    if rounds > 1:
+        found["spread"] = float(2 * answers.var(0, ddof=1).mean() / error.mean())
+    return found

@@ -1,0 +1,111 @@
+"""Teachers: frozen fields together with the model they were trained for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.convert import view
+from matchlib.algebra.model import MatchingModel, Moments
+from matchlib.algebra.objective import Objective
+from matchlib.algebra.records import Condition
+from matchlib.algebra.rows import joined_shape
+from matchlib.distillation.family import Defaults
+from matchlib.errors import IncompatibleError
+from matchlib.fields.callable import CallableField
+
+__all__ = ["Teacher"]
+
+
+class Teacher(nn.Module):
+    """A frozen copy of a field. The gradient reaches the state, never the weights.
+
+    Args:
+        field: any module called as ``field(state, time, condition)``, with ``state`` of shape ``(b, *event)`` and ``time`` of shape
+            ``(b,)``; it is copied, so that later training of the original leaves the teacher alone.
+        model: the matching model whose row the field predicts.
+        moments: second moments of data and source, in the field's units.
+        units: (shift, scale) with ``data units = shift + scale * the field's units``; None for the data set's own (mean 0, mean square 1).
+        defaults: what suits the teacher for sampling and distilling; None for general defaults.
+        guidance: w of ``uncond + w (cond - uncond)``; 1 leaves the field as it is, other values cost a second evaluation of a field that
+            was trained with dropped labels (Ho, Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        model: MatchingModel,
+        moments: Moments = Moments(),
+        guidance: float = 1.0,
+        *,
+        units: tuple[float, float] | None = None,
+        defaults: Defaults | None = None,
+    ) -> None:
+        super().__init__()
+        self.field = copy.deepcopy(field).eval().requires_grad_(False)
+        self.model, self.moments, self.guidance, self.units = model, moments, guidance, units
+        self.defaults = defaults
+
+    @classmethod
+    def from_callable(
+        cls,
+        fn: Callable[..., Any],
+        model: MatchingModel,
+        *,
+        moments: Moments = Moments(),
+        guidance: float = 1.0,
+        units: tuple[float, float] | None = None,
+        defaults: Defaults | None = None,
+        **convention: Any,
+    ) -> Teacher:
+        """Returns the teacher that a callable in any convention is.
+
+        Args:
+            fn: predicts ``model.objective``; a module is copied, so later training of the original leaves the teacher alone.
+            model: in matchlib's convention, t = 0 at the data.
+            moments, guidance, units, defaults: as for the class.
+            convention: ``arguments``, ``time``, ``latent`` and ``output`` of ``matchlib.fields.callable.CallableField``.
+
+        Raises:
+            SettingError: an argument that no field has.
+        """
+        return cls(CallableField(fn, **convention), model, moments, guidance, units=units, defaults=defaults)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the field that one answer to a labelled question costs."""
+        return 1 if self.guidance == 1.0 else 2
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """Returns the prediction, shape ``(b, *event)``, or ``(b, heads, *event)`` for an objective of several.
+
+        Raises:
+            IncompatibleError: the field answered with another shape.
+        """
+        prediction = self.field(state, time, condition)
+        wanted = joined_shape(state.shape[1:], len(self.model.objective.heads))
+        if tuple(prediction.shape) != (len(state), *wanted):
+            raise IncompatibleError(
+                f"the teacher predicts shape {tuple(prediction.shape[1:])} for states of shape {tuple(state.shape[1:])}; "
+                f"a field of this model must answer with {wanted}"
+            )
+        if self.guidance == 1.0 or condition.label is None:
+            return prediction
+        return torch.lerp(self.field(state, time, replace(condition, label=None)), prediction, self.guidance)
+
+    def train(self, mode: bool = True) -> Teacher:
+        """A teacher stays in evaluation mode."""
+        return super().train(mode=False)
+
+    def view(self, wanted: Objective) -> nn.Module:
+        """Returns the teacher read as another prediction.
+
+        Raises:
+            ConversionError: its own prediction does not determine ``wanted``.
+        """
+        return view(self, self.model, wanted)

@@ -1,0 +1,171 @@
+"""Distillation losses, each a few coefficients of quadratics of critic, teacher and target."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from matchlib.distillation.loss import BilinearLoss, Quadratic
+from matchlib.errors import SettingError
+from matchlib.registry import losses
+
+__all__ = ["FGM", "IBMD", "UID", "RealUID", "SiD"]
+
+
+@losses.register("uid")
+@dataclass(frozen=True)
+class UID(BilinearLoss):
+    """``q(1, 1, 1)`` on generated points: the teacher's excess loss over that of the critic.
+
+    Args:
+        space: prediction in which the loss is taken; None means the teacher's own. It only changes the time weight.
+        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
+
+    References:
+        "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
+    """
+
+    space: str | None = None
+    weight_power: float = 1.0
+
+
+@losses.register("realuid")
+@dataclass(frozen=True)
+class RealUID(BilinearLoss):
+    """``q(gamma, alpha, beta)`` on generated and ``q(1 - gamma, 1 - alpha, 1 - beta)`` on real points; critic maximises, student minimises.
+
+    alpha = beta = 1 is data-free distillation (UID). alpha = beta > 1 with a gamma in (0, 1) extrapolates: at the optimum the teacher's
+    error is divided by alpha, to first order. alpha = beta = inf is that loss divided by alpha^2 in the limit.
+
+    Args:
+        alpha: weight of the teacher on generated points, > 0, no unit.
+        beta: weight of the target on generated points, > 0.
+        gamma: weight of |d|^2 on generated points, in (0, 1); 1 only with alpha = beta = 1. None means alpha.
+        rescaled: whether the loss is written for e = d / alpha and divided by alpha^2: the same optimum for the student, reached by a
+            critic that has alpha times less far to go and with gradients of order one. alpha = inf always is.
+        ramp: share of the turns, from the first, in which 1 / alpha goes from 1 (the teacher's law) to its value, linearly; in [0, 1].
+        space: prediction in which the loss is taken; None means the teacher's own row. For alpha != beta it changes the optimum.
+        weight_power: exponent of the per-sample weight of the student's loss, >= 0; 0 for none, 1 for that of SiD.
+
+    Raises:
+        SettingError: outside that domain, where the inner maximum would be infinite.
+
+    References:
+        "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
+    """
+
+    alpha: float = 1.0
+    beta: float = 1.0
+    gamma: float | None = None
+    rescaled: bool = False
+    ramp: float = 0.0
+    space: str | None = None
+    weight_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        gamma = self._gamma
+        if not 0 <= self.ramp <= 1:
+            raise SettingError(f"realuid: ramp must lie in [0, 1], got {self.ramp}")
+        given = f"got alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
+        if not (self.alpha > 0 and self.beta > 0):
+            raise SettingError(f"realuid: alpha and beta must be positive, {given}")
+        if math.isinf(self.alpha) != math.isinf(self.beta):
+            raise SettingError(f"realuid: alpha = inf is the limit of alpha = beta, so beta must be inf too, {given}")
+        if not (0 < gamma < 1 or gamma == self.alpha == self.beta == 1):
+            raise SettingError(
+                "realuid: gamma must lie in (0, 1), or be 1 with alpha = beta = 1 (else the critic's maximum is infinite); "
+                f"{given}: set gamma, for example gamma=0.5"
+            )
+
+    @property
+    def _gamma(self) -> float:
+        return self.alpha if self.gamma is None else self.gamma
+
+    @property
+    def _unit(self) -> float:
+        """What d is measured in."""
+        return self.alpha if self.rescaled else 1.0
+
+    @property
+    def generated(self) -> Quadratic:
+        if math.isinf(self.alpha):
+            return Quadratic(self._gamma, 1.0, 1.0)
+        return Quadratic(self._gamma, self.alpha / self._unit, self.beta / self._unit)
+
+    @property
+    def real(self) -> Quadratic:
+        if math.isinf(self.alpha):
+            return Quadratic(1 - self._gamma, -1.0, -1.0)
+        return Quadratic(1 - self._gamma, (1 - self.alpha) / self._unit, (1 - self.beta) / self._unit)
+
+    def at(self, progress: float) -> RealUID:
+        if progress >= self.ramp:
+            return self
+        slope = (1 / self.alpha - 1) * progress / self.ramp
+        now = 1 / (1 + slope)
+        ratio = 1.0 if math.isinf(self.alpha) else self.beta / self.alpha
+        rescaled = self.rescaled or math.isinf(self.alpha)
+        return replace(self, alpha=now, beta=ratio * now, gamma=self._gamma, rescaled=rescaled, ramp=0.0)
+
+
+@losses.register("sid")
+@dataclass(frozen=True)
+class SiD(BilinearLoss):
+    """``w (-a |d|^2 + <d, data - teacher>)`` in data space, w the reciprocal of the teacher's mean absolute error at the sample.
+
+    Args:
+        a: weight of |d|^2 (the paper's alpha; 1.2 and 1.0 are its choices); only a = 1/2 has the gradient of the divergence.
+        space: as in UID.
+        weight_power: exponent of w, >= 0.
+
+    References:
+        Zhou, Zheng, Wang, Yin, Huang, "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for
+        One-Step Generation", 2024, https://arxiv.org/abs/2404.04057
+    """
+
+    a: float = 1.2
+    space: str | None = "data"
+    weight_power: float = 1.0
+
+    @property
+    def student(self) -> Quadratic:
+        return Quadratic(self.a, 0.5, 0.5)
+
+
+@losses.register("fgm")
+@dataclass(frozen=True)
+class FGM(BilinearLoss):
+    """``2 <teacher - critic, critic - target>`` in velocity space (the part L2 that its authors train): ``q(2, 1, 1)`` for the student.
+
+    Args:
+        space: as in UID.
+        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
+
+    References:
+        Huang, Geng, Luo, Qi, "Flow Generator Matching", 2024, https://arxiv.org/abs/2410.19310
+    """
+
+    space: str | None = "velocity"
+    weight_power: float = 1.0
+
+    @property
+    def student(self) -> Quadratic:
+        return Quadratic(2.0, 1.0, 1.0)
+
+
+@losses.register("ibmd")
+@dataclass(frozen=True)
+class IBMD(BilinearLoss):
+    """``q(1, 1, 1)`` with the target ``-(state - alpha_t data)/sigma_t^2``, alpha_t and sigma_t those of the prior.
+
+    Args:
+        space: as in UID.
+        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
+
+    References:
+        Gushchin, Selikhanovych, Kholkin, Burnaev, Korotin, "Inverse Bridge Matching Distillation", 2025, https://arxiv.org/abs/2502.01362
+    """
+
+    space: str | None = "prior-score"
+    weight_power: float = 1.0

@@ -1,0 +1,70 @@
+"""Embeddings of time and condition that the built-in networks share, and recomputed blocks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from matchlib.algebra.records import Condition
+from matchlib.fields.preconditioned import NetworkSpec
+
+__all__ = ["Embedding", "run"]
+
+
+class Embedding(nn.Module):
+    """Embeds (time, label): ``(b,), Condition -> (b, width)``.
+
+    A missing label (None, -1 or NaN) is a class of its own, or zeros with a flag, so that one network can be asked with and without.
+
+    Args:
+        signature: says which labels there are.
+        width: of the result.
+        frequencies: of sine and cosine, geometric from pi/2 to 32 pi radians per unit time.
+
+    References:
+        Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762 (sinusoids)
+    """
+
+    rates: Tensor
+
+    def __init__(self, signature: NetworkSpec, width: int, frequencies: int = 32) -> None:
+        super().__init__()
+        rates = torch.logspace(math.log10(0.5 * math.pi), math.log10(32 * math.pi), frequencies)
+        self.register_buffer("rates", rates, persistent=False)
+        self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.classes = signature.classes
+        self.label: nn.Module | None = None
+        if signature.classes is not None:
+            self.label = nn.Embedding(signature.classes + 1, width)
+        elif signature.label_shape is not None:
+            self.label = nn.Linear(math.prod(signature.label_shape) + 1, width)  # and whether it is there
+
+    def forward(self, time: Tensor, condition: Condition) -> Tensor:
+        angles = time[:, None] * self.rates.to(time.dtype)
+        embedded = self.mix(torch.cat([angles.sin(), angles.cos()], 1))
+        if self.label is None:
+            return embedded
+        return embedded + self.label(self._label(time, condition.label))
+
+    def _label(self, time: Tensor, label: Tensor | None) -> Tensor:
+        if self.classes is not None:
+            absent = torch.full(time.shape, self.classes, device=time.device)
+            return absent if label is None else torch.where(label < 0, absent, label)
+        assert isinstance(self.label, nn.Linear)
+        if label is None:
+            return time.new_zeros(len(time), self.label.in_features)
+        flat = label.reshape(len(label), -1).to(time.dtype)
+        there = ~flat.isnan().any(1, keepdim=True)
+        return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
+
+
+def run(block: nn.Module, *given: Tensor, keep: bool) -> Tensor:
+    """Returns ``block(*given)``; unless ``keep``, what its gradient needs is computed again in the backward pass.
+
+    References:
+        Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174
+    """
+    return block(*given) if keep else checkpoint(block, *given, use_reentrant=False)

@@ -1,0 +1,179 @@
+"""Generators: saved students and teachers, ready to sample. ``matchlib.load`` makes one of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from matchlib.algebra.records import Batch
+from matchlib.distillation.student import Student
+from matchlib.errors import ArtifactError, DataError, SettingError
+from matchlib.fields.sampler import SampledField, Sampler
+from matchlib.fields.teacher import Teacher
+from matchlib.registry import samplers
+from matchlib.runs.artifact import ArtifactConfig, dataset_of, load_artifact
+from matchlib.training.distributed import SingleProcess
+from matchlib.training.random import Streams
+
+__all__ = ["Pipeline", "load"]
+
+CHUNK = 2000  # samples generated at once
+
+
+class Pipeline:
+    """A saved student or teacher, ready to sample.
+
+    Args:
+        card: describes it.
+        module: the student or teacher.
+        device: where it runs.
+        sampler: for a teacher; None for the card's own.
+    """
+
+    def __init__(
+        self, card: ArtifactConfig, module: Teacher | Student, device: torch.device | str = "cpu", sampler: Sampler | None = None
+    ) -> None:
+        self.card, self.device = card, torch.device(device)
+        self.module = module.to(self.device).eval()
+        self.sampler: Sampler = sampler or samplers.build(card.sampler)
+        self.nfe = 0  # evaluations that each of the latest samples cost
+
+    def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None) -> Tensor:
+        """Generates samples.
+
+        Args:
+            n: how many, >= 1.
+            seed: the same seed gives the same samples on the same machine.
+            labels: one class, n classes, ``"balanced"`` for every class equally often, or ``(n, *)`` for labels that are not classes; None
+                draws classes as the data had them.
+            source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of the card's data.
+
+        Returns:
+            Shape ``(n, *event)``, in data units, on the generator's device.
+
+        Raises:
+            SettingError: n, labels or source do not fit.
+        """
+        z = None if source is None else self._source(source, n)
+        return self.denormalize(self.draw(n, seed=seed, labels=labels, source=z).data)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Returns samples of model units in the units of the data."""
+        return self.card.data["shift"] + self.card.data["scale"] * x
+
+    @torch.no_grad()
+    def draw(
+        self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None, parallel: SingleProcess | None = None
+    ) -> Batch:
+        """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from.
+
+        Args:
+            parallel: processes that all call this and share the work.
+        """
+        among = parallel or SingleProcess()
+        if n < 1:
+            raise SettingError(f"the number of samples must be at least 1, got {n}")
+        streams = Streams(seed, self.device)
+        label = self._labels(labels, n, streams)
+        if source is None:
+            source, label = self._held_out(n, label, labels is None)
+        parts = []
+        for i, begin in enumerate(range(0, n, CHUNK)):
+            size = min(CHUNK, n - begin)
+            piece = slice(begin, begin + size)
+            prompt = Batch(
+                torch.zeros(size, *self.card.signature.shape, device=self.device),
+                None if source is None else source[piece],
+                None if label is None else label[piece],
+            )
+            own = i % among.size == among.rank
+            parts.append(self._generate(prompt, streams("sample", i), drawn=source is None) if own else prompt.data)
+        return Batch(among.gather(torch.cat(parts)), source, label)
+
+    def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
+        model = self.card.model
+        source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
+        assert source is not None
+        if isinstance(self.module, Student):
+            self.nfe = self.module.nfe
+            return self.module(source, model.condition(source, prompt.label), generator=generator)
+        low, high = ((limit - self.card.data["shift"]) / self.card.data["scale"] for limit in self.card.data["limits"])
+        of = SampledField(self.module, model, self.card.moments, (low, high))
+        result = self.sampler.sample(of, source, prompt.label, generator=generator)
+        self.nfe = result.nfe
+        return result.data
+
+    def _labels(self, labels: Any, n: int, streams: Streams) -> Tensor | None:
+        signature = self.card.signature
+        if signature.classes is None and signature.label_shape is None:
+            if labels is not None:
+                raise SettingError("this model was trained without labels, so none can be asked for")
+            return None
+        if signature.classes is None:
+            if labels is None:
+                return None
+            label = torch.as_tensor(labels, dtype=torch.float32, device=self.device)
+            if tuple(label.shape) != (n, *(signature.label_shape or ())):
+                raise SettingError(f"labels must have shape ({n}, {signature.label_shape}), got {tuple(label.shape)}")
+            return label
+        if labels is None:
+            shares = torch.tensor(self.card.data["label_shares"], device=self.device)
+            return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
+        if isinstance(labels, str) and labels != "balanced":
+            raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
+        every = torch.arange(n) % signature.classes
+        label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
+        if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= signature.classes:
+            raise SettingError(f"labels must be one integer or {n} integers from 0 to {signature.classes - 1}, got {label.tolist()[:10]}")
+        return label.long().expand(n) if label.numel() == 1 else label.long()
+
+    def _source(self, source: Any, n: int) -> Tensor:
+        z = torch.as_tensor(source, dtype=torch.float32, device=self.device)
+        if tuple(z.shape) != (n, *self.card.signature.shape):
+            raise SettingError(f"source must have shape {(n, *self.card.signature.shape)}, got {tuple(z.shape)}")
+        return (z - self.card.data["shift"]) / self.card.data["scale"]
+
+    def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor | None, Tensor | None]:
+        """Held-out sources, repeated as needed, if the coupling does not draw them; pairs with their labels unless others were given."""
+        coupling = self.card.model.coupling
+        if coupling.draws_source:
+            return None, label
+        dataset = dataset_of(self.card.data)
+        source = coupling.given(dataset.held_out)
+        if source is None:
+            raise DataError(f"the model's source is data, but {dataset.name} has none; give source")
+        index = torch.arange(n) % len(source)
+        if coupling.paired and matched and label is not None and dataset.held_out.label is not None:
+            label = dataset.held_out.label[index].to(self.device)
+        return source[index].to(self.device), label
+
+
+def load(run: str | Path, of: str | None = None, device: str = "cpu", ema: float | None = None) -> Pipeline:
+    """Loads a run's student (or its teacher, where it has no student).
+
+    Args:
+        run: folder of a run, or of a bundle.
+        of: ``student`` or ``teacher``; None for the student if there is one.
+        device: where to run it.
+        ema: decay of one of the further averages that the run kept (``trainer.extra_ema_decays``); None for its main one.
+
+    Raises:
+        CardError: nothing finished is there, or it is damaged.
+    """
+    folder = Path(run)
+    if not folder.is_dir():
+        raise ArtifactError(f"there is no run at {folder}")
+    if of not in (None, "student", "teacher"):
+        raise SettingError(f"of must be student or teacher, got {of!r}")
+    here = [folder] if (folder / "card.json").exists() else []
+    places = here or [folder / kind for kind in ((of,) if of else ("student", "teacher"))]
+    found = next((place for place in places if (place / "card.json").exists()), None)
+    if found is None:
+        raise ArtifactError(
+            f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
+        )
+    card, module = load_artifact(found, ema)
+    return Pipeline(card, module, device)

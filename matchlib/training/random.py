@@ -1,0 +1,147 @@
+"""Random numbers as a function of (seed, stream, step) that belong to samples, however a batch is cut up.
+
+References:
+    Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models", 2023, https://arxiv.org/abs/2312.02696 (per-step
+    seeding in the accompanying code)
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from matchlib.errors import IncompatibleError, SettingError
+
+__all__ = ["BatchSlice", "Streams", "place"]
+
+MASK = (1 << 64) - 1
+
+
+def _mix(x: int) -> int:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every input bit reaches every output bit."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Named random streams of one run.
+
+    Args:
+        seed: of the run.
+        device: where the random numbers are drawn.
+    """
+
+    seed: int
+    device: torch.device
+
+    def __call__(self, stream: str, step: int = 0) -> torch.Generator:
+        """Returns a fresh generator for one step of one stream."""
+        key = _mix(_mix(_mix(self.seed & MASK) ^ zlib.crc32(stream.encode())) ^ step)
+        return torch.Generator(self.device).manual_seed(key >> 1)
+
+
+_active: list[BatchSlice] = []
+
+
+@dataclass(frozen=True)
+class BatchSlice:
+    """The rows ``begin`` to ``end`` of a batch of ``total`` samples.
+
+    Draws whose first dimension is the number of rows belong to samples; all others are made for the whole batch, the same in every
+    share.
+
+    Args:
+        begin, end, total: 0 <= begin < end <= total.
+
+    Raises:
+        SettingError: there are no such rows.
+    """
+
+    begin: int
+    end: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin < self.end <= self.total:
+            raise SettingError(f"a share needs 0 <= begin < end <= total, got {self.begin}, {self.end}, {self.total}")
+
+    @classmethod
+    def of(cls, total: int, rank: int = 0, size: int = 1) -> BatchSlice:
+        """Returns the share of process ``rank`` of ``size``.
+
+        Raises:
+            SettingError: the batch cannot be cut into equal shares.
+        """
+        if total % size:
+            raise SettingError(f"a batch of {total} samples cannot be shared equally by {size} processes; choose a multiple of {size}")
+        own = total // size
+        return cls(rank * own, (rank + 1) * own, total)
+
+    @property
+    def rows(self) -> int:
+        """How many samples it has."""
+        return self.end - self.begin
+
+    def parts(self, most: int | None) -> Iterator[BatchSlice]:
+        """Yields the share in parts of at most ``most`` samples, or whole for None."""
+        step = most or self.rows
+        for begin in range(self.begin, self.end, step):
+            yield BatchSlice(begin, min(begin + step, self.end), self.total)
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """A context in which what is drawn for ``rows`` samples is drawn for these rows; it costs nothing where they are all."""
+        _active.append(self)
+        try:
+            with nullcontext() if self.rows == self.total else _SlicedDraws(self):
+                yield
+        finally:
+            _active.pop()
+
+
+def place(rows: int) -> tuple[int, int]:
+    """Returns (first row, size of the whole batch) for what is being computed for ``rows`` samples: (0, rows) outside of shares."""
+    share = _active[-1] if _active else None
+    return (share.begin, share.total) if share is not None and share.rows == rows else (0, rows)
+
+
+class _SlicedDraws(TorchFunctionMode):
+    """Makes draws for the whole batch and keeps the share's rows."""
+
+    def __init__(self, share: BatchSlice) -> None:
+        super().__init__()
+        self.share = share
+
+    def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if kwargs.get("generator") is None:
+            return function(*args, **kwargs)
+        shape = kwargs.get("size", _shape(args)) if function in _CUT else (0,) if function is torch.randperm else None
+        if shape is None:
+            raise IncompatibleError(
+                f"{getattr(function, '__name__', function)} draws random numbers in a way that cannot be cut into shares of a batch; "
+                f"inside a turn use {', '.join(f'torch.{f.__name__}' for f in _CUT)}"
+            )
+        if not shape or shape[0] != self.share.rows:
+            return function(*args, **kwargs)
+        bounds = [x for x in args if isinstance(x, int)] if function is torch.randint else []
+        whole: Tensor = function(*bounds, size=(self.share.total, *shape[1:]), **{k: v for k, v in kwargs.items() if k != "size"})
+        return whole[self.share.begin : self.share.end]
+
+
+_CUT = (torch.rand, torch.randn, torch.randint)
+
+
+def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:
+    """The shape among positional arguments: the last one, or all of them."""
+    return tuple(args[-1]) if args and not isinstance(args[-1], int) else tuple(args)
