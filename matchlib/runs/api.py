@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
 from matchlib.io import lock, write_text
-from matchlib.registry import datasets, families, losses, students
+from matchlib.registry import losses
 from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run
@@ -201,7 +200,6 @@ def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False
         MatchlibError: the settings cannot work; nothing was written.
     """
     init_distributed(device_of(settings.device))
-    settings = _absolute(settings)
     processes = strategy(settings.trainer.engine.parallel)
     folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
     parts = {key: given.pop(key, None) for key in ("data", "teacher", "loss")}
@@ -262,24 +260,6 @@ def _default_folder(settings: RunSettings) -> Path:
     base = Path("runs") / f"{datetime.now():%Y-%m-%d}-{settings.command}-{teacher}-{data}"
     candidates = (base if i == 1 else Path(f"{base}-{i}") for i in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
-
-
-def _absolute(settings: RunSettings) -> RunSettings:
-    """Returns the settings with paths that do not depend on the working folder."""
-    changes: dict[str, Any] = {}
-    for group, registry in (("data", datasets), ("teacher", families), ("student", students)):
-        name = getattr(settings, group).name
-        if name not in registry and not name.startswith(GIVEN):
-            changes[f"{group}.name"] = _absolute_name(name)
-    if settings.out is not None:
-        changes["out"] = os.path.abspath(os.path.expanduser(settings.out))
-    return resolve(settings.command, config=plain(settings), settings=changes) if changes else settings
-
-
-def _absolute_name(name: str) -> str:
-    """Makes the path in ``PREFIX:PATH:NAME`` absolute, if there is such a file or folder."""
-    parts = name.split(":")
-    return ":".join(os.path.abspath(os.path.expanduser(part)) if os.path.exists(os.path.expanduser(part)) else part for part in parts)
 
 
 # -- what a call was given -------------------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
-from matchlib.io import cache_folder
+from matchlib.io import cache_folder, read_tensors
 from matchlib.registry import metrics
-from matchlib.runs.artifact import CONFIG, ArtifactConfig, load_artifact, save_artifact, save_average, versions
+from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Components, data_digest, device_of, settings_digest
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.settings import RunSettings
@@ -140,8 +140,8 @@ class Run:
     def _read_cached(folder: Path, teacher: Teacher) -> bool:
         """Gives the teacher the weights of a folder of the cache; returns whether it could."""
         try:
-            teacher.load_state_dict(load_artifact(folder)[1].state_dict())
-        except ArtifactError:  # not there, or damaged
+            teacher.load_state_dict(read_tensors(folder / WEIGHTS)[0])
+        except (ArtifactError, RuntimeError):  # not there, damaged, or of other networks
             return False
         return True
 
@@ -171,8 +171,7 @@ class Run:
             field=self._place(field, "teacher"),
         )
         averaged = self._trainer(task, training, "teacher").fit()["field"]
-        field.load_state_dict(averaged.state_dict())
-        self.components.teacher.requires_grad_(False).eval()
+        self.components.teacher.field = averaged.eval().requires_grad_(False)
 
     # -- the student -------------------------------------------------------------------------------------------------------
 

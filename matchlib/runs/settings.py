@@ -5,8 +5,8 @@ A plugin is named by a *spec*, ``{"name": registered name, setting: value, ...}`
 
 from __future__ import annotations
 
-import copy
 import math
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -290,7 +290,7 @@ class RunSettings(Settings):
     trainer: StudentTraining = Field(default_factory=StudentTraining)
     """How the student is trained."""
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
-    """How samples are scored."""
+    """The scores of student and teacher."""
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     """Seed of every random stream."""
     device: str = "auto"
@@ -317,37 +317,48 @@ def _listed(value: Any) -> Any:
     return [_listed(x) for x in value] if isinstance(value, list | tuple) else value
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where in the tree a plugin is named: a spec with its default, or a group whose further keys are the plugin's settings."""
+
+    default: Mapping[str, Any] | None
+    known: frozenset[str] = frozenset()
+
+
 @cache
-def _plugins_at() -> dict[tuple[str, ...], type[Settings] | None]:
-    """Where in the tree plugins are named: specs (None), and groups whose further keys are a plugin's settings."""
-    found: dict[tuple[str, ...], type[Settings] | None] = {}
+def _places() -> dict[tuple[str, ...], Place]:
+    """Every place of the tree where a plugin is named."""
+    found: dict[tuple[str, ...], Place] = {}
 
     def walk(kind: type[Settings], path: tuple[str, ...]) -> None:
         for key, field in kind.model_fields.items():
-            if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
-                found[(*path, key)] = None
             inner = field.annotation
-            if isinstance(inner, type) and issubclass(inner, Settings):
+            if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
+                found[(*path, key)] = Place(field.default)
+            elif isinstance(inner, type) and issubclass(inner, Settings):
                 if issubclass(inner, OpenSettings):
-                    found[(*path, key)] = inner
+                    found[(*path, key)] = Place(None, frozenset(inner.model_fields))
                 walk(inner, (*path, key))
 
     walk(RunSettings, ())
     return found
 
 
-def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = (), *, replace: bool = False) -> None:
-    """Lays ``over`` over ``base``. Naming another plugin drops the settings of the one before; with ``replace`` naming any does."""
-    where = _plugins_at()
-    if path in where and "name" in over and (replace or over["name"] != base.get("name")):
-        kind = where[path]
-        for key in [key for key in base if kind is None or key not in kind.model_fields]:
+def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
+    """Lays ``over`` over ``base``. Naming another plugin drops the settings of the one before; naming none keeps the default's."""
+    place = _places().get(path)
+    if place is not None and "name" in over and over["name"] != base.get("name"):
+        for key in [key for key in base if key not in place.known]:
             del base[key]
+    elif place is not None and place.default is not None and not base and "name" not in over:
+        base.update(place.default)
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _lay(base[key], value, (*path, key), replace=replace)
+        if isinstance(value, Mapping):
+            node = base.get(key)
+            base[key] = dict(node) if isinstance(node, Mapping) else {}
+            _lay(base[key], value, (*path, key))
         else:
-            base[key] = copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
+            base[key] = value
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:
@@ -379,16 +390,28 @@ def resolve(
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
     """
-    user: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     layers = [read_recipe(recipe) if recipe is not None else {}, config or {}]
     layers += [_nested(path, value) for path, value in (options or {}).items() if value is not None]
     layers += [_nested(path, value) for path, value in (settings or {}).items()]
     for layer in layers:
         _check_keys(layer)
-        _lay(user, layer)
-    tree = plain(RunSettings())
-    _lay(tree, user, replace=True)
+        _lay(tree, layer)
+    for group, kind in (("data", DataSettings), ("teacher", TeacherSettings), ("student", StudentSettings)):
+        node = tree.get(group)
+        if isinstance(node, dict) and isinstance(node.get("name"), str):
+            node["name"] = _absolute(node["name"], ALL[kind.group])
+    if isinstance(tree.get("out"), str) and tree["out"]:
+        tree["out"] = os.path.abspath(os.path.expanduser(tree["out"]))
     return RunSettings(**{**tree, "command": command})
+
+
+def _absolute(name: str, registry: Mapping[str, Any]) -> str:
+    """Makes the path in ``PREFIX:PATH:NAME`` absolute, if it names no plugin and there is such a file or folder."""
+    if name in registry:
+        return name
+    parts = [(part, os.path.abspath(os.path.expanduser(part))) for part in name.split(":")]
+    return ":".join(path if os.path.exists(path) and part else part for part, path in parts)
 
 
 def _check_keys(tree: Any, where: str = "") -> None:
