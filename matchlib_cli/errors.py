@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from matchlib.errors import DivergedError, MatchlibError
+from matchlib.errors import ConversionError, DivergedError, MatchlibError
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
@@ -28,6 +28,11 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
     try:
         result = command()
         sys.stdout.flush()
+    except ConversionError as error:
+        from matchlib.runs.explain import explained
+
+        fail(str(explained(error)))
+        return WRONG
     except (MatchlibError, DivergedError) as error:
         fail(str(error))
         return WRONG if isinstance(error, MatchlibError) else DIVERGED

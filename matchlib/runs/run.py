@@ -220,7 +220,7 @@ class Run:
         student, critic = self._place(of.student), self._place(of.critic)
         times, engine = of.model.times, t.engine
         distillation = Distillation(
-            frozen, student, critic, self.loss_of_run, times, split=engine.split, joint_forward=engine.joint_forward
+            frozen, student, critic, self.loss_of_run, times, two_pass=engine.split, joint_forward=engine.joint_forward
         )
         data = self.data.compact().to(self.device)
         algorithm = self._distilling(distillation, made, data)

@@ -137,7 +137,7 @@ class EngineSettings:
         compile: mode of ``torch.compile`` for each network: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``; None: not.
         channels_last: whether images and the weights of convolutions are laid out with channels last.
         checkpointing: whether blocks of networks are computed again in the backward pass instead of kept.
-        split: see ``matchlib.distillation.distillation.Distillation``.
+        split: ``two_pass`` of ``matchlib.distillation.distillation.Distillation``.
         joint_forward: likewise.
     """
 

@@ -99,8 +99,8 @@ def _model(settings: TeacherSettings, dataset: Dataset) -> MatchingModel:
 
 def card_of(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
     """Describes a teacher made in Python; its network is named in the card only if it is a registered one."""
-    if teacher.units is not None:
-        dataset = dataset.normalized_as(*teacher.units)
+    if teacher.normalization is not None:
+        dataset = dataset.normalized_as(*teacher.normalization)
     own = {"name": "ode"} if teacher.defaults is None else samplers.describe(teacher.defaults.sampler)
     sampler = own if settings.teacher.sampler is None else settings.teacher.sampler
     return ArtifactConfig(
