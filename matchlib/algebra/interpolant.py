@@ -62,8 +62,8 @@ class Interpolant(ABC):
     ) -> Tensor:
         """Draws the state at ``s < t`` given the state at ``t`` and (a prediction of) the data.
 
-        The distribution of one state given another is not fixed by a, b and c. This default draws afresh what the data leave open: the source
-        is kept if it is known and else standard normal, the noise is new. It has the right distribution at every single time.
+        The distribution of one state given another is not fixed by a, b and c. This default draws afresh what the data leave open: the
+        source is kept if it is known and else standard normal, the noise is new. It has the right distribution at every single time.
 
         Args:
             state, data: shape ``(b, *event)``.

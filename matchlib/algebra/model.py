@@ -208,8 +208,8 @@ class MatchingModel:
         Args:
             source: shape ``(b, *event)``.
             t: shape ``(b,)``.
-            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's distribution
-                given the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
+            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's
+                distribution given the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
         """
         at = self.interpolant.coefficients(t)
         noise = draw_like(source, generator) if self.interpolant.noisy else None

@@ -92,7 +92,7 @@ class Mixture:
         return Batch(data, source, index // self.weights.shape[1] if self.classes > 1 else None)
 
     def coupled(self, coupling: Coupling) -> Mixture:
-        """Returns the distribution after a coupling: pairs kept, or the source made independent, standard normal where the coupling says so."""
+        """Returns the distribution after a coupling: pairs kept, or an independent source, standard normal where the coupling says so."""
         if coupling.paired:
             return self
         mean, covariance = self.mean.clone(), self.covariance.clone()
@@ -199,9 +199,9 @@ class GaussianField(nn.Module):
 class BestCritic(nn.Module):
     """The critic that maximises a bilinear loss: ``f~ + N/m``, ``m = g q + g' p``, ``N = q (b f_q - a f~) + p (b' f_p - a' f~)``.
 
-    p and q are the densities of what the field sees under the real and the generated distribution, f_p and f_q their exact fields; (g, a, b) are the
-    loss's weights of |d|^2, teacher and target on generated points and (g', a', b') those on real points. For RealUID they are
-    (gamma, alpha, beta) and one minus each.
+    p and q are the densities of what the field sees under the real and the generated distribution, f_p and f_q their exact fields.
+    (g, a, b) are the loss's weights of |d|^2, teacher and target on generated points, and (g', a', b') those on real points. For RealUID
+    they are (gamma, alpha, beta) and one minus each.
 
     Args:
         model: its row is predicted.

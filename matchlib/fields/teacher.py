@@ -30,7 +30,7 @@ class Teacher(nn.Module):
             ``(b,)``; it is copied, so that later training of the original leaves the teacher alone.
         model: the matching model whose row the field predicts.
         moments: second moments of data and source, in the field's units.
-        normalization: (shift, scale) with ``data = shift + scale * the field's units``; None for the data set's own (mean 0, mean square 1).
+        normalization: (shift, scale) with ``data = shift + scale * the field's units``; None for that of the data set.
         defaults: what suits the teacher for sampling and distilling; None for general defaults.
         guidance: w of ``uncond + w (cond - uncond)``; 1 leaves the field as it is, other values cost a second evaluation of a field that
             was trained with dropped labels (Ho, Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).

@@ -227,5 +227,6 @@ def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> floa
     density = g * world.q + g1 * world.p
     exact = density * (world.best(loss)(*world.point) - world.teacher_prediction)[:, 0]
     f_p, f_q = world.exact(world.real)[:, 0], world.exact(world.made)[:, 0]
-    near = world.p * (loss.beta * (f_q - f_p) - (world.teacher_prediction[:, 0] - f_p)) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
+    error = world.teacher_prediction[:, 0] - f_p
+    near = world.p * (loss.beta * (f_q - f_p) - error) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
     return ((exact - near).abs().sum() / near.abs().sum()).item()
