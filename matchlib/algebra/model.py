@@ -62,8 +62,8 @@ class Moments:
         if self == Moments():
             return row
         root = math.sqrt(self.data)
-        own = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
-        return Row(row.data * root + row.source * (self.cross / root), row.source * own, row.noise)
+        rest = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
+        return Row(row.data * root + row.source * (self.cross / root), row.source * rest, row.noise)
 
 
 @dataclass(frozen=True)

@@ -117,23 +117,23 @@ class Distillation:
 
     def _value_and_slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the student's loss at a point and its gradient with respect to the data."""
-
-        def mean(critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-            return _mean(map(loss.student_loss, self._by_head(point, critic, teacher, target)))
-
-        target = self.model.target(point)
-        reached = [x for x in (point.condition.source, point.state, target) if x is not None and x.requires_grad]
+        target, source = self.model.target(point), point.condition.source
+        reached = [x for x in (source, point.state, target) if x is not None and x.requires_grad]
         leaves = [x.detach().requires_grad_() for x in reached]
-        cut = {id(x): leaf for x, leaf in zip(reached, leaves, strict=True)}
-        condition = replace(point.condition, source=cut.get(id(point.condition.source), point.condition.source))
-        inputs, target = (cut.get(id(point.state), point.state), point.time, condition), cut.get(id(target), target)
+        leaf_of = {id(x): leaf for x, leaf in zip(reached, leaves, strict=True)}
+        cut = _placed(point, leaf_of.get(id(point.state), point.state), leaf_of.get(id(source), source))
+        inputs, target = _inputs([cut]), leaf_of.get(id(target), target)
+
+        def mean(point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+            return _mean(map(loss.student_loss, self._by_head(point, critic, teacher, target)))
 
         with torch.no_grad():  # the slope of a separable loss in the teacher is the same for any critic
             critic = None if loss.separable else self._read_critic(*inputs)
         teacher = self._read_teacher(*inputs)
-        slopes = _gradient(mean(teacher.detach() if critic is None else critic, teacher, target.detach()), leaves)
+        constant = _placed(point, point.state.detach(), None if source is None else source.detach())
+        slopes = _gradient(mean(constant, teacher.detach() if critic is None else critic, teacher, target.detach()), leaves)
         teacher = teacher.detach()  # its graph is gone before the critic's is there
-        value = mean(self._read_critic(*inputs), teacher, target)
+        value = mean(cut, self._read_critic(*inputs), teacher, target)
         slopes = [a + b for a, b in zip(slopes, _gradient(value, leaves), strict=True)]
         return value.detach(), torch.autograd.grad(reached, data, slopes, materialize_grads=True)[0]
 
@@ -177,6 +177,11 @@ def _inputs(points: Sequence[PathSample]) -> tuple[Tensor, Tensor, Condition]:
         torch.cat([point.time for point in points]),
         Condition(None if labels[0] is None else torch.cat(labels), None if sources[0] is None else torch.cat(sources)),
     )
+
+
+def _placed(point: PathSample, state: Tensor, source: Tensor | None) -> PathSample:
+    """Returns the point with other tensors for what a field sees."""
+    return replace(point, state=state, condition=replace(point.condition, source=source))
 
 
 def _mean(heads: Iterable[Tensor]) -> Tensor:

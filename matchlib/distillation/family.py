@@ -50,9 +50,9 @@ class Family(ABC):
     def model(self, *, paired: bool) -> MatchingModel:
         """Returns the family's model for data that come with a source (``paired``) or without."""
 
-    def network(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the piece of the teacher's network: the one that the settings ask for, unless the family has its own."""
-        return asked
+    def network(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the spec of the teacher's network: that of the settings, unless the family has its own."""
+        return spec
 
     @abstractmethod
     def defaults(self, *, paired: bool) -> Defaults:

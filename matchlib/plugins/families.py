@@ -163,5 +163,5 @@ class GaussianFamily(Family):
     def defaults(self, *, paired: bool) -> Defaults:
         return families[self.like]().defaults(paired=paired)
 
-    def network(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
+    def network(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"name": "gaussian", **self.distribution}
