@@ -65,6 +65,6 @@ def test_the_package_trains_distils_and_samples(installed: dict[str, str], tmp_p
         *small,
     ]
     run(installed, "distill", "--teacher", "flow", *options)
-    assert '"name": "sine"' in (tmp_path / "run" / "student" / "card.json").read_text()
+    assert '"name": "sine"' in (tmp_path / "run" / "student" / "config.json").read_text()
     run(installed, "sample", run_folder, "-n", "4", "--out", str(tmp_path / "x.npz"))
     run(installed, "train", "--family", "flow", "--set", "teacher.interpolant.name=sine", "--out", str(tmp_path / "train"), *small)

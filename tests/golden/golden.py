@@ -30,6 +30,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ RENAMED: dict[str, str] = {
     "student.start": "student.t_start",
     "evaluation.clip": "evaluation.clip_samples",
 }
+
+# Settings of both phases in the old version (new names), which each phase has for itself in the new one.
+BOTH_PHASES = re.compile(r"trainer\.(log_every|checkpoint_every|keep_last|monitor_every|on_alarm|engine\..*)$")
 
 # (old dotted path, old value as text) to the new value as text, for names of plugins and choices.
 VALUES: dict[tuple[str, str], str] = {}
@@ -192,7 +196,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Cut:
-    """Takes a finished run back to a checkpoint, as if it had been killed right after it.
+    """Takes a finished run back to a checkpoint, as if killed there.
 
     Args:
         run: its folder.
@@ -257,7 +261,7 @@ def sample(run: str, of: str, *words: str, n: int = 16) -> Run:
 
 
 EULER = {"teacher.sampler.name": "ode", "teacher.sampler.method": "euler", "teacher.sampler.steps": 8}
-HEUN = {"teacher.sampler.name": "ode", "teacher.sampler.method": "heun2", "teacher.sampler.steps": 5}
+MIDPOINT = {"teacher.sampler.name": "ode", "teacher.sampler.method": "midpoint", "teacher.sampler.steps": 5}
 SDE = {"teacher.sampler.name": "sde", "teacher.sampler.steps": 10, "teacher.sampler.level": 0.7}
 DDIM = {"teacher.sampler.name": "ddim", "teacher.sampler.steps": 8}
 ANCESTRAL = {"teacher.sampler.name": "ancestral", "teacher.sampler.steps": 10}
@@ -390,7 +394,7 @@ CASES: dict[str, list[Step]] = {
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             processes=2,
             data=PLANE,
-            teacher=HEUN,
+            teacher=MIDPOINT,
             trainer={"trainer.engine.parallel": "fsdp", "trainer.emas": [0.9]},
         )
     ],
@@ -399,10 +403,10 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "flow", "--data", "digits"),
             data={"data.balanced": True},
-            teacher=EULER | {"teacher.training.rate": 3e-3, "teacher.training.decay": 0.3, "teacher.training.ema": 0.9},
+            teacher=EULER | {"teacher.training.rate": 3e-3, "teacher.training.decay": 0.3, "teacher.training.ema": 0.5},
             trainer={
-                "trainer.emas": [0.9, 0.99],
-                "trainer.ema": 0.95,
+                "trainer.emas": [0.4, 0.99],
+                "trainer.ema": 0.6,
                 "trainer.student_factor": 0.5,
                 "trainer.critic_factor": 0.7,
                 "trainer.decay": 0.4,
@@ -419,13 +423,11 @@ CASES: dict[str, list[Step]] = {
                 "teacher.training.label_dropout": 0.2,
                 "teacher.guidance": 2.0,
                 "teacher.training.clip": 2.0,
-                "teacher.training.surge": 1.2,
                 **EULER,
             },
             trainer={
                 "trainer.critic_turns": 2,
                 "trainer.clip": 0.5,
-                "trainer.surge": 1.5,
                 "trainer.betas": [0.1, 0.98],
                 "trainer.engine.split": True,
             },
@@ -447,9 +449,9 @@ CASES: dict[str, list[Step]] = {
         distill(
             "run",
             *("--teacher", "flow", "--data", "digits-restore", "--alpha", "0.9", "--beta", "0.95", "--gamma", "0.8"),
-            teacher=EULER,
+            teacher=EULER | {"teacher.training.surge": 1.02},
             student=OWN_NETWORK | {"student.warm": True},
-            trainer={"trainer.critic_rate": 1e-3, "trainer.student_rate": 4e-4},
+            trainer={"trainer.critic_rate": 1e-3, "trainer.student_rate": 4e-4, "trainer.surge": 1.1},
         )
     ],
     "diffusion-sid": [
@@ -457,7 +459,7 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "diffusion", "--data", "digits", "--loss", "sid"),
             data={"data.labels": False},
-            teacher=HEUN | {"teacher.sigma_max": 40.0, "teacher.times.log_ratio": [-0.3, 1.0]},
+            teacher=MIDPOINT | {"teacher.sigma_max": 40.0, "teacher.times.log_ratio": [-0.3, 1.0]},
             trainer={"trainer.times.low": 0.02, "trainer.times.high": 0.9, "trainer.times.log_ratio": [0.3, 0.9]},
             loss={"loss.a": 1.0},
             evaluation={"evaluation.clip": True},
@@ -504,8 +506,8 @@ CASES: dict[str, list[Step]] = {
             | {
                 "teacher.coupling.name": "minibatch-ot-data",
                 "teacher.interpolant.name": "linear-sde-bridge",
-                "teacher.interpolant.rate": 1.0,
-                "teacher.interpolant.g2": 2.0,
+                "teacher.interpolant.rate": 1.5,
+                "teacher.interpolant.g2": 1.5,
             },
             trainer={
                 "trainer.critic_network.name": "mlp",
@@ -572,8 +574,8 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "gaussian", "--data", "swiss-roll", "--loss", "uid"),
             data=PLANE,
-            teacher=HEUN | {"teacher.like": "diffusion", "teacher.law": {"components": 3}},
-            loss={"loss.space": "data", "loss.weight_power": 0.5},
+            teacher=MIDPOINT | {"teacher.like": "diffusion", "teacher.law": {"components": 3}},
+            loss={"loss.space": "velocity", "loss.weight_power": 0.5},
         )
     ],
     "best": [
@@ -596,7 +598,7 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             data=PLANE,
-            teacher=HEUN | ABLE,
+            teacher=MIDPOINT | ABLE,
             trainer=ALARMING | {"trainer.policy": "roll-back", "trainer.keep": 5},
         ),
         distill(
@@ -604,7 +606,7 @@ CASES: dict[str, list[Step]] = {
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             code=3,
             data=PLANE,
-            teacher=HEUN | ABLE,
+            teacher=MIDPOINT | ABLE,
             trainer=ALARMING | {"trainer.policy": "stop"},
         ),
     ],
@@ -677,7 +679,7 @@ def new_path(path: str) -> str:
 
 
 def new_value(path: str, value: Any) -> Any:
-    """Returns the new value of the setting of an old path, with the keys of mappings translated."""
+    """Returns the new value of a setting, keys of mappings translated."""
     if isinstance(value, Mapping):
         return {_inner(path, key): new_value(f"{path}.{key}", inside) for key, inside in value.items()}
     if (path, str(value)) in VALUES:
@@ -694,7 +696,10 @@ def _inner(path: str, key: str) -> str:
 
 def translated(settings: Settings, side: str) -> dict[str, Any]:
     """Returns settings by dotted path in the names of a side."""
-    return dict(settings) if side == "old" else {new_path(path): new_value(path, value) for path, value in settings.items()}
+    if side == "old":
+        return dict(settings)
+    new = {new_path(path): new_value(path, value) for path, value in settings.items()}
+    return new | {f"teacher.training.{path.removeprefix('trainer.')}": value for path, value in new.items() if BOTH_PHASES.match(path)}
 
 
 def command_line(argv: Sequence[str], side: str) -> list[str]:
@@ -713,7 +718,8 @@ def command_line(argv: Sequence[str], side: str) -> list[str]:
         else:
             words.append(WORDS.get(word, word))
         before = word
-    return words
+    both = [word for before, word in pairwise(words) if before == "--set" and BOTH_PHASES.match(word.partition("=")[0])]
+    return words + [part for word in both for part in ("--set", f"teacher.training.{word.removeprefix('trainer.')}")]
 
 
 def script(text: str, side: str) -> str:
@@ -724,7 +730,7 @@ def script(text: str, side: str) -> str:
 
 
 def list_cases(side: str) -> int:
-    """Prints every case in the names of a side, and the renamings that no case uses; returns the exit code."""
+    """Prints every case in the names of a side. Renamings that no case uses follow; returns the exit code."""
     lines = []
     for name, steps in CASES.items():
         lines += ["", f"# {name}"]
@@ -796,7 +802,7 @@ class Recorder:
         }
 
     def enter(self) -> None:
-        """Starts this script again in that environment, unless it is there already, and loads what the code uses.
+        """Starts this script again in that environment, and loads what the code uses.
 
         Raises:
             SystemExit: the code that would be imported is not that in ``root``.
@@ -865,8 +871,10 @@ class Recorder:
             several = "torch.distributed.run" in words
             ended = (self._start if self.fresh or several else self._fork)(words, work, cache, file.fileno())
         if ended != code:
-            tail = " | ".join(output.read_text(encoding="utf-8").splitlines()[-3:])
-            raise Failed(f"{' '.join(words[:4])} ... ended with {ended}, not {code}: {tail}")
+            said = [line for line in output.read_text(encoding="utf-8").splitlines() if line and not line.startswith("$ ")]
+            raise Failed(
+                f"{' '.join(words[:4])} ... ended with {ended}, not {code}: {said[-1][:300] if said else 'no output'} (see {output})"
+            )
 
     @staticmethod
     def _start(words: list[str], work: Path, cache: Path, output: int) -> int:
@@ -880,7 +888,7 @@ class Recorder:
 
     @staticmethod
     def _fork(words: list[str], work: Path, cache: Path, output: int) -> int:
-        """Does the same in a copy of this process, which has loaded what takes long to load."""
+        """Does the same in a copy of this process, its packages loaded."""
         child = os.fork()
         if child:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -1077,7 +1085,7 @@ def numbers_in(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def scores_of(folder: Path, side: str) -> dict[str, float]:
-    """Returns every score of a recording by ``run:dotted.path``, and the steps of the checkpoints that were kept."""
+    """Returns every score of a recording by ``file:dotted.path``. The steps of the checkpoints that were kept are among them."""
     found: dict[str, float] = {}
     for name in (LAYOUT["old"].scores, "steps.json"):
         for path in sorted(folder.rglob(name)):
@@ -1087,7 +1095,10 @@ def scores_of(folder: Path, side: str) -> dict[str, float]:
 
 
 def rows_of(folder: Path) -> dict[str, list[float]]:
-    """Returns every row of a recording's logs by ``file:number``: its step, its sorted losses, its sorted readings, its alarms."""
+    """Returns every row of a recording's logs by ``file:number``.
+
+    A row is its step, its sorted losses, its sorted readings and the number of its alarms.
+    """
     found: dict[str, list[float]] = {}
     for path in sorted(folder.rglob(LAYOUT["old"].log)):
         for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
