@@ -65,7 +65,7 @@ def test_gaussian_is_fitted_to_pairs_jointly(tmp_path: Path) -> None:
 def test_gaussian_teacher_has_the_given_distribution(tmp_path: Path) -> None:
     distilled(tmp_path / "run", "moons", mean=0.3, std=0.5)
     teacher = matchlib.load(tmp_path / "run", of="teacher")
-    x = teacher.draw(4000).data
+    x = teacher.sample_batch(4000).data
     assert (x.mean() - 0.3).abs() < 0.03
     assert (x.std() - 0.5).abs() < 0.03
 
