@@ -60,12 +60,12 @@ def student_turn(of: Distillation, prompt: Batch, *, plain: bool) -> Tensor:
     """Returns a student turn's loss, after its backward pass."""
     generator = torch.Generator().manual_seed(0)
     if plain:
-        point = of.generated(prompt, prompt, generator=generator)
-        (contrast,) = of.contrasts(point)[0]
+        point = of.sample_path(of.generate(prompt, generator=generator), real=prompt, generator=generator)
+        (contrast,) = of.predictions(point)[0]
         loss = of.loss.student_loss(contrast).mean()
     else:
         of.critic.requires_grad_(False)
-        loss = of.student_loss(prompt, prompt, generator=generator)
+        loss = of.student_loss(prompt=prompt, real=prompt, generator=generator)
     loss.backward()
     return loss.detach()
 
@@ -127,7 +127,7 @@ def activations(network: dict[str, Any], loss: dict[str, Any], size: int = 8) ->
         if "checkpointing" in way:
             for module in modules:
                 prepare(module, checkpointing=True)
-        of = Distillation(*modules, matchlib.losses.build(loss), split=True)
+        of = Distillation(*modules, matchlib.losses.build(loss), two_pass=True)
         weights = [weight for module in modules for weight in module.parameters()]
         row[way] = saved_peak(lambda of=of, way=way: student_turn(of, prompt, plain=way == "plain"), weights) / MIB / size
         gradients[way] = torch.cat([weight.grad.flatten() for weight in modules[1].parameters()])

@@ -49,8 +49,8 @@ class Mutant:
 
 
 UID, REAL, FLOW = ("losses", "uid"), ("losses", "realuid"), ("families", "flow")
-CONTRAST, LOSS, PAIRING = "distillation/contrast.py", "distillation/loss.py", "distillation/distillation.py"
-MODEL, CONVERT, ROWS = "algebra/model.py", "algebra/convert.py", "algebra/rows.py"
+CONTRAST, LOSS, PAIRING = "distillation/predictions.py", "distillation/loss.py", "distillation/distillation.py"
+MODEL, CONVERT, ROWS, SPAN = "algebra/model.py", "algebra/convert.py", "algebra/rows.py", "algebra/span.py"
 
 
 def _interpolant(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -148,35 +148,37 @@ MUTANTS = [
     Mutant(
         "latent reused as the joining source",
         PAIRING,
-        "source if self.model.coupling.paired else other.source",
-        "source",
+        "samples.source if self.model.coupling.paired else real.source",
+        "samples.source",
         (FLOW, ("families", "bridge")),
     ),
-    Mutant("pairs broken", PAIRING, "source if self.model.coupling.paired else other.source", "other.source", (("families", "bridge"),)),
+    Mutant(
+        "pairs broken", PAIRING, "samples.source if self.model.coupling.paired else real.source", "real.source", (("families", "bridge"),)
+    ),
     Mutant(
         "critic and teacher swapped",
         PAIRING,
-        "in (self._read_critic, self._read_teacher))",
         "in (self._read_teacher, self._read_critic))",
+        "in (self._read_critic, self._read_teacher))",
         (FLOW,),
     ),
     Mutant("state detached", PAIRING, "return points[0].state,", "return points[0].state.detach(),", (FLOW,)),
     Mutant(
         "target detached",
         PAIRING,
-        "reached = _Reached(point, self.model.target(point))",
-        "reached = _Reached(point, self.model.target(point).detach())",
+        "target, source = self.model.target(point), point",
+        "target, source = self.model.target(point).detach(), point",
         (FLOW,),
     ),
     Mutant(
         "time weight of the distillation dropped",
         PAIRING,
-        "Contrast(f, guess, c, head.weight(point.coefficients))",
-        "Contrast(f, guess, c, 1.0)",
+        "Predictions(f, f_teacher, row, head.weight(at), *seen)",
+        "Predictions(f, f_teacher, row, 1.0, *seen)",
         (("families", "bridge"),),
     ),
     Mutant(
-        "pairs beside a point lose their source",
+        "pairs at another point lose their source",
         "algebra/model.py",
         "point.source, batch.label) if self.coupling.independent else",
         "point.source, batch.label) if True else",
@@ -185,37 +187,43 @@ MUTANTS = [
     Mutant(
         "generated data as real data",
         PAIRING,
-        "points.append(self.model.beside(points[0], real, generator=generator))",
-        "points.append(points[0])",
+        "self.predictions(point, self.model.sample_path(real, generator=generator, like=point))",
+        "self.predictions(point, point)",
         (FLOW,),
     ),
     Mutant(
-        "the student learns in the critic's turn",
+        "the student learns in the critic's step",
         PAIRING,
-        "no_grad():\n            if samples",
-        "enable_grad():\n            if samples",
+        "no_grad():\n            samples",
+        "enable_grad():\n            samples",
         (FLOW,),
     ),
-    Mutant("times of the distillation ignored", PAIRING, "times=times or own.times", "times=own.times", (FLOW,)),
-    Mutant("labels lost on generated points", PAIRING, "Batch(data, joined, prompt.label)", "Batch(data, joined)", (FLOW,)),
+    Mutant("times of the distillation ignored", PAIRING, "times=times or teacher.model.times", "times=teacher.model.times", (FLOW,)),
+    Mutant(
+        "labels lost on generated points",
+        PAIRING,
+        "replace(samples, source=source)",
+        "replace(samples, source=source, label=None)",
+        (FLOW,),
+    ),
     Mutant(
         "teacher's input detached",
-        "distillation/teacher.py",
+        "fields/teacher.py",
         "self.field(state, time, condition)",
         "self.field(state.detach(), time, condition)",
         (FLOW,),
     ),
-    Mutant("teacher not frozen", "distillation/teacher.py", ".eval().requires_grad_(False)", ".eval()", (FLOW,)),
+    Mutant("teacher not frozen", "fields/teacher.py", ".eval().requires_grad_(False)", ".eval()", (FLOW,)),
     Mutant(
         "preconditioning: skip of the wrong sign",
-        "distillation/field.py",
+        "fields/preconditioned.py",
         "row.dot(state) * (inner * inner)",
         "row.dot(state) * (inner * inner) * -1.0",
         (("objectives", "data"),),
     ),
     Mutant(
         "preconditioning: input not scaled",
-        "distillation/field.py",
+        "fields/preconditioned.py",
         "inner = torch.as_tensor(state.dot(state)).rsqrt()",
         "inner = torch.as_tensor(state.dot(state)).rsqrt() ** 2",
         (("objectives", "data"),),
@@ -253,14 +261,14 @@ MUTANTS = [
     Mutant(
         "pinned process: slope not squared",
         "algebra/pinned.py",
-        "share = slope * slope * var_s / var_t",
-        "share = slope * var_s / var_t",
+        "ratio = slope * slope * var_s / var_t",
+        "ratio = slope * var_s / var_t",
         (("interpolants", "vp-linear"), ("interpolants", "linear-sde-bridge")),
     ),
     Mutant(
         "pinned process: variance of the prior",
         "algebra/pinned.py",
-        "slope * var_s / var_t, var_s * open_",
+        "slope * var_s / var_t, var_s * rest",
         "slope * var_s / var_t, var_s",
         (("interpolants", "brownian-bridge"),),
     ),
@@ -298,14 +306,14 @@ MUTANTS = [
     ),
     Mutant(
         "conversion: coefficients in the wrong order",
-        CONVERT,
+        SPAN,
         "torch.linalg.cross(second, third), torch.linalg.cross(third, first)",
         "torch.linalg.cross(third, first), torch.linalg.cross(second, third)",
         (("objectives", "velocity"),),
     ),
     Mutant(
         "conversion: sign of the third coefficient",
-        CONVERT,
+        SPAN,
         "torch.linalg.cross(first, second)\n    volume",
         "torch.linalg.cross(second, first)\n    volume",
         (("objectives", "velocity"),),
@@ -313,8 +321,8 @@ MUTANTS = [
     Mutant(
         "the source is forgotten in a conversion",
         CONVERT,
-        "seen = (*seen, source)",
-        "seen = (*seen, 0.0 * source)",
+        "terms = (*terms, source)",
+        "terms = (*terms, 0.0 * source)",
         (("objectives", "data"), ("objectives", "noise")),
     ),
     Mutant(
@@ -370,22 +378,20 @@ MUTANTS = [
     ),
     _mutant("a mirror that turns signs", _coupling("mirror"), "Row(1.0, -1.0, 0.0)", "Row(1.0, 1.0, 0.0)"),
     # heads
-    Mutant(
-        "heads in another order", "algebra/heads.py", "else answer.unbind(1)", "else answer.flip(1).unbind(1)", (("objectives", "joint"),)
-    ),
+    Mutant("heads in another order", ROWS, "else answer.unbind(1)", "else answer.flip(1).unbind(1)", (("objectives", "joint"),)),
     Mutant("only the first head is trained", MODEL, "in weighted]).sum(0)", "in weighted])[0]", (("objectives", "joint"),)),
     Mutant(
         "only the first head teaches the student",
         PAIRING,
-        "teacher, target)]).sum(0).mean()",
-        "teacher, target)])[0].mean()",
+        "map(loss.student_loss, self._by_head(point, critic, teacher, target))",
+        "map(loss.student_loss, self._by_head(point, critic, teacher, target)[:1])",
         (("objectives", "joint"),),
     ),
     Mutant(
         "only the first head teaches the critic",
         PAIRING,
-        "for pair in pairs]).sum(0).mean()",
-        "for pair in pairs])[0].mean()",
+        "map(loss.critic_loss, at_generated, at_real)",
+        "map(loss.critic_loss, at_generated[:1], at_real)",
         (("objectives", "joint"),),
     ),
     _mutant(
@@ -396,7 +402,7 @@ MUTANTS = [
     ),
     Mutant(
         "guidance the other way",
-        "distillation/teacher.py",
+        "fields/teacher.py",
         "prediction, self.guidance)",
         "prediction, 2 - self.guidance)",
         (FLOW,),
@@ -425,27 +431,29 @@ MUTANTS = [
         "pairwise(grid[:-2])",
         (("samplers", "ancestral"),),
     ),
-    Mutant("an evaluation is not counted", "sampling/base.py", "self.nfe += self.each", "self.nfe += self.nfe % 2", (("samplers", "sde"),)),
+    Mutant(
+        "an evaluation is not counted", "fields/sampler.py", "self.nfe += self.each", "self.nfe += self.nfe % 2", (("samplers", "sde"),)
+    ),
     # the engine
     Mutant(
         "a split that forgets the first part",
         PAIRING,
-        "[a + b for a, b in zip(self._slopes, more, strict=True)] if self._slopes else list(more)",
-        "list(more)",
+        "[a + b for a, b in zip(slopes, _gradient(value, leaves), strict=True)]",
+        "_gradient(value, leaves)",
         (UID, REAL),
     ),
     Mutant(
         "a split that counts the target twice",
         PAIRING,
-        "guess, teacher, target.detach()))",
-        "guess, teacher, target))",
+        "critic, teacher, target.detach()), leaves)",
+        "critic, teacher, target), leaves)",
         (UID, REAL),
     ),
     Mutant(
-        "the slope is not scaled by what follows",
+        "the slope counts twice",
         PAIRING,
-        "return grads[0] * ctx.saved_tensors[0]",
-        "return ctx.saved_tensors[0]",
+        "return value + ((samples.data - data.detach()) * slope).sum()",
+        "return value + (2 * (samples.data - data.detach()) * slope).sum()",
         (UID, FLOW),
     ),
     Mutant(
@@ -455,8 +463,14 @@ MUTANTS = [
         "torch.cat([points[0].time for _ in points])",
         (FLOW,),
     ),
-    Mutant("every part draws the first rows", "shares.py", "whole[self.share.begin : self.share.end]", "whole[: self.share.rows]", (REAL,)),
-    Mutant("every part has the first times", "algebra/times.py", "first, total = place(n)", "first, total = 0, n", (REAL,)),
+    Mutant(
+        "every part draws the first rows",
+        "training/random.py",
+        "whole[self.share.begin : self.share.end]",
+        "whole[: self.share.rows]",
+        (REAL,),
+    ),
+    Mutant("every part has times of its own", "training/random.py", "torch.randint, stratified_uniform)", "torch.randint)", (REAL,)),
     Mutant(
         "a term of a row without its coefficient",
         ROWS,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "ArtifactError",
@@ -38,7 +39,18 @@ class IncompatibleError(MatchlibError):
 
 
 class ConversionError(IncompatibleError):
-    """A prediction that does not determine the one asked for."""
+    """A prediction that does not determine the one asked for.
+
+    Args:
+        message: what was refused, and why.
+        model: the matching model; None where no further prediction would help.
+        predicted: the objectives that its field predicts.
+        wanted: the objective that they do not determine.
+    """
+
+    def __init__(self, message: str, model: Any = None, predicted: tuple[Any, ...] = (), wanted: Any = None) -> None:
+        super().__init__(message)
+        self.model, self.predicted, self.wanted = model, predicted, wanted
 
 
 class DataError(MatchlibError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from matchlib.errors import DivergedError, MatchlibError
+from matchlib.errors import ConversionError, DivergedError, MatchlibError
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
@@ -25,13 +25,21 @@ def fail(message: str) -> None:
     print(f"matchlib: error{who}: {' '.join(message.split())}", file=sys.stderr)
 
 
+def _message(error: Exception) -> str:
+    if isinstance(error, ConversionError):
+        from matchlib.runs.explain import explained
+
+        error = explained(error)
+    return str(error)
+
+
 def exit_code(command: Callable[[], Any], *, given: str) -> int:
     """Runs a command and returns the exit code that its end deserves; ``given`` is the command line, for errors in its usage."""
     try:
         result = command()
         sys.stdout.flush()
     except (MatchlibError, DivergedError) as error:
-        fail(str(error))
+        fail(_message(error))
         return WRONG if isinstance(error, MatchlibError) else DIVERGED
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED

@@ -43,8 +43,11 @@ class _Moved(nn.Module):
 def independent(of: Distillation, real: Batch, prompt: Batch, generator: torch.Generator) -> Tensor:
     """Returns the critic's loss at points that share nothing."""
     with torch.no_grad():
-        points = [of.generated(prompt, real, generator=generator), of.model.sample_path(real, generator=generator)]
-    ((made,), (beside,)) = of.contrasts(*points)
+        points = [
+            of.sample_path(of.generate(prompt, generator=generator), real=real, generator=generator),
+            of.model.sample_path(real, generator=generator),
+        ]
+    ((made,), (beside,)) = of.predictions(*points)
     return of.loss.critic_loss(made, beside if of.loss.uses_real else None).mean()
 
 
@@ -62,7 +65,7 @@ def measured(alpha: float, beta: float, gamma: float | None) -> dict:
         prompt, other = (real.sample(BATCH, generator) for _ in range(2))
         for name, value in (
             ("noise", independent(of, other, prompt, generator)),
-            ("noise shared", of.critic_loss(other, prompt, generator=generator)),
+            ("noise shared", of.critic_loss(prompt=prompt, real=other, generator=generator)),
         ):
             found[name].append(torch.autograd.grad(value, critic.by)[0].item())
     knob = torch.tensor(mean, dtype=torch.float64, requires_grad=True)

@@ -188,25 +188,25 @@ class Adversarial(Distillation):
         """Logits at the points that the critic was asked about last; positive for real ones."""
         return self.head(self.seen.pop("hidden")).squeeze(1)
 
-    def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
-        (contrasts,) = self.contrasts(self.generated(prompt, other, generator=generator))
+    def student_loss(self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0) -> Tensor:
+        point = self.sample_path(self.generate(prompt, generator=generator), real=real, generator=generator)
+        (predictions,) = self.predictions(point)
         fooled = functional.softplus(-self._verdict())
         loss = self.loss.at(progress)
-        return sum(loss.student_loss(contrast) for contrast in contrasts).mean() + self.gain * fooled.mean()  # type: ignore[union-attr]
+        return sum(loss.student_loss(x) for x in predictions).mean() + self.gain * fooled.mean()  # type: ignore[union-attr]
 
     def critic_loss(
-        self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
+        self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
     ) -> Tensor:
         with torch.no_grad():
-            data, source = self.generate(prompt, generator=generator)
-            point = self.joined(data, source, prompt, real, generator)
-        beside = self.model.beside(point, real, generator=generator)
-        (contrasts,) = self.contrasts(point)
+            point = self.sample_path(self.generate(prompt, generator=generator), real=real, generator=generator)
+        at_real = self.model.sample_path(real, generator=generator, like=point)
+        (predictions,) = self.predictions(point)
         told = functional.softplus(self._verdict())
-        self._read_critic(beside.state, beside.time, beside.condition)
+        self.predictions(at_real)
         told = told + functional.softplus(-self._verdict())
         loss = self.loss.at(progress)
-        return sum(loss.critic_loss(contrast, None) for contrast in contrasts).mean() + self.gain * told.mean()  # type: ignore[union-attr]
+        return sum(loss.critic_loss(x, None) for x in predictions).mean() + self.gain * told.mean()  # type: ignore[union-attr]
 
 
 class AdversarialRun(Run):

@@ -37,12 +37,12 @@ class _Plain(nn.Module):
         return self.unet(state, time, *label, return_dict=False)[0]
 
 
-def diffusers(folder: str | Path, *, units: tuple[float, float] | None = IMAGES) -> Teacher:
+def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None = IMAGES) -> Teacher:
     """Returns the teacher of a pipeline that ``save_pretrained`` wrote: a ``UNet2DModel`` and its scheduler.
 
     Args:
         folder: with ``unet/`` and ``scheduler/``.
-        units: as for ``Teacher``; by default 8-bit images scaled to [-1, 1].
+        normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1].
 
     Raises:
         CardError: the folder holds no such pipeline, or not as safetensors.
@@ -60,7 +60,7 @@ def diffusers(folder: str | Path, *, units: tuple[float, float] | None = IMAGES)
         )
     unet = _unet(folder / "unet")
     arguments = ("state", "time", "label") if unet.config.get("num_class_embeds") else ("state", "time")
-    return make(_Plain(unet), scheduler, arguments, units)
+    return make(_Plain(unet), scheduler, arguments, normalization)
 
 
 def _unet(folder: Path) -> Any:
@@ -74,7 +74,9 @@ def _unet(folder: Path) -> Any:
         raise ArtifactError(f"{folder} holds no UNet2DModel as safetensors: {str(error).splitlines()[0]}") from error
 
 
-def _noise_schedule(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], units: tuple[float, float] | None) -> Teacher:
+def _noise_schedule(
+    unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
+) -> Teacher:
     """The thousand noise levels of DDPM; the network counts them from 0, and our t = 0 lies before the first."""
     if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
         raise IncompatibleError("trained_betas and rescale_betas_zero_snr are not read; use Teacher.from_callable with a path of your own")
@@ -84,19 +86,21 @@ def _noise_schedule(unet: nn.Module, config: Mapping[str, Any], arguments: tuple
     objective = objectives[ROWS[config.get("prediction_type", "epsilon")]]()
     model = MatchingModel(couplings["independent"](), path, objective, TimeDistribution(1 / steps, 1.0))
     defaults = families["diffusion-vp"]().defaults(paired=False)
-    return Teacher.from_callable(unet, model, units=units, defaults=defaults, arguments=arguments, time=lambda t: steps * t - 1)
+    return Teacher.from_callable(
+        unet, model, normalization=normalization, defaults=defaults, arguments=arguments, time=lambda t: steps * t - 1
+    )
 
 
-def _flow(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], units: tuple[float, float] | None) -> Teacher:
+def _flow(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None) -> Teacher:
     steps = int(config.get("num_train_timesteps", 1000))
     model = MatchingModel(couplings["independent"](), interpolants["linear"](), objectives["velocity"]())
-    return Teacher.from_callable(unet, model, units=units, arguments=arguments, time=lambda t: steps * t)
+    return Teacher.from_callable(unet, model, normalization=normalization, arguments=arguments, time=lambda t: steps * t)
 
 
-def _edm(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], units: tuple[float, float] | None) -> Teacher:
+def _edm(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None) -> Teacher:
     sign = -1.0 if config.get("prediction_type") == "v_prediction" else 1.0
     levels = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
-    return edm(EDMPrecond(unet, levels["sigma_data"], sign), arguments=arguments, units=units, **levels)
+    return edm(EDMPrecond(unet, levels["sigma_data"], sign), arguments=arguments, normalization=normalization, **levels)
 
 
 SCHEDULERS: dict[str, Callable[..., Teacher]] = {

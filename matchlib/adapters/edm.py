@@ -53,7 +53,7 @@ def edm(
     sigma_data: float = 0.5,
     rho: float = 7.0,
     arguments: Sequence[str] = ("state", "time"),
-    units: tuple[float, float] | None = None,
+    normalization: tuple[float, float] | None = None,
 ) -> Teacher:
     """Returns the teacher of a denoiser ``D(x, sigma)`` of data with standard deviation ``sigma_data``.
 
@@ -61,7 +61,7 @@ def edm(
         denoiser: predicts the data; wrap a raw network in ``EDMPrecond``.
         sigma_min, sigma_max: the noise levels it was trained for.
         arguments: ``("state", "time", "label")`` for ``D(x, sigma, class)``.
-        units: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
+        normalization: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
     path: Any = interpolants.build({"name": "ve", "sigma_max": sigma_max, "rho": rho})
     model = MatchingModel(couplings["independent"](), path, objectives["data"](), TimeDistribution(path.time(sigma_min), 1.0))
@@ -76,4 +76,6 @@ def edm(
     start = path.time(sigma_data * float(interpolants["ve"]().coefficients(torch.tensor([unit.t_start])).b))
     defaults = replace(unit, t_start=start, times=replace(model.times, log_sigma=(mean + math.log(sigma_data), std)))
     moments = Moments(sigma_data**2)
-    return Teacher.from_callable(denoiser, model, moments=moments, units=units, defaults=defaults, arguments=arguments, time=sigma)
+    return Teacher.from_callable(
+        denoiser, model, moments=moments, normalization=normalization, defaults=defaults, arguments=arguments, time=sigma
+    )

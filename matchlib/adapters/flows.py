@@ -23,10 +23,10 @@ from matchlib.registry import couplings, interpolants, objectives
 __all__ = ["flow_matching", "realuid", "torchcfm"]
 
 
-def _towards_data(fn: Callable[..., Any], arguments: Sequence[str], coupling: str, units: tuple[float, float] | None) -> Teacher:
+def _towards_data(fn: Callable[..., Any], arguments: Sequence[str], coupling: str, normalization: tuple[float, float] | None) -> Teacher:
     """``fn`` predicts data - source on ``s data + (1 - s) source``; here t = 1 - s, so the velocity changes its sign."""
     model = MatchingModel(couplings[coupling](), interpolants["linear"](), objectives["velocity"]())
-    return Teacher.from_callable(fn, model, units=units, arguments=arguments, time=lambda t: 1 - t, output=-1.0)
+    return Teacher.from_callable(fn, model, normalization=normalization, arguments=arguments, time=lambda t: 1 - t, output=-1.0)
 
 
 def torchcfm(
@@ -34,16 +34,16 @@ def torchcfm(
     *,
     arguments: Sequence[str] = ("time", "state"),
     coupling: str = "independent",
-    units: tuple[float, float] | None = None,
+    normalization: tuple[float, float] | None = None,
 ) -> Teacher:
     """Returns the teacher of a network trained with torchcfm's matchers at ``sigma = 0``.
 
     Args:
         network: called as ``network(t, x)``; with ``arguments=("time", "state", "label")`` as ``network(t, x, y)``.
         coupling: ``minibatch-ot`` for the exact optimal-transport matcher.
-        units: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
+        normalization: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
-    return _towards_data(network, arguments, coupling, units)
+    return _towards_data(network, arguments, coupling, normalization)
 
 
 def flow_matching(
@@ -51,10 +51,10 @@ def flow_matching(
     *,
     arguments: Sequence[str] = ("state", "time"),
     coupling: str = "independent",
-    units: tuple[float, float] | None = None,
+    normalization: tuple[float, float] | None = None,
 ) -> Teacher:
     """Returns the teacher of a velocity model of flow_matching on its ``CondOTScheduler`` path; arguments as for ``torchcfm``."""
-    return _towards_data(model, arguments, coupling, units)
+    return _towards_data(model, arguments, coupling, normalization)
 
 
 def realuid(
@@ -63,7 +63,7 @@ def realuid(
     *,
     entry: str = "ema_models.0.9999",
     arguments: Sequence[str] = ("time", "state"),
-    units: tuple[float, float] | None = (127.5, 127.5),
+    normalization: tuple[float, float] | None = (127.5, 127.5),
 ) -> Teacher:
     """Returns the teacher of a checkpoint in the layout of the RealUID release.
 
@@ -79,4 +79,4 @@ def realuid(
     fit = copy_fitting(network, read_checkpoint(path, entry))
     if fit.missing:
         raise ArtifactError(f"{path} does not fill {type(network).__name__}: {fit}")
-    return torchcfm(network, arguments=arguments, units=units)
+    return torchcfm(network, arguments=arguments, normalization=normalization)

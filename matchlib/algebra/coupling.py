@@ -15,9 +15,9 @@ __all__ = ["Coupling"]
 
 
 class Coupling(ABC):
-    """A joint law of (data, source), sampled batch by batch.
+    """A joint distribution of (data, source), sampled batch by batch.
 
-    Laws: the data marginal and the labels are kept; ``batch.data`` receives a gradient; ``gaussian_source`` is told truthfully; unless it
+    Laws: the data marginal and the labels are kept; ``batch.data`` receives a gradient; ``gaussian_source`` is stated truthfully; unless it
     keeps pairs, the source is independent of the label, so that any source may be asked for any label.
 
     Attributes:
@@ -56,7 +56,7 @@ class Coupling(ABC):
         return batch.source if self.reads_source else None
 
     def block_size(self, size: int) -> int:
-        """Returns how many neighbours in a batch of ``size`` are paired jointly, so that shares of it must not part them."""
+        """Returns how many neighbours in a batch of ``size`` are paired jointly, so that a slice of it must not part them."""
         del size
         return 1
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from matchlib.algebra.rows import Coefficients, Scalar
+from matchlib.algebra.rows import Coefficients, Scalar, is_zero
 
 __all__ = ["Interpolant", "ScheduledInterpolant", "differentiate", "draw_like"]
 
@@ -28,12 +29,10 @@ class Interpolant(ABC):
     """A path from data (t = 0) to source (t = 1).
 
     Attributes:
-        noisy: whether c is anything but identically zero.
         t_min, t_max: the ends of the open interval in which every coefficient and its derivative is finite.
         examples: further settings that the laws try; each must change the path.
     """
 
-    noisy: ClassVar[bool] = False
     t_min: ClassVar[float] = 0.0
     t_max: ClassVar[float] = 1.0
     examples: ClassVar[tuple[dict[str, Any], ...]] = ()
@@ -41,6 +40,15 @@ class Interpolant(ABC):
     @abstractmethod
     def coefficients(self, t: Tensor) -> Coefficients:
         """Returns a, b, c and their derivatives at times ``t`` of shape ``(b,)``."""
+
+    @cached_property
+    def noisy(self) -> bool:
+        """Whether the path has noise: c is anything but the float 0.0, which means identically zero.
+
+        A tensor of zeros counts as noise.
+        """
+        middle = torch.tensor([0.5 * (self.t_min + self.t_max)], dtype=torch.float64)
+        return not is_zero(self.coefficients(middle).c)
 
     def transition(
         self,
@@ -54,8 +62,8 @@ class Interpolant(ABC):
     ) -> Tensor:
         """Draws the state at ``s < t`` given the state at ``t`` and (a prediction of) the data.
 
-        The law of one state given another is not fixed by a, b and c. This default draws afresh what the data leave open: the source
-        is kept if it is known and else standard normal, the noise is new. It has the right law at every single time.
+        The distribution of one state given another is not fixed by a, b and c. This default draws afresh what the data leave open: the
+        source is kept if it is known and else standard normal, the noise is new. It has the right distribution at every single time.
 
         Args:
             state, data: shape ``(b, *event)``.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from matchlib.algebra.interpolant import Interpolant, draw_like
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, Pair, PathSample
 from matchlib.algebra.rows import Coefficients, Row, join_heads, scaled, split_heads
+from matchlib.algebra.span import smallest_span
 from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
 
@@ -44,7 +46,7 @@ def mean_square(x: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments of an entry of (data, source): what preconditioning and a generator's start need to know of the laws.
+    """Second moments of an entry of (data, source): what preconditioning and a generator's start need to know of the data.
 
     Args:
         data, source: mean squares, positive.
@@ -60,8 +62,8 @@ class Moments:
         if self == Moments():
             return row
         root = math.sqrt(self.data)
-        own = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
-        return Row(row.data * root + row.source * (self.cross / root), row.source * own, row.noise)
+        rest = math.sqrt(max(self.source - self.cross**2 / self.data, 0.0))
+        return Row(row.data * root + row.source * (self.cross / root), row.source * rest, row.noise)
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class MatchingModel:
     the row given what the field sees; an objective of several heads is the sum of theirs.
 
     Args:
-        coupling: the joint law of data and source.
+        coupling: the joint distribution of data and source.
         interpolant: the path that joins them.
         objective: the row, or rows, that a field predicts.
         times: density of t.
@@ -108,10 +110,14 @@ class MatchingModel:
             )
 
     def _leaves_nothing_to_learn(self) -> bool:
-        """Whether what the field sees determines a row of the objective already."""
-        from matchlib.algebra.convert import spanning_rows  # conversions are about models, so they import this file
+        """Returns whether what the field sees determines a row of the objective already."""
+        t = self.probe().time
 
-        return any(spanning_rows(self, (), head) is not None for head in self.objective.heads)
+        def known(at: Coefficients) -> tuple[Row, ...]:
+            return (*self.known(at), *self.relations(at))
+
+        spans = (smallest_span(known, partial(head.row, self), self.interpolant.coefficients, t) for head in self.objective.heads)
+        return any(span is not None for span in spans)
 
     def probe(self, knots: int = 257) -> Coefficients:
         """Returns float64 coefficients at midpoints of the model's interval, away from its ends."""
@@ -151,24 +157,28 @@ class MatchingModel:
         state = at.state(pair.data, pair.source, noise)
         return PathSample(at, state, pair.data, pair.source, noise, self.condition(pair.source, pair.label))
 
-    def sample_path(self, batch: Batch, *, generator: torch.Generator, times: TimeDistribution | None = None) -> PathSample:
-        """Draws one point per sample: pairs the batch, draws times, joins."""
+    def sample_path(
+        self, batch: Batch, *, generator: torch.Generator, times: TimeDistribution | None = None, like: PathSample | None = None
+    ) -> PathSample:
+        """Draws one point per sample: pairs the batch, draws times, interpolates.
+
+        Args:
+            times: density of t; None for the model's.
+            like: a point whose random numbers are used again (common random numbers): its time, its noise and, where the source is
+                independent of the data, its source. Each of the two points has the distribution of the other, and what they share cancels
+                in a difference of their losses. The batch has its size.
+        """
+        if like is not None:
+            return self._common(like, batch, generator)
         pair = self.coupling.pair(batch, generator=generator)
         t = (times or self.times).sample(self.interpolant, pair.data, generator)
         return self.interpolate(pair, t, generator=generator)
 
-    def beside(self, point: PathSample, batch: Batch, *, generator: torch.Generator) -> PathSample:
-        """Places other data where a point is: at its time, with its noise and, where the source is independent of the data, its source.
-
-        Each of the two has the law that ``point`` would give it, and what they share cancels in a difference of their losses.
-
-        Args:
-            batch: of the size of the point's.
-        """
+    def _common(self, point: PathSample, batch: Batch, generator: torch.Generator) -> PathSample:
+        """Places other data where a point is."""
         pair = Pair(batch.data, point.source, batch.label) if self.coupling.independent else self.coupling.pair(batch, generator=generator)
-        at = point.coefficients
-        state = at.state(pair.data, pair.source, point.noise)
-        return PathSample(at, state, pair.data, pair.source, point.noise, self.condition(pair.source, pair.label))
+        state = point.coefficients.state(pair.data, pair.source, point.noise)
+        return replace(point, state=state, data=pair.data, source=pair.source, condition=self.condition(pair.source, pair.label))
 
     def target(self, point: PathSample) -> Tensor:
         """Returns the objective's rows evaluated on the point's latents, shape ``(b, *event)``, or ``(b, heads, *event)`` for several."""
@@ -198,8 +208,8 @@ class MatchingModel:
         Args:
             source: shape ``(b, *event)``.
             t: shape ``(b,)``.
-            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's law given
-                the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
+            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's
+                distribution given the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
         """
         at = self.interpolant.coefficients(t)
         noise = draw_like(source, generator) if self.interpolant.noisy else None

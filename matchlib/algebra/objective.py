@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from matchlib.algebra.coupling import Coupling
+from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.rows import Coefficients, Row, Scalar
 
-if TYPE_CHECKING:
-    from matchlib.algebra.model import MatchingModel
+__all__ = ["Objective", "PathModel"]
 
-__all__ = ["Objective"]
+
+class PathModel(Protocol):
+    """What a row may depend on: a matching model without its objective."""
+
+    @property
+    def coupling(self) -> Coupling:
+        """Who is paired with whom."""
+
+    @property
+    def interpolant(self) -> Interpolant:
+        """How a pair is joined."""
+
+    @property
+    def sees_source(self) -> bool:
+        """Whether the field is given the source besides the state."""
+
+    @property
+    def gaussian(self) -> bool:
+        """Whether the state, given the data and what the field sees, is Gaussian through both source and noise."""
 
 
 class Objective(ABC):
@@ -22,7 +41,7 @@ class Objective(ABC):
         return (self,)
 
     @abstractmethod
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         """Returns the row at ``at``, for the coupling and interpolant of ``model``.
 
         Raises:

@@ -8,7 +8,6 @@ Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239) and the
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,9 +26,9 @@ def pin(early: tuple[Tensor, Tensor], late: tuple[Tensor, Tensor]) -> tuple[Tens
     """
     (alpha_s, var_s), (alpha_t, var_t) = early, late
     slope = alpha_t / alpha_s
-    share = slope * slope * var_s / var_t  # ratio of the two signal-to-noise ratios, in [0, 1]
-    open_ = (1.0 - share).clamp_min(0.0)  # rounding alone can make it negative, at s = t
-    return alpha_s * open_, slope * var_s / var_t, var_s * open_
+    ratio = slope * slope * var_s / var_t  # ratio of the two signal-to-noise ratios, in [0, 1]
+    rest = (1.0 - ratio).clamp_min(0.0)  # rounding alone can make it negative, at s = t
+    return alpha_s * rest, slope * var_s / var_t, var_s * rest
 
 
 class PriorInterpolant(Interpolant):
@@ -57,8 +56,6 @@ class PriorInterpolant(Interpolant):
 
 class PinnedInterpolant(PriorInterpolant, ScheduledInterpolant):
     """A bridge: the prior process pinned at the data (t = 0) and at the source (t = 1)."""
-
-    noisy: ClassVar[bool] = True
 
     def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
         a, b, variance = pin(self.prior(t), self.prior(torch.ones_like(t)))

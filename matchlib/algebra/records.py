@@ -1,4 +1,4 @@
-"""Frozen tensor records that one batch passes through: Batch -> Pair -> Point."""
+"""Frozen tensor records that one batch passes through: Batch -> Pair -> PathSample."""
 
 from __future__ import annotations
 

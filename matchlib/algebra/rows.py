@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Coefficients", "Row", "Scalar", "expand", "join_heads", "joined_shape", "plus", "scaled", "split_heads"]
+__all__ = ["Coefficients", "Row", "Scalar", "expand", "is_zero", "join_heads", "joined_shape", "plus", "scaled", "split_heads"]
 
 Scalar = Tensor | float
 
@@ -34,36 +34,37 @@ def expand(scalar: Tensor, like: Tensor) -> Tensor:
 
 def scaled(scalar: Scalar, latent: Tensor) -> Tensor:
     """Returns ``scalar * latent``, one scalar per sample."""
-    return scalar * latent if isinstance(scalar, float) else expand(scalar, latent) * latent
+    return expand(scalar, latent) * latent if isinstance(scalar, Tensor) else scalar * latent
 
 
 def plus(total: Tensor, scalar: Scalar, latent: Tensor) -> Tensor:
     """Returns ``total + scalar * latent``, one scalar per sample, in one pass."""
-    if isinstance(scalar, float):
-        return torch.add(total, latent, alpha=scalar)
-    return torch.addcmul(total, expand(scalar, latent), latent)
+    if isinstance(scalar, Tensor):
+        return torch.addcmul(total, expand(scalar, latent), latent)
+    return torch.add(total, latent, alpha=scalar)
 
 
-def _is_zero(scalar: Scalar) -> bool:
-    return isinstance(scalar, float) and scalar == 0.0
+def is_zero(scalar: Scalar) -> bool:
+    """Returns whether a coefficient is the number 0.0, that is, identically zero."""
+    return not isinstance(scalar, Tensor) and scalar == 0.0
 
 
 def _times(left: Scalar, right: Scalar) -> Scalar:
     """The product, without an operation where a factor is exactly zero or one."""
-    if _is_zero(left) or _is_zero(right):
+    if is_zero(left) or is_zero(right):
         return 0.0
-    if isinstance(left, float) and left == 1.0:
+    if not isinstance(left, Tensor) and left == 1.0:
         return right
-    return left if isinstance(right, float) and right == 1.0 else left * right
+    return left if not isinstance(right, Tensor) and right == 1.0 else left * right
 
 
 def _plus(left: Scalar, right: Scalar) -> Scalar:
     """The sum, without an operation where a term is exactly zero."""
-    return right if _is_zero(left) else left if _is_zero(right) else left + right
+    return right if is_zero(left) else left if is_zero(right) else left + right
 
 
 def _minus(left: Scalar, right: Scalar) -> Scalar:
-    return left if _is_zero(right) else left - right
+    return left if is_zero(right) else left - right
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Row:
         """Returns the functional's value, shape ``(b, *event)``; a latent with coefficient ``0.0`` is not read and may be None."""
         total: Tensor | None = None
         for scalar, latent in ((self.data, data), (self.source, source), (self.noise, noise)):
-            if latent is not None and not _is_zero(scalar):
+            if latent is not None and not is_zero(scalar):
                 total = scaled(scalar, latent) if total is None else plus(total, scalar, latent)
         return torch.zeros_like(data) if total is None else total
 

@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
+from matchlib.algebra.interpolant import Interpolant
 from matchlib.errors import SettingError
-from matchlib.training.random import place
 
-if TYPE_CHECKING:
-    from matchlib.algebra.interpolant import Interpolant
-
-__all__ = ["TimeDistribution"]
+__all__ = ["TimeDistribution", "stratified_uniform"]
 
 KNOTS = 4097
+
+
+def stratified_uniform(size: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Draws uniform numbers in [0, 1), evenly spread over the interval.
+
+    One random offset shifts them all. A ``TorchFunctionMode`` sees the call as it sees those of ``torch.rand``, so that whoever computes
+    a batch in slices can draw for the whole batch.
+
+    Args:
+        size: ``(b,)``.
+    """
+    if has_torch_function((generator,)):
+        return handle_torch_function(stratified_uniform, (generator,), size, generator=generator, dtype=dtype, device=device)
+    offset = torch.rand((), generator=generator, dtype=dtype, device=device)
+    return (offset + torch.arange(size[0], dtype=dtype, device=device) / size[0]) % 1.0
 
 
 @dataclass(frozen=True)
@@ -61,10 +73,7 @@ class TimeDistribution:
         Each time has this density; together they are evenly spread over it, one uniform offset for the batch, which lowers the variance
         of a batch's mean at no cost (Kingma et al., "Variational Diffusion Models", 2021, https://arxiv.org/abs/2107.00630, section I.1).
         """
-        n = like.shape[0]
-        first, total = place(n)
-        offset = torch.rand((), generator=generator, dtype=like.dtype, device=like.device)  # one number for the batch, whatever its shares
-        u = (offset + torch.arange(first, first + n, dtype=like.dtype, device=like.device) / total) % 1.0
+        u = stratified_uniform(like.shape[:1], generator=generator, dtype=like.dtype, device=like.device)
         if self.log_sigma is None:
             return self.t_min + (self.t_max - self.t_min) * u
         table = _quantiles(self, interpolant, like.dtype, like.device)
@@ -75,13 +84,21 @@ class TimeDistribution:
 
 @lru_cache(maxsize=64)
 def _quantiles(times: TimeDistribution, interpolant: Interpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The inverse distribution function of ``times`` at evenly spaced probabilities, shape ``(KNOTS,)``."""
+    """Returns the inverse distribution function at evenly spaced probabilities, shape ``(KNOTS,)``.
+
+    It is computed in a thread of its own, because torch's modes belong to a thread: the remembered table has numbers even if it is
+    first asked for under a mode that has none (a memory plan), or one that forbids gradients for good (inference).
+    """
+    with ThreadPoolExecutor(1) as outside:
+        return outside.submit(lambda: torch.as_tensor(_table(times, interpolant), dtype=dtype, device=device)).result()
+
+
+def _table(times: TimeDistribution, interpolant: Interpolant) -> np.ndarray:
     assert times.log_sigma is not None
     mean, std = times.log_sigma
     t = torch.linspace(times.t_min, times.t_max, 16 * KNOTS, dtype=torch.float64)[1:-1]
     at = interpolant.coefficients(t)
-    ratio = 0.5 * np.log(np.asarray(at.variance)) - np.log(np.asarray(at.a))
-    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (ratio[0], ratio[-1])]
-    wanted = mean + std * ndtri(np.linspace(bounds[0], bounds[1], KNOTS))
-    increasing = np.maximum.accumulate(ratio)
-    return torch.as_tensor(np.interp(wanted, increasing, t.numpy()), dtype=dtype, device=device)
+    log_sigma = 0.5 * np.log(np.asarray(at.variance)) - np.log(np.asarray(at.a))
+    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (log_sigma[0], log_sigma[-1])]
+    wanted = mean + std * torch.special.ndtri(torch.as_tensor(np.linspace(bounds[0], bounds[1], KNOTS))).numpy()
+    return np.interp(wanted, np.maximum.accumulate(log_sigma), t.numpy())

@@ -1,10 +1,14 @@
-"""A distillation: teacher, student and critic, compared by one loss on one matching model."""
+"""A distillation: teacher, student and critic, compared by one loss on one matching model.
+
+References:
+    "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +30,18 @@ JOINT = 1 << 14  # numbers in a batch of states up to which one larger evaluatio
 class Distillation:
     """The two losses of a distillation, for any teacher, student and loss.
 
+    Both take ``prompt``, which says what is generated (labels, the source where it is data, the number of samples), and ``real``, data
+    independent of it, of the same size. Only the source of ``real`` is read where its data are not needed: it joins the generated
+    samples, unless the coupling keeps pairs.
+
     Args:
         teacher: frozen, with its matching model.
         student: the generator.
         critic: a field that predicts the teacher's own row.
         loss: compares them.
         times: density of t; None for the teacher's own.
-        split: whether the student's gradient is made in two parts, the teacher's and the critic's, of which only one is held in memory at a
-            time; None where that costs nothing, which is where the loss is separable. Else it costs one more evaluation of the critic.
-        joint_forward: whether the critic's turn evaluates generated and real points as one batch; None for small states.
+        two_pass: whether the student's loss is ``student_loss_two_pass``; None where that costs no evaluation: the loss is separable.
+        joint_forward: whether the critic's loss evaluates generated and real points as one batch; None for small states.
 
     Attributes:
         model: the teacher's, with the loss's space as objective and the times of the distillation.
@@ -51,86 +58,32 @@ class Distillation:
         loss: DistillationLoss,
         times: TimeDistribution | None = None,
         *,
-        split: bool | None = None,
+        two_pass: bool | None = None,
         joint_forward: bool | None = None,
     ) -> None:
         self.teacher, self.student, self.critic, self.loss = teacher, student, critic, loss
-        self.split, self.joint_forward = split, joint_forward
-        own = teacher.model
-        space = own.objective if loss.space is None else objectives[loss.space]()
-        self.model = replace(own, objective=space, times=times or own.times)
-        self._read_teacher, self._read_critic = view(teacher, own, space), view(critic, own, space)
+        self.two_pass, self.joint_forward = two_pass, joint_forward
+        space = teacher.model.objective if loss.space is None else objectives[loss.space]()
+        self.model = replace(teacher.model, objective=space, times=times or teacher.model.times)
+        self._read_teacher, self._read_critic = (view(field, teacher.model, space) for field in (teacher, critic))
 
-    def generate(self, prompt: Batch, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Returns (data, source): the student's samples and what they were made from.
-
-        Args:
-            prompt: gives the labels, the source where it is data, and the number of samples.
-        """
-        source = self.model.coupling.source(prompt, generator=generator)
-        condition = self.model.condition(source, prompt.label)
-        return self.student(source, condition, generator=generator), source
-
-    def generated(self, prompt: Batch, other: Batch, *, generator: torch.Generator) -> PathSample:
-        """Returns points on the generated samples' paths.
-
-        Args:
-            prompt: as in ``generate``.
-            other: independent of ``prompt``: its source joins the generated samples, unless the coupling keeps pairs.
-        """
-        data, source = self.generate(prompt, generator=generator)
-        return self.joined(data, source, prompt, other, generator)
-
-    def joined(self, data: Tensor, source: Tensor, prompt: Batch, other: Batch, generator: torch.Generator) -> PathSample:
-        """Returns points on the paths of samples that were made already; the arguments are those of ``generate`` and ``generated``."""
-        joined = source if self.model.coupling.paired else other.source
-        return self.model.sample_path(Batch(data, joined, prompt.label), generator=generator)
-
-    def contrasts(self, *points: PathSample) -> list[list[Predictions]]:
-        """Compares critic, teacher and target at the points; for each point, head by head. Each field is evaluated once for all."""
-        seen, sizes = _seen(points), [len(point.state) for point in points]
-        critic, teacher = (field(*seen).split(sizes) for field in (self._read_critic, self._read_teacher))
-        return [self._contrasts(*each) for each in zip(points, critic, teacher, map(self.model.target, points), strict=True)]
-
-    def _contrasts(self, point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Predictions]:
-        three = (self.model.split(x) for x in (critic, teacher, target))
-        parts = zip(*three, self.model.objective.heads, strict=True)
-        return [Predictions(f, guess, c, head.weight(point.coefficients)) for f, guess, c, head in parts]
-
-    def student_loss(self, prompt: Batch, other: Batch, *, generator: torch.Generator, progress: float = 1.0) -> Tensor:
+    def student_loss(self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the student's loss, a scalar, whose gradient reaches the student through state and target.
 
-        Its graph is that of the student alone: those of teacher and critic end at the generated data and are gone when this returns, so
-        that their weights get no gradient and second derivatives do not exist.
+        Args:
+            prompt, real: as for the class.
+            progress: share of the training that is done, in [0, 1].
         """
-        made, source = self.generate(prompt, generator=generator)
-        data = made.detach().requires_grad_()
-        with torch.enable_grad():
-            point = self.joined(data, source, prompt, other, generator)
-            value, slope = self._slope(self.loss.at(progress), point, data)
-        return _Linear.apply(made, value, slope)
-
-    def _slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the student's loss and its gradient with respect to the data of the points."""
-
-        def mean(critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-            return torch.stack([loss.student_loss(x) for x in self._contrasts(point, critic, teacher, target)]).sum(0).mean()
-
-        reached = _Reached(point, self.model.target(point))
-        seen, target = reached.seen, reached.target
-        split = loss.separable if self.split is None else self.split
-        with torch.no_grad():  # a separable loss has the same slope in the teacher whatever the critic says
-            guess = self._read_critic(*seen) if split and not loss.separable else None
-        teacher = self._read_teacher(*seen)
-        if split:
-            reached.add(mean(teacher.detach() if guess is None else guess, teacher, target.detach()))
-            teacher = teacher.detach()
-        value = mean(self._read_critic(*seen), teacher, target)
-        reached.add(value)
-        return value.detach(), reached.slope(data)
+        loss, samples = self.loss.at(progress), self.generate(prompt, generator=generator)
+        if loss.separable if self.two_pass is None else self.two_pass:
+            return self.student_loss_two_pass(loss, samples, real=real, generator=generator)
+        point = self.sample_path(samples, real=real, generator=generator)
+        with _frozen(self.critic):
+            (predictions,) = self.predictions(point)
+        return _mean(map(loss.student_loss, predictions))
 
     def critic_loss(
-        self, real: Batch, prompt: Batch, *, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
+        self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
     ) -> Tensor:
         """Returns the critic's loss, a scalar; the student is run without a graph.
 
@@ -138,29 +91,83 @@ class Distillation:
         where real points enter with the opposite sign, which is how RealUID extrapolates.
 
         Args:
-            samples: generated data with the source and labels they were made from, in place of ``prompt``; None to generate them.
+            prompt, real, progress: as for ``student_loss``.
+            samples: an answer of ``generate`` in place of what ``prompt`` asks for.
         """
         loss = self.loss.at(progress)
         with torch.no_grad():
-            if samples is None:
-                samples = Batch(*self.generate(prompt, generator=generator), prompt.label)
-            assert samples.source is not None, "what the samples were made from"
-            points = [self.joined(samples.data, samples.source, samples, real, generator)]
-        if loss.uses_real:
-            points.append(self.model.beside(points[0], real, generator=generator))
-        made, *rest = self._compared(points)
-        at_real: list[Predictions] | list[None] = rest[0] if rest else [None] * len(made)
-        pairs = zip(made, at_real, strict=True)
-        return torch.stack([loss.critic_loss(*pair) for pair in pairs]).sum(0).mean()
+            samples = samples or self.generate(prompt, generator=generator)
+            point = self.sample_path(samples, real=real, generator=generator)
+        if not loss.uses_real:
+            return _mean(loss.critic_loss(x, None) for x in self.predictions(point)[0])
+        at_generated, at_real = self.predictions(point, self.model.sample_path(real, generator=generator, like=point))
+        return _mean(map(loss.critic_loss, at_generated, at_real))
 
-    def _compared(self, points: list[PathSample]) -> list[list[Predictions]]:
-        small = points[0].state.numel() <= JOINT
-        if small if self.joint_forward is None else self.joint_forward:
-            return self.contrasts(*points)
-        return [made for point in points for made in self.contrasts(point)]
+    def student_loss_two_pass(self, loss: DistillationLoss, samples: Batch, *, real: Batch, generator: torch.Generator) -> Tensor:
+        """Returns the student's loss with the graph of one network in memory at a time.
+
+        Its gradient with respect to the samples is made here, in two parts: the teacher's and the critic's. That of the teacher needs the
+        critic's prediction, once more, unless the loss is separable. Second derivatives do not exist.
+        """
+        data = samples.data.detach().requires_grad_()
+        with torch.enable_grad():
+            point = self.sample_path(replace(samples, data=data), real=real, generator=generator)
+            value, slope = self._value_and_slope(loss, point, data)
+        return value + ((samples.data - data.detach()) * slope).sum()  # zero, but for its gradient
+
+    def _value_and_slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the student's loss at a point and its gradient with respect to the data."""
+        target, source = self.model.target(point), point.condition.source
+        reached = [x for x in (source, point.state, target) if x is not None and x.requires_grad]
+        leaves = [x.detach().requires_grad_() for x in reached]
+        leaf_of = {id(x): leaf for x, leaf in zip(reached, leaves, strict=True)}
+        cut = _placed(point, leaf_of.get(id(point.state), point.state), leaf_of.get(id(source), source))
+        inputs, target = _inputs([cut]), leaf_of.get(id(target), target)
+
+        def mean(point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+            return _mean(map(loss.student_loss, self._by_head(point, critic, teacher, target)))
+
+        with torch.no_grad():  # the slope of a separable loss in the teacher is the same for any critic
+            critic = None if loss.separable else self._read_critic(*inputs)
+        teacher = self._read_teacher(*inputs)
+        constant = _placed(point, point.state.detach(), None if source is None else source.detach())
+        slopes = _gradient(mean(constant, teacher.detach() if critic is None else critic, teacher, target.detach()), leaves)
+        teacher = teacher.detach()  # its graph is gone before the critic's is there
+        value = mean(cut, self._read_critic(*inputs), teacher, target)
+        slopes = [a + b for a, b in zip(slopes, _gradient(value, leaves), strict=True)]
+        return value.detach(), torch.autograd.grad(reached, data, slopes, materialize_grads=True)[0]
+
+    def generate(self, prompt: Batch, *, generator: torch.Generator) -> Batch:
+        """Returns the student's samples with the source that they were made from and the labels of ``prompt``."""
+        source = self.model.coupling.source(prompt, generator=generator)
+        condition = self.model.condition(source, prompt.label)
+        return Batch(self.student(source, condition, generator=generator), source, prompt.label)
+
+    def sample_path(self, samples: Batch, *, real: Batch, generator: torch.Generator) -> PathSample:
+        """Returns points on the paths of generated samples; the source of ``real`` joins them unless the coupling keeps pairs."""
+        source = samples.source if self.model.coupling.paired else real.source
+        return self.model.sample_path(replace(samples, source=source), generator=generator)
+
+    def predictions(self, *points: PathSample) -> list[list[Predictions]]:
+        """Returns critic, teacher and target at each point, head by head."""
+        joint = points[0].state.numel() <= JOINT if self.joint_forward is None else self.joint_forward
+        groups = [points] if joint else [(point,) for point in points]
+        return [predictions for group in groups for predictions in self._evaluated(group)]
+
+    def _evaluated(self, points: Sequence[PathSample]) -> list[list[Predictions]]:
+        """Evaluates each field once for all points."""
+        inputs, sizes = _inputs(points), [len(point.state) for point in points]
+        teacher, critic = (field(*inputs).split(sizes) for field in (self._read_teacher, self._read_critic))
+        return [self._by_head(*each) for each in zip(points, critic, teacher, map(self.model.target, points), strict=True)]
+
+    def _by_head(self, point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Predictions]:
+        three = (self.model.split(x) for x in (critic, teacher, target))
+        heads = zip(*three, self.model.objective.heads, strict=True)
+        at, seen = point.coefficients, (point.state, point.time, point.condition)
+        return [Predictions(f, f_teacher, row, head.weight(at), *seen) for f, f_teacher, row, head in heads]
 
 
-def _seen(points: Sequence[PathSample]) -> tuple[Tensor, Tensor, Condition]:
+def _inputs(points: Sequence[PathSample]) -> tuple[Tensor, Tensor, Condition]:
     """What a field sees at the points, one batch after the other."""
     if len(points) == 1:
         return points[0].state, points[0].time, points[0].condition
@@ -172,55 +179,28 @@ def _seen(points: Sequence[PathSample]) -> tuple[Tensor, Tensor, Condition]:
     )
 
 
-class _Reached:
-    """What generated data reach on a path, cut off from them: a loss is differentiated part by part, and each part's graph is let go.
-
-    Args:
-        point: on the data's paths.
-        target: at the point.
-
-    Attributes:
-        seen: what a field sees at the point.
-        target: as given.
-    """
-
-    def __init__(self, point: PathSample, target: Tensor) -> None:
-        state, time, condition = _seen([point])
-        self._inside: list[Tensor] = []
-        self._leaves: list[Tensor] = []
-        source = None if condition.source is None else self._cut(condition.source)
-        self.seen = self._cut(state), time, replace(condition, source=source)
-        self.target = self._cut(target)
-        self._slopes: list[Tensor] = []
-
-    def _cut(self, x: Tensor) -> Tensor:
-        if not x.requires_grad:
-            return x
-        self._inside.append(x)
-        self._leaves.append(x.detach().requires_grad_())
-        return self._leaves[-1]
-
-    def add(self, value: Tensor) -> None:
-        """Adds the gradient of a part of the loss."""
-        if value.requires_grad:
-            more = torch.autograd.grad(value, self._leaves, materialize_grads=True)
-            self._slopes = [a + b for a, b in zip(self._slopes, more, strict=True)] if self._slopes else list(more)
-
-    def slope(self, data: Tensor) -> Tensor:
-        """Returns the gradient of all parts with respect to the data."""
-        if not self._slopes:
-            return torch.zeros_like(data)
-        return torch.autograd.grad(self._inside, data, self._slopes, materialize_grads=True)[0]
+def _placed(point: PathSample, state: Tensor, source: Tensor | None) -> PathSample:
+    """Returns the point with other tensors for what a field sees."""
+    return replace(point, state=state, condition=replace(point.condition, source=source))
 
 
-class _Linear(torch.autograd.Function):
-    """A loss whose value and gradient with respect to the generated data are known already."""
+def _mean(heads: Iterable[Tensor]) -> Tensor:
+    """Returns the mean over samples of the sum over heads."""
+    return torch.stack(list(heads)).sum(0).mean()
 
-    @staticmethod
-    def forward(ctx: Any, made: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(slope)
-        return value.clone()
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0] * ctx.saved_tensors[0], None, None
+def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
+    return torch.autograd.grad(value, leaves, materialize_grads=True) if value.requires_grad else [torch.zeros_like(x) for x in leaves]
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """A context in which what a module computes has no gradient with respect to its weights."""
+    learned = [weight for weight in module.parameters() if weight.requires_grad]
+    for weight in learned:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in learned:
+            weight.requires_grad_(True)

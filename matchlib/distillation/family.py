@@ -14,7 +14,7 @@ from matchlib.fields.sampler import Sampler
 __all__ = ["HIGH_NOISE", "Defaults", "Family"]
 
 HIGH_NOISE = TimeDistribution(log_sigma=(0.5, 1.0))
-"""Times for distilling a law that the source does not tell: mostly more noise than signal.
+"""Times for distilling data that the source does not determine: mostly more noise than signal.
 
 Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is spread
 out falls on a few of them and stays (docs/correction.md, section 3).
@@ -50,9 +50,9 @@ class Family(ABC):
     def model(self, *, paired: bool) -> MatchingModel:
         """Returns the family's model for data that come with a source (``paired``) or without."""
 
-    def network(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the piece of the teacher's network: the one that the settings ask for, unless the family has its own."""
-        return asked
+    def network(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the spec of the teacher's network: that of the settings, unless the family has its own."""
+        return spec
 
     @abstractmethod
     def defaults(self, *, paired: bool) -> Defaults:

@@ -14,7 +14,7 @@ __all__ = ["BilinearLoss", "DistillationLoss", "Quadratic"]
 
 
 class DistillationLoss(ABC):
-    """A loss over contrasts; it cannot know which family it serves.
+    """A loss over predictions; it cannot know which family it serves.
 
     Attributes:
         space: name of the prediction in which teacher, critic and target are compared; None means the teacher's own.
@@ -23,13 +23,13 @@ class DistillationLoss(ABC):
     space: str | None
 
     def at(self, progress: float) -> DistillationLoss:
-        """Returns the loss for a turn, of which a share ``progress`` in [0, 1] has gone before; a loss without a schedule is its own."""
+        """Returns the loss for a step, before which a share ``progress`` in [0, 1] of the training is done; itself without a schedule."""
         return self
 
     @property
     @abstractmethod
     def uses_real(self) -> bool:
-        """Whether the critic looks at real points."""
+        """Whether the critic's loss has a term on real points."""
 
     @property
     def separable(self) -> bool:
@@ -53,15 +53,15 @@ class Quadratic:
     teacher: float
     target: float
 
-    def __call__(self, contrast: Predictions) -> Tensor:
-        return contrast.quadratic(self.square, self.teacher, self.target)
+    def __call__(self, predictions: Predictions) -> Tensor:
+        return predictions.quadratic(self.square, self.teacher, self.target)
 
     def __bool__(self) -> bool:
         return any((self.square, self.teacher, self.target))
 
 
 class BilinearLoss(DistillationLoss):
-    """Losses made of quadratics q of one contrast: the student's on generated points, the critic's on generated and real points.
+    """Losses made of quadratics of predictions: the student's on generated points, the critic's on generated and real points.
 
     As it stands, the teacher's excess loss over that of the critic, without real points; a loss overrides what it changes.
 

@@ -1,29 +1,37 @@
-"""Contrasts: critic, teacher and target at the same points, in one prediction space."""
+"""Predictions: critic, teacher and target at the same points, in one prediction space."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from matchlib.algebra.records import Condition
 
 __all__ = ["Predictions"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Three vectors per point.
+    """Three vectors per point, and the point.
 
     Args:
         critic, teacher: predictions, shape ``(b, *event)``.
         target: the row on the point's own latents.
         weight: the time weight lambda(t) > 0, ``(b,)`` or a float; the same in every term of a loss.
+        state: where the fields were evaluated, shape ``(b, *event)``.
+        time: shape ``(b,)``.
+        condition: what the fields saw besides.
     """
 
     critic: Tensor
     teacher: Tensor
     target: Tensor
-    weight: Tensor | float = 1.0
+    weight: Tensor | float
+    state: Tensor
+    time: Tensor
+    condition: Condition = field(default_factory=Condition)
 
     def quadratic(self, square: float, teacher: float, target: float) -> Tensor:
         """Returns ``weight (-square |d|^2 + 2 <d, target c - teacher f*>)`` with ``d = critic - teacher``: shape ``(b,)``.

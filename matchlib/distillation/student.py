@@ -15,9 +15,12 @@ __all__ = ["Student"]
 class Student(nn.Module, ABC):
     """A map from a source (and fresh randomness) to data.
 
-    A plugin is constructed as ``Plugin(teacher, field, t_start=..., **its settings)``: ``teacher`` gives the model, the moments and, where
-    ``field`` is None, the first weights; ``field`` is a field of the student's own, for the ``model`` that it states or else predicting the
-    data; ``t_start`` is the time at which the source is read as a state.
+    A plugin is constructed as ``Plugin(teacher, field, t_start=..., **settings)``.
+
+    - ``teacher`` gives the matching model and the moments of the data.
+    - ``field`` is the network to train. It predicts the data, unless it has an attribute ``model``: then it predicts that model's row.
+      If ``field`` is None, the student starts from a copy of the teacher's field.
+    - ``t_start`` is the time at which the student reads the source as a state of the path.
 
     Attributes:
         nfe: network evaluations per sample.

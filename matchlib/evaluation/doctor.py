@@ -82,7 +82,7 @@ def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Diagnosis:
         DataError: the model's source is data, and the data set has none.
         IncompatibleError: the teacher answers in another shape.
     """
-    of = _Examination(teacher, dataset.normalized_as(*teacher.units) if teacher.units else dataset, seed)
+    of = _Examination(teacher, dataset.normalized_as(*teacher.normalization) if teacher.normalization else dataset, seed)
     stated = of.stated
     if not all(math.isfinite(e) for e in stated.errors):
         mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
@@ -183,7 +183,7 @@ class _Examination:
             if np.allclose((shift, scale), (self.dataset.shift, self.dataset.scale), rtol=0.02, atol=0.02 * scale):
                 continue
             other = _Examination(self.teacher, self.dataset.normalized_as(shift, scale), self.seed)
-            yield Finding(f"it was trained on data scaled to {name}", f"give units=({shift:.6g}, {scale:.6g})", other.stated.errors)
+            yield Finding(f"it was trained on data scaled to {name}", f"give normalization=({shift:.6g}, {scale:.6g})", other.stated.errors)
 
     def _schedules(self) -> Iterator[Finding]:
         """The times at which the teacher answers best; those of another noise schedule, if they are others."""

@@ -25,7 +25,7 @@ END = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """A joint law of (data, source): a Gaussian mixture for each class, both latents flattened to d numbers.
+    """A joint distribution of (data, source): a Gaussian mixture for each class, both latents flattened to d numbers.
 
     Args:
         weights: share of each component, shape ``(classes, k)``, at least 0, sum 1 over all. One class means data without labels.
@@ -92,7 +92,7 @@ class Mixture:
         return Batch(data, source, index // self.weights.shape[1] if self.classes > 1 else None)
 
     def coupled(self, coupling: Coupling) -> Mixture:
-        """Returns the law after a coupling: pairs kept, or the source made independent, standard normal where the coupling says so."""
+        """Returns the distribution after a coupling: pairs kept, or an independent source, standard normal where the coupling says so."""
         if coupling.paired:
             return self
         mean, covariance = self.mean.clone(), self.covariance.clone()
@@ -103,11 +103,11 @@ class Mixture:
         return Mixture(self.weights, mean, covariance)
 
     def shifted(self, by: float) -> Mixture:
-        """Returns the law with ``by`` added to every entry of the data."""
+        """Returns the distribution with ``by`` added to every entry of the data."""
         return Mixture(self.weights, torch.stack([self.mean[:, :, 0] + by, self.mean[:, :, 1]], 2), self.covariance)
 
     def blend(self, other: Mixture, share: float) -> Mixture:
-        """Returns the law that draws from ``other`` with probability ``share``, and from this one otherwise."""
+        """Returns the distribution that draws from ``other`` with probability ``share``, and from this one otherwise."""
         weights = torch.cat([(1 - share) * self.weights, share * other.weights], 1)
         return Mixture(weights, torch.cat([self.mean, other.mean], 1), torch.cat([self.covariance, other.covariance], 1))
 
@@ -168,29 +168,29 @@ def _once(model: MatchingModel, time: Tensor) -> Tensor:
 
 
 class GaussianField(nn.Module):
-    """The exact field of a model under a law.
+    """The exact field of a model under a distribution.
 
     Args:
         model: its row is predicted.
-        law: of data and source, as the model's coupling joins them; its dimension is the number of entries of an event.
+        distribution: of data and source, as the model's coupling joins them; its dimension is the number of entries of an event.
     """
 
-    def __init__(self, model: MatchingModel, law: Mixture) -> None:
+    def __init__(self, model: MatchingModel, distribution: Mixture) -> None:
         super().__init__()
         self.model = model
         self.weights: Tensor
         self.mean: Tensor
         self.covariance: Tensor
         for name in ("weights", "mean", "covariance"):
-            self.register_buffer(name, getattr(law, name))
+            self.register_buffer(name, getattr(distribution, name))
 
     @property
-    def law(self) -> Mixture:
+    def distribution(self) -> Mixture:
         return Mixture(self.weights, self.mean, self.covariance)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns E[row | what the field sees], shape ``(b, *event)``, or ``(b, heads, *event)``."""
-        latents = self.law.posterior(*seen_by(self.model, state, time, condition.source), condition.label)
+        latents = self.distribution.posterior(*seen_by(self.model, state, time, condition.source), condition.label)
         at = self.model.interpolant.coefficients(_once(self.model, time))
         rows = [row.stack(at.time) for row in self.model.rows(at)]
         return join_heads([torch.einsum("bi,bis->bs", row, latents).to(state.dtype).reshape(state.shape) for row in rows])
@@ -199,13 +199,13 @@ class GaussianField(nn.Module):
 class BestCritic(nn.Module):
     """The critic that maximises a bilinear loss: ``f~ + N/m``, ``m = g q + g' p``, ``N = q (b f_q - a f~) + p (b' f_p - a' f~)``.
 
-    p and q are the densities of what the field sees under the real and the generated law, f_p and f_q their exact fields; (g, a, b) are the
-    loss's weights of |d|^2, teacher and target on generated points and (g', a', b') those on real points. For RealUID they are
-    (gamma, alpha, beta) and one minus each.
+    p and q are the densities of what the field sees under the real and the generated distribution, f_p and f_q their exact fields.
+    (g, a, b) are the loss's weights of |d|^2, teacher and target on generated points, and (g', a', b') those on real points. For RealUID
+    they are (gamma, alpha, beta) and one minus each.
 
     Args:
         model: its row is predicted.
-        real, made: the laws p and q.
+        real, made: the distributions p and q.
         teacher: f~, a field that predicts the same row.
         generated, on_real: (g, a, b) and (g', a', b').
     """
@@ -227,8 +227,10 @@ class BestCritic(nn.Module):
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the critic's prediction, shape ``(b, *event)``."""
         seen = seen_by(self.model, state, time, condition.source)
-        laws = ((self.at_made, self.generated), (self.at_real, self.on_real))
-        logs = torch.stack([field.law.log_density(*seen, condition.label) + (0.0 if any(w) else -math.inf) for field, w in laws])
+        distributions = ((self.at_made, self.generated), (self.at_real, self.on_real))
+        logs = torch.stack(
+            [field.distribution.log_density(*seen, condition.label) + (0.0 if any(w) else -math.inf) for field, w in distributions]
+        )
         point = (state, time, condition)
         f, f_q, f_p = self.teacher(*point), self.at_made(*point), self.at_real(*point)
         q, p = (logs - logs.amax(0)).exp().reshape(2, -1, *(1,) * (f.ndim - 1))  # the ratio needs no common factor

@@ -76,7 +76,7 @@ class Preconditioned(nn.Module):
     def __init__(self, network: nn.Module, model: MatchingModel, moments: Moments) -> None:
         super().__init__()
         self.network, self.model, self.moments = network, model, moments
-        self.spec: dict[str, Any] = {"name": None}  # the network's registered name and settings, for cards
+        self.spec: dict[str, Any] = {"name": None}  # the network's registered name and settings, for descriptions
         self.precision: torch.dtype | None = None  # of the network's matrix products, where it is less than that of its weights
 
     def scales(self, time: Tensor) -> tuple[Scalar, list[tuple[Scalar, Scalar]]]:
@@ -107,7 +107,7 @@ class Preconditioned(nn.Module):
         if answer.shape[1:] != wanted:
             raise IncompatibleError(
                 f"{type(self.network).__name__} answers with events of shape {tuple(answer.shape[1:])} where {wanted} is needed: "
-                "an answer has the state's shape, with several heads along an axis before it (Signature.answer)"
+                "an answer has the state's shape, with several heads along an axis before it (NetworkSpec.output_shape)"
             )
         parts = zip(rows, self.model.split(answer), strict=True)
         return join_heads([plus(scaled(skip, state), out, part) for (skip, out), part in parts])

@@ -30,7 +30,7 @@ class Teacher(nn.Module):
             ``(b,)``; it is copied, so that later training of the original leaves the teacher alone.
         model: the matching model whose row the field predicts.
         moments: second moments of data and source, in the field's units.
-        units: (shift, scale) with ``data units = shift + scale * the field's units``; None for the data set's own (mean 0, mean square 1).
+        normalization: (shift, scale) with ``data = shift + scale * the field's units``; None for that of the data set.
         defaults: what suits the teacher for sampling and distilling; None for general defaults.
         guidance: w of ``uncond + w (cond - uncond)``; 1 leaves the field as it is, other values cost a second evaluation of a field that
             was trained with dropped labels (Ho, Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
@@ -43,13 +43,14 @@ class Teacher(nn.Module):
         moments: Moments = Moments(),
         guidance: float = 1.0,
         *,
-        units: tuple[float, float] | None = None,
+        normalization: tuple[float, float] | None = None,
         defaults: Defaults | None = None,
     ) -> None:
         super().__init__()
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
-        self.model, self.moments, self.guidance, self.units = model, moments, guidance, units
+        self.model, self.moments, self.guidance, self.normalization = model, moments, guidance, normalization
         self.defaults = defaults
+        self.origin: dict[str, Any] | None = None  # how an adapter makes the field again; None if only Python knows
 
     @classmethod
     def from_callable(
@@ -59,7 +60,7 @@ class Teacher(nn.Module):
         *,
         moments: Moments = Moments(),
         guidance: float = 1.0,
-        units: tuple[float, float] | None = None,
+        normalization: tuple[float, float] | None = None,
         defaults: Defaults | None = None,
         **convention: Any,
     ) -> Teacher:
@@ -68,13 +69,13 @@ class Teacher(nn.Module):
         Args:
             fn: predicts ``model.objective``; a module is copied, so later training of the original leaves the teacher alone.
             model: in matchlib's convention, t = 0 at the data.
-            moments, guidance, units, defaults: as for the class.
+            moments, guidance, normalization, defaults: as for the class.
             convention: ``arguments``, ``time``, ``latent`` and ``output`` of ``matchlib.fields.callable.CallableField``.
 
         Raises:
             SettingError: an argument that no field has.
         """
-        return cls(CallableField(fn, **convention), model, moments, guidance, units=units, defaults=defaults)
+        return cls(CallableField(fn, **convention), model, moments, guidance, normalization=normalization, defaults=defaults)
 
     @property
     def evaluations(self) -> int:

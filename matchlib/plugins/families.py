@@ -151,11 +151,11 @@ class GaussianFamily(Family):
 
     Args:
         like: name of the family whose model and recipe are taken.
-        law: settings of the network ``gaussian``: ``components`` of a fit to the data, or ``mean`` and ``std`` of a given law.
+        distribution: settings of the network ``gaussian``: ``components`` of a fit to the data, or ``mean`` and ``std``.
     """
 
     like: str = "flow"
-    law: Mapping[str, Any] = field(default_factory=dict)
+    distribution: Mapping[str, Any] = field(default_factory=dict)
 
     def model(self, *, paired: bool) -> MatchingModel:
         return families[self.like]().model(paired=paired)
@@ -163,5 +163,5 @@ class GaussianFamily(Family):
     def defaults(self, *, paired: bool) -> Defaults:
         return families[self.like]().defaults(paired=paired)
 
-    def network(self, asked: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"name": "gaussian", **self.law}
+    def network(self, spec: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"name": "gaussian", **self.distribution}

@@ -62,7 +62,6 @@ class NoisyLinear(ScheduledInterpolant):
         https://arxiv.org/abs/2303.08797 (section 4: gamma(t) = sin^2(pi t))
     """
 
-    noisy: ClassVar[bool] = True
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"scale": 1.2},)
     scale: float = 0.5
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.interpolant import differentiate
-from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.objective import Objective
+from matchlib.algebra.objective import Objective, PathModel
 from matchlib.algebra.pinned import PriorInterpolant
 from matchlib.algebra.rows import Coefficients, Row, Scalar
 from matchlib.errors import IncompatibleError, SettingError
@@ -41,7 +40,7 @@ class Data(Objective):
         Salimans, Ho, "Progressive Distillation", 2022, https://arxiv.org/abs/2202.00512 (the weight "SNR + 1")
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         del model, at
         return Row(data=1.0)
 
@@ -58,7 +57,7 @@ class Source(Objective):
         Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         del model, at
         return Row(source=1.0)
 
@@ -72,7 +71,7 @@ class Noise(Objective):
         Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants", 2023, https://arxiv.org/abs/2303.08797
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         if not model.interpolant.noisy:
             raise IncompatibleError(
                 f"noise is not a prediction of {type(model.interpolant).__name__}: its c is zero, so the noise is unused"
@@ -89,7 +88,7 @@ class Epsilon(Objective):
         Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         if model.gaussian:
             std = torch.as_tensor(at.variance).sqrt()
             return Row(0.0, at.b / std, at.c / std)
@@ -110,7 +109,7 @@ class V(Objective):
         Salimans, Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", 2022, https://arxiv.org/abs/2202.00512
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         del model
         return Row(data=-1.0 * at.b, source=at.a)
 
@@ -124,7 +123,7 @@ class Velocity(Objective):
         Lipman et al., "Flow Matching for Generative Modeling", 2022, https://arxiv.org/abs/2210.02747
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         del model
         return at.velocity
 
@@ -139,7 +138,7 @@ class PathVelocity(Objective):
         https://arxiv.org/abs/2303.08797 (the velocity is this and c' times the noise's conditional mean)
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         velocity = at.velocity
         return Row(velocity.data, velocity.source)
 
@@ -156,7 +155,7 @@ class Score(Objective):
         Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", 2020, https://arxiv.org/abs/2011.13456
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         if model.gaussian:
             return Row(0.0, at.b / at.variance * -1.0, at.c / at.variance * -1.0)
         if model.interpolant.noisy:
@@ -179,7 +178,7 @@ class PriorScore(Objective):
         Gushchin, Selikhanovych, Kholkin, Burnaev, Korotin, "Inverse Bridge Matching Distillation", 2025, https://arxiv.org/abs/2502.01362
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         if not isinstance(model.interpolant, PriorInterpolant):
             raise IncompatibleError(f"{type(model.interpolant).__name__} has no prior process, so no score of one")
         alpha, var = model.interpolant.prior(at.time)
@@ -206,7 +205,7 @@ class Drift(Objective):
         Shi, De Bortoli, Campbell, Doucet, "Diffusion Schrödinger Bridge Matching", 2023, https://arxiv.org/abs/2303.16852
     """
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         interpolant = model.interpolant
         if not isinstance(interpolant, PriorInterpolant):
             raise IncompatibleError(f"{type(interpolant).__name__} has no prior process, so no drift to predict")
@@ -246,5 +245,5 @@ class Joint(Objective):
     def heads(self) -> tuple[Objective, ...]:
         return tuple(objectives[name]() for name in self.parts)
 
-    def row(self, model: MatchingModel, at: Coefficients) -> Row:
+    def row(self, model: PathModel, at: Coefficients) -> Row:
         raise IncompatibleError(f"joint is several rows, {' and '.join(self.parts)}; ask for one of them")

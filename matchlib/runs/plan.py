@@ -80,7 +80,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:
         _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
-    of = Distillation(*modules, chosen.loss, chosen.times, split=e.split, joint_forward=e.joint_forward)
+    of = Distillation(*modules, chosen.loss, chosen.times, two_pass=e.split, joint_forward=e.joint_forward)
     kept = components.data.compact()
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 

@@ -183,7 +183,7 @@ class Run:
         frozen = self._place(copy.deepcopy(teacher), "student", frozen=True)
         modules = self._place(parts.student, "student"), self._place(parts.critic, "student")
         engine = t.engine
-        distillation = Distillation(frozen, *modules, parts.loss, parts.times, split=engine.split, joint_forward=engine.joint_forward)
+        distillation = Distillation(frozen, *modules, parts.loss, parts.times, two_pass=engine.split, joint_forward=engine.joint_forward)
         data = self.components.data.compact().to(self.device)
         task = DistillationTask(
             distillation,

@@ -1,4 +1,4 @@
-"""Distillation in the Gaussian world: a library loss integrated exactly, and a student whose law is known.
+"""Distillation in the Gaussian world: a library loss integrated exactly, and a student whose distribution is known.
 
 In one dimension an expectation over what a field sees is an integral over a line (or a plane, if the field sees the source), and the
 trapezoidal rule on smooth decaying functions converges faster than any power of the step. The losses integrated here are the library's
@@ -38,11 +38,11 @@ def weights_of(loss: BilinearLoss) -> tuple[tuple[float, float, float], tuple[fl
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """Real and generated law, and a teacher, at one time.
+    """Real and generated distribution, and a teacher, at one time.
 
     Args:
         model: in the space in which losses are taken; events are single numbers.
-        real, made: p and q, laws of dimension 1 as the model's coupling joins them; those of ``made`` may carry a gradient.
+        real, made: p and q, distributions of dimension 1 as the model's coupling joins them; those of ``made`` may carry a gradient.
         time: inside the model's interval.
         teacher: predicts the model's row; None for the exact field of ``real``.
         label: the class that is looked at; None for all together.
@@ -68,8 +68,8 @@ class World:
         known = torch.stack([row.stack(at.time)[0] for row in self.model.known(at)])
         means, covariances = [], []
         with torch.no_grad():
-            for law in (self.real, self.made):
-                _, mean, covariance = law.latents(None if self.label is None else torch.tensor([self.label]))
+            for distribution in (self.real, self.made):
+                _, mean, covariance = distribution.latents(None if self.label is None else torch.tensor([self.label]))
                 means.append(mean[0, :, :, 0] @ known.T)
                 covariances.append(known @ covariance[0, :, :, 0, :, 0] @ known.T)
             mean, covariance = torch.cat(means), torch.cat(covariances)
@@ -87,11 +87,11 @@ class World:
         source = values[:, 1:] if self.model.sees_source else None
         return values[:, :1], torch.tensor([self.time], dtype=torch.float64).expand(n), Condition(label, source), volume
 
-    def measure(self, law: Mixture) -> Tensor:
-        """Returns the law's density of what is seen times the volume of a cell: its sum is one."""
+    def measure(self, distribution: Mixture) -> Tensor:
+        """Returns the distribution's density of what is seen times the volume of a cell: its sum is one."""
         state, time, condition = self.point
         seen = seen_by(self.model, state, time, condition.source)
-        return law.log_density(*seen, condition.label).exp() * self._grid[3]
+        return distribution.log_density(*seen, condition.label).exp() * self._grid[3]
 
     @cached_property
     def q(self) -> Tensor:
@@ -101,12 +101,12 @@ class World:
     def p(self) -> Tensor:
         return self.measure(self.real)
 
-    def exact(self, law: Mixture) -> Tensor:
-        """Returns E_law[row | what is seen] at the nodes, ``(n, 1)``."""
-        return GaussianField(self.model, law)(*self.point)
+    def exact(self, distribution: Mixture) -> Tensor:
+        """Returns E[row | what is seen] at the nodes, ``(n, 1)``."""
+        return GaussianField(self.model, distribution)(*self.point)
 
     @cached_property
-    def guess(self) -> Tensor:
+    def teacher_prediction(self) -> Tensor:
         """The teacher at the nodes."""
         return self.exact(self.real) if self.teacher is None else self.teacher(*self.point)
 
@@ -121,34 +121,35 @@ class World:
         teacher = GaussianField(self.model, self.real) if self.teacher is None else self.teacher
         return BestCritic(self.model, self.real, self.made, teacher, *weights_of(loss))
 
-    def contrast(self, critic: Tensor, law: Mixture) -> Predictions:
-        """Returns the contrast at the nodes, the target replaced by its conditional mean under ``law``."""
-        return Predictions(critic, self.guess, self.exact(law), self.weight)
+    def predictions(self, critic: Tensor, distribution: Mixture) -> Predictions:
+        """Returns the predictions at the nodes, the target replaced by its conditional mean under ``distribution``."""
+        state, time, condition = self.point
+        return Predictions(critic, self.teacher_prediction, self.exact(distribution), self.weight, state, time, condition)
 
     def critic_gain(self, loss: BilinearLoss, critic: Tensor) -> Tensor:
         """Returns what the critic maximises, E_q and E_p together, for its values at the nodes; a number."""
-        generated = (self.q * loss.critic_loss(self.contrast(critic, self.made), None)).sum()
+        generated = (self.q * loss.critic_loss(self.predictions(critic, self.made), None)).sum()
         if not loss.uses_real:
             return -generated
-        still = self.contrast(self.guess, self.made)  # where the critic is the teacher, the generated term vanishes
-        real = loss.critic_loss(still, self.contrast(critic, self.real)) - loss.critic_loss(still, None)
+        still = self.predictions(self.teacher_prediction, self.made)  # where the critic is the teacher, the generated term vanishes
+        real = loss.critic_loss(still, self.predictions(critic, self.real)) - loss.critic_loss(still, None)
         return -(generated + (self.p * real).sum())
 
     def student_loss(self, loss: BilinearLoss, critic: Tensor) -> Tensor:
         """Returns what the student minimises, for a critic's values at the nodes; a number."""
-        return (self.q * loss.student_loss(self.contrast(critic, self.made))).sum()
+        return (self.q * loss.student_loss(self.predictions(critic, self.made))).sum()
 
     def value(self, loss: BilinearLoss) -> Tensor:
         """Returns the maximum over critics, the integral of weight |N|^2/m; its gradient reaches the parameters of ``made``."""
         (g, a, b), (g1, a1, b1) = weights_of(loss)
-        f, f_q, f_p = (x[:, 0] for x in (self.guess, self.exact(self.made), self.exact(self.real)))
+        f, f_q, f_p = (x[:, 0] for x in (self.teacher_prediction, self.exact(self.made), self.exact(self.real)))
         numerator = self.q * (b * f_q - a * f) + self.p * (b1 * f_p - a1 * f)
         density = g * self.q + g1 * self.p
         return self.weight * (numerator.square() / density.clamp_min(torch.finfo(density.dtype).tiny)).sum()
 
-    def distance(self, law: Mixture, left: Tensor, right: Tensor) -> Tensor:
-        """Returns weight E_law|left - right|^2 for values at the nodes; a number."""
-        return self.weight * (self.measure(law) * square_norm(left - right)).sum()
+    def distance(self, distribution: Mixture, left: Tensor, right: Tensor) -> Tensor:
+        """Returns weight E|left - right|^2 for values at the nodes; a number."""
+        return self.weight * (self.measure(distribution) * square_norm(left - right)).sum()
 
 
 def least(value: Callable[[Tensor], Tensor], start: Sequence[float], rounds: int = 60) -> tuple[list[float], float]:
@@ -167,7 +168,7 @@ def least(value: Callable[[Tensor], Tensor], start: Sequence[float], rounds: int
 
 
 def affine_divergence(model: MatchingModel, real: Mixture, made: Mixture, time: float) -> Tensor:
-    """Returns weight E_q|f_p - f_q|^2 in closed form, for laws of one component and any dimension.
+    """Returns weight E_q|f_p - f_q|^2 in closed form, for distributions of one component and any dimension.
 
     The difference of two affine fields is affine, so its mean square is its square at the mean and along the columns of a root of the
     covariance.
@@ -187,7 +188,7 @@ def affine_divergence(model: MatchingModel, real: Mixture, made: Mixture, time: 
 
 
 class AffineStudent(Student):
-    """``data = shift[label] + gain source + scale noise``, one number or an event of independent entries, whose law is known.
+    """``data = shift[label] + gain source + scale noise``, one number or an event of independent entries, whose distribution is known.
 
     Args:
         shift: one for each class, or one.
@@ -206,8 +207,8 @@ class AffineStudent(Student):
         noise = draw_like(source, generator)
         return expand(own, source) + self.stretch * (self.gain * source + self.scale * noise)
 
-    def law(self, coupling: Coupling, source: Mixture, shift: Tensor | None = None, stretch: Tensor | None = None) -> Mixture:
-        """Returns the joint law of the student's data and the source that joins them, with its parameters or with given ones.
+    def distribution(self, coupling: Coupling, source: Mixture, shift: Tensor | None = None, stretch: Tensor | None = None) -> Mixture:
+        """Returns the joint distribution of the student's data and the source that joins them, with its parameters or with given ones.
 
         Args:
             source: one component a class, of dimension 1; its source is what the student reads (a normal one unless the coupling reads it).

@@ -128,11 +128,11 @@ class DistillationMonitor(Monitor):
 
     def _points(self, step: int) -> tuple[PathSample, PathSample, Tensor]:
         prompt, other, generator = self._draw("prompt", step), self._draw("real", step), self.streams("watch-point", step)
-        generated = self.of.generated(prompt, other, generator=generator)
+        generated = self.of.sample_path(self.of.generate(prompt, generator=generator), real=other, generator=generator)
         return generated, self.of.model.sample_path(other, generator=generator), generated.data
 
     def _errors(self, generated: PathSample, real: PathSample) -> dict[str, float]:
-        at_generated, at_real = self.of.contrasts(generated)[0], self.of.contrasts(real)[0]
+        at_generated, at_real = self.of.predictions(generated)[0], self.of.predictions(real)[0]
         gap = torch.stack([contrast.quadratic(1.0, 1.0, 1.0) for contrast in at_generated]).sum(0)
         found = {"gap": gap.mean().item(), "gap/ci": CONFIDENCE * (gap.std() / math.sqrt(len(gap))).item()}
         found |= {f"gap/t{i}": gap[which].mean().item() for i, which in enumerate(self._bins(generated.time)) if which.any()}
@@ -158,7 +158,7 @@ class DistillationMonitor(Monitor):
             "diversity": (_nearest(made) / _nearest(data).clamp_min(1e-30)).item(),
             "saturation": beyond.item(),
         }
-        fixed, _ = self.of.generate(self._draw("fixed", 0), generator=self.streams("watch-fixed", 0))
+        fixed = self.of.generate(self._draw("fixed", 0), generator=self.streams("watch-fixed", 0)).data
         if self._before is not None:
             found["moved"] = ((fixed - self._before).square().mean().sqrt() / _variance(data).sqrt()).item()
         self._before = fixed
@@ -168,7 +168,7 @@ class DistillationMonitor(Monitor):
         """How much the critic's answers changed since the look before, where it is asked the same each time."""
         if self._asked is None:
             self._asked = self._points(0)[1]
-        (contrast, *_) = self.of.contrasts(self._asked)[0]
+        (contrast, *_) = self.of.predictions(self._asked)[0]
         before, self._answered = self._answered, contrast.critic
         if before is None:
             return {}
@@ -177,8 +177,7 @@ class DistillationMonitor(Monitor):
     def _lag(self, step: int) -> dict[str, float]:
         """How much better the critic knows what the student made at the look before than what it makes now."""
         prompt, generator = self._draw("lag", step), self.streams("watch-lag", step)
-        data, source = self.of.generate(prompt, generator=generator)
-        fresh = Batch(data, source, prompt.label)
+        fresh = self.of.generate(prompt, generator=generator)
         stale, self._stale = self._stale, (fresh, prompt)
         if stale is None:
             return {}
@@ -188,17 +187,17 @@ class DistillationMonitor(Monitor):
         batch, other = made
         joined = batch.source if self.of.model.coupling.paired else other.source
         point = self.of.model.sample_path(Batch(batch.data, joined, batch.label), generator=self.streams("watch-excess", step))
-        return -sum(contrast.quadratic(1.0, 1.0, 1.0).mean().item() for contrast in self.of.contrasts(point)[0])
+        return -sum(contrast.quadratic(1.0, 1.0, 1.0).mean().item() for contrast in self.of.predictions(point)[0])
 
     def _pull(self, step: int) -> dict[str, float]:
         """Where in time the student's gradient comes from."""
         prompt, generator = self._draw("pull", step), self.streams("watch-pull", step)
         with torch.no_grad():
-            data, source = self.of.generate(prompt, generator=generator)
-        data.requires_grad_()
+            samples = self.of.generate(prompt, generator=generator)
+        data = samples.data.requires_grad_()
         with torch.enable_grad():
-            point = self.of.joined(data, source, prompt, self._draw("real", step), generator)
-            loss = torch.stack([self.of.loss.student_loss(contrast) for contrast in self.of.contrasts(point)[0]]).sum(0).mean()
+            point = self.of.sample_path(samples, real=self._draw("real", step), generator=generator)
+            loss = torch.stack([self.of.loss.student_loss(contrast) for contrast in self.of.predictions(point)[0]]).sum(0).mean()
             slope = torch.autograd.grad(loss, data)[0]
         size = square_norm(slope)
         total = size.sum().clamp_min(1e-30)
@@ -214,7 +213,7 @@ class DistillationMonitor(Monitor):
         with torch.enable_grad():
             for half in ("left", "right"):
                 prompt, real = self._draw(f"{half}-prompt", step), self._draw(f"{half}-real", step)
-                loss = self.of.critic_loss(real, prompt, generator=self.streams(f"watch-{half}", step))
+                loss = self.of.critic_loss(prompt=prompt, real=real, generator=self.streams(f"watch-{half}", step))
                 found.append(torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True))
         for weight, learns in zip(weights, learned, strict=True):
             weight.requires_grad_(learns)
@@ -237,7 +236,7 @@ class DistillationMonitor(Monitor):
                 bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
                 return f"the cause is the {name}: {bad} of {len(x)} samples are not finite; remove them"
         generated, _, samples = self._points(step)
-        (contrast, *_) = self.of.contrasts(generated)[0]
+        (contrast, *_) = self.of.predictions(generated)[0]
         for name, x, cure in (
             ("student", samples, "lower trainer.student_lr"),
             ("teacher", contrast.teacher, "look at it with: matchlib doctor"),

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from matchlib.algebra.times import stratified_uniform
 from matchlib.errors import IncompatibleError, SettingError
 
 __all__ = ["BatchSlice", "Streams", "place"]
@@ -130,7 +131,7 @@ class _SlicedDraws(TorchFunctionMode):
         if shape is None:
             raise IncompatibleError(
                 f"{getattr(function, '__name__', function)} draws random numbers in a way that cannot be cut into shares of a batch; "
-                f"inside a turn use {', '.join(f'torch.{f.__name__}' for f in _CUT)}"
+                f"inside a step use torch's {', '.join(f.__name__ for f in _CUT[:3])}"
             )
         if not shape or shape[0] != self.share.rows:
             return function(*args, **kwargs)
@@ -139,7 +140,7 @@ class _SlicedDraws(TorchFunctionMode):
         return whole[self.share.begin : self.share.end]
 
 
-_CUT = (torch.rand, torch.randn, torch.randint)
+_CUT = (torch.rand, torch.randn, torch.randint, stratified_uniform)
 
 
 def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:

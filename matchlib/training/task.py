@@ -168,10 +168,10 @@ class DistillationTask(Task):
         prompt, progress = draw("prompt"), min(step / self.steps, 1.0)
         if self.learner(step) == "student":
             other = draw("real") if self.dataset.paired else prompt  # only its source is used
-            return self.distillation.student_loss(prompt, other, generator=generator, progress=progress)
+            return self.distillation.student_loss(prompt=prompt, real=other, generator=generator, progress=progress)
         real = draw("real") if self.dataset.paired or self.distillation.loss.uses_real else prompt
         samples = self._reused(step, rows) if self.critic_steps_per_batch > 1 else None
-        return self.distillation.critic_loss(real, prompt, generator=generator, progress=progress, samples=samples)
+        return self.distillation.critic_loss(prompt=prompt, real=real, generator=generator, progress=progress, samples=samples)
 
     def _reused(self, step: int, rows: int) -> Batch:
         """The samples that some critic turns in a row share; made anew where they are not there, as after a resume."""
@@ -181,7 +181,6 @@ class DistillationTask(Task):
         if made is None or when != first or len(made.data) != rows:
             prompt = self.dataset.draw(rows, self.streams("prompt", first))
             with torch.no_grad():
-                data, source = self.distillation.generate(prompt, generator=self.streams("made", first))
-            made = Batch(data, source, prompt.label)
+                made = self.distillation.generate(prompt, generator=self.streams("made", first))
             self._made[begin] = first, made
         return made

@@ -16,9 +16,8 @@ from matchlib.algebra.convert import Conversion
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.interpolant import ScheduledInterpolant
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.records import Batch, Pair
+from matchlib.algebra.records import Batch, Pair, PathSample
 from matchlib.algebra.rows import Coefficients
-from matchlib.distillation import distillation
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import Quadratic
 from matchlib.distillation.predictions import Predictions
@@ -56,11 +55,11 @@ def test_an_ignored_gamma_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lost_factor_of_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
+    def quadratic(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         return self.weight * (d * (target * self.target - teacher * self.teacher - square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Predictions, "q", q)
+    monkeypatch.setattr(Predictions, "quadratic", quadratic)
     assert fails("per_sample_identity", "uid")
 
 
@@ -126,9 +125,10 @@ def test_a_wrong_conversion_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_student_that_learns_in_the_critic_turn_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def critic_loss(self: Distillation, real: Batch, prompt: Batch, *, generator: torch.Generator) -> Tensor:
-        contrast = self.contrast(self.generated(prompt, real, generator=generator))
-        return self.loss.critic_loss(contrast, contrast).mean()
+    def critic_loss(self: Distillation, *, prompt: Batch, real: Batch, generator: torch.Generator) -> Tensor:
+        point = self.sample_path(self.generate(prompt, generator=generator), real=real, generator=generator)
+        ((predictions,),) = self.predictions(point)
+        return self.loss.critic_loss(predictions, predictions).mean()
 
     monkeypatch.setattr(Distillation, "critic_loss", critic_loss)
     assert fails("turns_change_only_their_own_module", "flow")
@@ -136,9 +136,12 @@ def test_a_student_that_learns_in_the_critic_turn_is_noticed(monkeypatch: pytest
 
 def test_a_detached_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     generate = Distillation.generate
-    monkeypatch.setattr(
-        Distillation, "generate", lambda self, prompt, generator: tuple(x.detach() for x in generate(self, prompt, generator=generator))
-    )
+
+    def detached(self: Distillation, prompt: Batch, *, generator: torch.Generator) -> Batch:
+        samples = generate(self, prompt, generator=generator)
+        return replace(samples, data=samples.data.detach())
+
+    monkeypatch.setattr(Distillation, "generate", detached)
     assert fails("turns_change_only_their_own_module", "bridge")
 
 
@@ -152,8 +155,13 @@ def test_a_detached_target_breaks_the_student_gradient(monkeypatch: pytest.Monke
 
 
 def test_a_detached_state_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = distillation._seen
-    monkeypatch.setattr(distillation, "_seen", lambda points: seen([replace(point, state=point.state.detach()) for point in points]))
+    sample_path = Distillation.sample_path
+
+    def detached(self: Distillation, samples: Batch, *, real: Batch, generator: torch.Generator) -> PathSample:
+        point = sample_path(self, samples, real=real, generator=generator)
+        return replace(point, state=point.state.detach())
+
+    monkeypatch.setattr(Distillation, "sample_path", detached)
     assert fails("student_gradients_are_those_of_the_value", "flow")
 
 
@@ -165,33 +173,32 @@ def test_another_critic_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T18: a third-party FGM joins a sample with the very latent that it was made from."""
+    """A third-party FGM joins a sample with the very latent that it was made from."""
 
-    def joined(
-        self: Distillation, data: torch.Tensor, source: torch.Tensor, prompt: Batch, other: Batch, generator: torch.Generator
-    ) -> Any:
-        t = self.model.times.sample(self.model.interpolant, data, generator)
-        return self.model.interpolate(Pair(data, source, prompt.label), t, generator=generator)
+    def sample_path(self: Distillation, samples: Batch, *, real: Batch, generator: torch.Generator) -> PathSample:
+        assert samples.source is not None
+        t = self.model.times.sample(self.model.interpolant, samples.data, generator)
+        return self.model.interpolate(Pair(samples.data, samples.source, samples.label), t, generator=generator)
 
-    monkeypatch.setattr(Distillation, "joined", joined)
+    monkeypatch.setattr(Distillation, "sample_path", sample_path)
     assert fails("joined_sources_are_fresh", "flow")
     assert fails("the_best_critic_has_the_value", "flow")
 
 
 def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T22: a time weight on the square but not on the linear terms."""
+    """A time weight on the square but not on the linear terms."""
 
-    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
+    def quadratic(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         linear = (2 * target) * self.target - (2 * teacher) * self.teacher
         return (d * (linear - 1.5 * square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Predictions, "q", q)
+    monkeypatch.setattr(Predictions, "quadratic", quadratic)
     assert fails("data_free_gains_are_lower_bounds", "uid")
 
 
 def test_sids_gradient_is_that_of_the_divergence_at_one_half_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T10: with the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
+    """With the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
     for a, wrong in ((0.5, False), (1.2, True)):
         monkeypatch.setattr(RealUID, "student", property(lambda self, a=a: Quadratic(2 * a, 1.0, 1.0)))
         monkeypatch.setattr(RealUID, "generated", property(lambda self: Quadratic(1.0, 1.0, 1.0)))

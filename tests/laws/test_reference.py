@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 import matchlib
 from matchlib.algebra.records import Batch
@@ -53,11 +54,22 @@ def test_slopes_by_quadrature(loss: BilinearLoss, slope: float) -> None:
     assert abs(found.item() - slope) < 1e-6
 
 
-def distillation(loss: BilinearLoss) -> Distillation:
+class ShiftedField(nn.Module):
+    """A field plus a constant, which is learned."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field, self.shift = field, nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, *inputs: object) -> torch.Tensor:
+        return self.field(*inputs) + self.shift
+
+
+def distillation(loss: BilinearLoss, critic: nn.Module | None = None) -> Distillation:
     """The library's own, with the exact teacher, the best critic, and a student N(-.5, .8^2), at one time."""
     model = replace(MODEL, times=TimeDistribution(TIME - 1e-9, TIME))
     student = AffineStudent(torch.tensor([-0.5]), gain=0.48, scale=0.64)
-    return Distillation(Teacher(GaussianField(model, REAL), model), student, world().best(loss), loss)
+    return Distillation(Teacher(GaussianField(model, REAL), model), student, critic or world().best(loss), loss)
 
 
 def rounds(n: int = 40, size: int = 4000) -> list[tuple[Batch, Batch, torch.Generator]]:
@@ -75,7 +87,7 @@ def errors(found: list[float], exact: float) -> float:
 def test_values_through_the_library(loss: BilinearLoss, value: float) -> None:
     of = distillation(loss)
     with torch.no_grad():
-        found = [-of.critic_loss(real, prompt, generator=g).item() for prompt, real, g in rounds()]
+        found = [-of.critic_loss(prompt=prompt, real=real, generator=g).item() for prompt, real, g in rounds()]
     assert errors(found, value) < 5
 
 
@@ -83,28 +95,27 @@ def test_values_through_the_library(loss: BilinearLoss, value: float) -> None:
 def test_slopes_through_the_library(loss: BilinearLoss, slope: float) -> None:
     of = distillation(loss)
     shift = of.student.shift
-    found = [torch.autograd.grad(of.student_loss(prompt, real, generator=g), shift)[0].item() for prompt, real, g in rounds()]
+    found = [torch.autograd.grad(of.student_loss(prompt=prompt, real=real, generator=g), shift)[0].item() for prompt, real, g in rounds()]
     assert errors(found, slope) < 5
 
 
-def test_what_generated_and_real_points_share_cancels() -> None:
+def test_critic_loss_cancels_what_generated_and_real_points_share() -> None:
     """Above alpha = beta = 1 a critic's gradient is less noisy than with points drawn independently, and on average the same."""
-    of = distillation(RealUID(8.0, 8.0, 0.5, weight_power=0.0))
+    loss = RealUID(8.0, 8.0, 0.5, weight_power=0.0)
+    critic = ShiftedField(world().best(loss))
+    of = distillation(loss, critic)
 
     def independent(real: Batch, prompt: Batch, g: torch.Generator) -> torch.Tensor:
-        points = of.generated(prompt, real, generator=g), of.model.sample_path(real, generator=g)
-        ((made,), (beside,)) = of.contrasts(*points)
-        return of.loss.critic_loss(made, beside).mean()
-
-    critic = of.critic
-    by = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    of._read_critic = lambda *seen: critic(*seen) + by  # the best critic and a constant, whose gradient is looked at
+        generated = of.sample_path(of.generate(prompt, generator=g), real=real, generator=g)
+        points = generated, of.model.sample_path(real, generator=g)
+        ((at_generated,), (at_real,)) = of.predictions(*points)
+        return of.loss.critic_loss(at_generated, at_real).mean()
 
     def slope(value: torch.Tensor) -> torch.Tensor:
-        return torch.autograd.grad(value, by)[0]
+        return torch.autograd.grad(value, critic.shift)[0]
 
-    apart = torch.stack([slope(independent(*given)) for given in rounds(200, 200)])
-    shared = torch.stack([slope(of.critic_loss(real, prompt, generator=g)) for real, prompt, g in rounds(200, 200)])
+    apart = torch.stack([slope(independent(*batch)) for batch in rounds(200, 200)])
+    shared = torch.stack([slope(of.critic_loss(prompt=prompt, real=real, generator=g)) for real, prompt, g in rounds(200, 200)])
     assert shared.var() < 0.75 * apart.var()
     assert (shared.mean() - apart.mean()).abs() < 5 * ((shared.var() + apart.var()) / len(apart)).sqrt()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -29,24 +29,24 @@ def read(m: MatchingModel, wanted: str) -> bool:
     return determines(m, ROWS[wanted]())
 
 
-def test_on_a_bridge_with_a_general_source_velocity_determines_nothing_else() -> None:
+def test_determines_nothing_else_by_velocity_on_a_bridge_with_a_general_source() -> None:
     m = model("paired", "brownian-bridge", "velocity")
     assert read(m, "velocity")
     assert not any(read(m, other) for other in ("data", "source", "noise", "score", "drift"))
 
 
-def test_drift_and_data_determine_each_other_there_and_so_do_score_and_noise() -> None:
+def test_determines_data_by_drift_and_noise_by_score_on_a_bridge() -> None:
     for one, two in (("drift", "data"), ("data", "drift"), ("score", "noise"), ("noise", "score")):
         assert read(model("paired", "brownian-bridge", one), two)
     assert not read(model("paired", "brownian-bridge", "data"), "score")
 
 
-def test_velocity_determines_data_if_the_field_sees_the_source() -> None:
+def test_determines_data_by_velocity_if_the_field_sees_the_source() -> None:
     m = model("paired", "brownian-bridge", "velocity", sees_source=True)
     assert read(m, "data")
 
 
-def test_with_a_gaussian_source_everything_determines_everything() -> None:
+def test_determines_everything_with_a_gaussian_source() -> None:
     names = ("velocity", "data", "source", "epsilon", "score", "v")
     for path in ("linear", "vp-linear", "vp-cosine", PATHS["ve"](rho=1.0), "trigonometric"):
         for name in names:
@@ -55,13 +55,11 @@ def test_with_a_gaussian_source_everything_determines_everything() -> None:
     assert all(read(model("independent", "noisy-linear", name), other) for name in names for other in names)
 
 
-def test_a_ratio_that_stands_still_inside_the_interval_is_refused() -> None:
+def test_determines_no_data_where_the_noise_ratio_stands_still() -> None:
     """c = 3 sin^2(pi t): (b^2 + c^2)/a^2 has a zero derivative inside, where velocity says nothing of the data."""
 
     @dataclass(frozen=True)
     class Tall(ScheduledInterpolant):
-        noisy: ClassVar[bool] = True
-
         def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
             return 1.0 - t, t, 3.0 * torch.sin(math.pi * t) ** 2
 
@@ -69,7 +67,7 @@ def test_a_ratio_that_stands_still_inside_the_interval_is_refused() -> None:
     assert read(model("independent", Tall(), "data"), "score")
 
 
-def test_under_optimal_transport_the_score_is_refused_by_name() -> None:
+def test_view_refuses_the_score_under_optimal_transport() -> None:
     """1-D exact OT: the regression of -source/b has slope -2.667, the true score -1.778: reading one as the other would be wrong."""
     m = model("minibatch-ot", "linear", "velocity")
     with pytest.raises(ConversionError, match="no score to predict"):
@@ -78,15 +76,14 @@ def test_under_optimal_transport_the_score_is_refused_by_name() -> None:
         model("minibatch-ot", "linear", "score")
 
 
-def test_a_refusal_names_what_would_be_enough_and_it_is() -> None:
+def test_conversion_error_has_what_was_asked() -> None:
     m = model("paired", "brownian-bridge", "velocity")
-    with pytest.raises(ConversionError, match=r"velocity does not determine data .* would be enough: .*drift") as refused:
+    with pytest.raises(ConversionError, match="Velocity does not determine Data for BrownianBridge with Paired") as refused:
         view(torch.nn.Identity(), m, ROWS["data"]())
-    for name in str(refused.value).split("would be enough: ")[1].split(" or "):
-        Conversion(m, (m.objective, ROWS[name]()), ROWS["data"]())
+    assert (refused.value.model, refused.value.predicted, refused.value.wanted) == (m, (m.objective,), ROWS["data"]())
 
 
-def test_two_heads_determine_more_than_either() -> None:
+def test_conversion_of_two_heads_gives_more_than_either() -> None:
     m = model("paired", "noisy-linear", "velocity")
     both = Conversion(m, (ROWS["velocity"](), ROWS["score"]()), ROWS["data"]())
     generator = torch.Generator().manual_seed(0)
@@ -96,7 +93,7 @@ def test_two_heads_determine_more_than_either() -> None:
     assert torch.allclose(both(heads, at.state(x, z, w), at, None), x)
 
 
-def test_float32_fields_are_converted_in_float64() -> None:
+def test_conversion_of_float32_fields_is_made_in_float64() -> None:
     m = model("independent", "linear", "velocity")
     t = torch.tensor([0.011], dtype=torch.float32)
     x, z = torch.tensor([[1.0]]), torch.tensor([[0.5]])

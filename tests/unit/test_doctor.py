@@ -106,7 +106,7 @@ def test_guidance_is_no_mistake() -> None:
 @pytest.mark.parametrize("units", [(0.0, 1.0), (1.0, 12.0)])
 def test_data_in_other_units_are_named(units: tuple[float, float]) -> None:
     """The teacher was trained on normalised data and is given others."""
-    diagnosis = examine(Teacher(FIELD, FLOW, units=units), DATA)
+    diagnosis = examine(Teacher(FIELD, FLOW, normalization=units), DATA)
     assert "it was trained on data scaled to mean 0 and standard deviation 1" in diagnosis.mistakes[0]
 
 

@@ -285,10 +285,10 @@ def test_a_frozen_teacher_in_half_precision_takes_half_and_says_nearly_the_same(
     with torch.no_grad():
         for weight in of.critic.parameters():
             weight.mul_(1.5)
-    losses = [of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))]
+    losses = [of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0))]
     prepare(teacher, precision="bf16", frozen=True)
     assert sum(x.nbytes for x in teacher.state_dict().values()) == before / 2
-    losses.append(of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+    losses.append(of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0)))
     assert losses[1].dtype == torch.float32
     assert torch.isclose(*losses, rtol=0.1)
     assert not torch.equal(*losses)
@@ -306,7 +306,7 @@ def test_generated_and_real_points_may_be_one_batch() -> None:
             weight.mul_(1.5)
     batch, losses = DATA.take(slice(12)), []
     for of.joint_forward in (True, False):
-        losses.append(of.critic_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+        losses.append(of.critic_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(*losses, rtol=1e-5)
 
 
@@ -318,7 +318,7 @@ def test_a_part_of_a_loss_has_that_part_of_its_gradient() -> None:
             weight.mul_(1.5)
     batch, found = DATA.take(slice(12)), []
     for share in (1.0, 0.25):
-        loss = share * of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))
+        loss = share * of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0))
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, allow_unused=True) if g is not None]))
     assert found[0].abs().max() > 0
     assert torch.allclose(0.25 * found[0], found[1])

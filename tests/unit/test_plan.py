@@ -41,7 +41,7 @@ def measured(settings: RunSettings, data: Dataset) -> int:
         made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
         e = settings.trainer.engine
         of = Distillation(
-            run.untrained, made.student, made.critic, made.loss, made.model.times, split=e.split, joint_forward=e.joint_forward
+            run.untrained, made.student, made.critic, made.loss, made.model.times, two_pass=e.split, joint_forward=e.joint_forward
         )
         learners = Learner(made.student, extra_ema_decays=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
         streams, before = Streams(0, torch.device("cpu")), live.now

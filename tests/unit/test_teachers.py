@@ -13,7 +13,6 @@ import yaml
 from torch import Tensor, nn
 
 import matchlib
-from matchlib import Teacher
 from matchlib.adapters.diffusers import diffusers
 from matchlib.adapters.edm import EDMPrecond, edm
 from matchlib.adapters.flows import flow_matching, realuid, torchcfm
@@ -21,10 +20,9 @@ from matchlib.algebra.records import Condition, drop_labels
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.family import HIGH_NOISE
-from matchlib.errors import ArtifactError, IncompatibleError, SettingError
+from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.preconditioned import NetworkSpec
-from matchlib.fields.sampler import CountedField
 from matchlib.io import copy_fitting, read_checkpoint
 from matchlib.registry import families
 from matchlib.runs.build import distillation_of
@@ -53,20 +51,6 @@ def test_a_velocity_along_the_other_time_is_turned_round() -> None:
     assert torch.allclose(flow_matching(lambda x, s: theirs(s, x))(STATE, TIME, Condition()), EXACT)
 
 
-def test_any_convention_is_one_call() -> None:
-    """A denoiser that wants a time of 0 to 999 and a state of half the size, and answers with data of half the size."""
-    data = replace(FLOW, objective=matchlib.objectives["data"]())
-
-    def theirs(step: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
-        assert y is None
-        return 0.5 * GaussianField(data, LAW)(2 * x, step / 999, Condition())
-
-    made = Teacher.from_callable(theirs, data, arguments=("time", "state", "label"), time=lambda t: 999 * t, latent=0.5, output=2.0)
-    assert torch.allclose(made.view(FLOW.objective)(STATE, TIME, Condition()), EXACT)
-    with pytest.raises(SettingError, match="among state, time, label, source, got 'sate'; did you mean 'state'"):
-        Teacher.from_callable(theirs, data, arguments=("sate",))
-
-
 def test_an_edm_denoiser_is_a_teacher_in_its_own_units() -> None:
     """Data N(.2, .5^2) in the denoiser's units: its posterior mean is known at every sigma."""
 
@@ -93,22 +77,6 @@ def test_preconditioning_of_a_perfect_raw_network_is_the_identity(sign: float) -
 
 
 # -- guidance ---------------------------------------------------------------------------------------------------------------
-
-
-class _TwoClasses(nn.Module):
-    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
-        return torch.zeros_like(state) if condition.label is None else condition.label[:, None].to(state)
-
-
-def test_guidance_is_linear_from_without_to_with_labels() -> None:
-    label = torch.tensor([1, 1, 1, 2, 2, 2])
-    for w in (0.0, 0.5, 1.0, 3.0):
-        teacher = Teacher(_TwoClasses(), FLOW, guidance=w)
-        assert torch.allclose(teacher(STATE, TIME, Condition(label)), w * label[:, None].double())
-        assert torch.equal(teacher(STATE, TIME, Condition()), torch.zeros_like(STATE))
-        counted = CountedField(teacher)
-        counted(STATE, TIME, Condition(label))
-        assert counted.nfe == (1 if w == 1 else 2)
 
 
 def test_missing_labels_are_one_question_however_they_are_missing() -> None:

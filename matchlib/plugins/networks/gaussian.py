@@ -26,9 +26,9 @@ Numbers = float | tuple[float, ...]
 class Gaussian(ExactField):
     """E[row | what the field sees] under a Gaussian mixture for each class.
 
-    With ``mean`` and ``std`` the law is given, the same and independent for every entry of an event, in model units; without them it is
-    fitted to the training data: one Gaussian with a shrunk covariance (Ledoit, Wolf, "A well-conditioned estimator for large-dimensional
-    covariance matrices", 2004, https://doi.org/10.1016/S0047-259X(03)00096-4), or a mixture by expectation maximisation.
+    With ``mean`` and ``std`` the distribution is given, the same and independent for every entry of an event, in model units; without
+    them it is fitted to the training data: one Gaussian with a shrunk covariance (Ledoit, Wolf, "A well-conditioned estimator for
+    large-dimensional covariance matrices", 2004, https://doi.org/10.1016/S0047-259X(03)00096-4), or a mixture by expectation maximisation.
 
     Args:
         signature: shapes and conditions.
@@ -38,7 +38,7 @@ class Gaussian(ExactField):
         weights: shares of given components; None for equal ones.
 
     Raises:
-        SettingError: the settings describe no law.
+        SettingError: the settings describe no distribution.
         IncompatibleError: the model's coupling makes no Gaussian mixture, or labels are not classes.
     """
 
@@ -67,12 +67,12 @@ class Gaussian(ExactField):
             raise SettingError(f"gaussian: components must be a whole number of at least 1, got {self.components!r}")
         if self.given[2] is not None:
             raise SettingError("gaussian: weights belong to a given mean and std")
-        law = Mixture.normal(dimension=self.size)
+        distribution = Mixture.normal(dimension=self.size)
         shape = (self.classes, self.components)
         return Mixture(
             torch.full(shape, 1 / math.prod(shape), dtype=torch.float64),
-            law.mean.expand(*shape, -1, -1).contiguous(),
-            law.covariance.expand(*shape, -1, -1, -1, -1).contiguous(),
+            distribution.mean.expand(*shape, -1, -1).contiguous(),
+            distribution.covariance.expand(*shape, -1, -1, -1, -1).contiguous(),
         )
 
     def _stated(self) -> Mixture:
@@ -108,16 +108,16 @@ class Gaussian(ExactField):
         both = torch.cat([x, z], 1) if self.model.coupling.reads_source else x
         fits = [self._class(both[label == i].numpy()) for i in range(self.classes)]
         shares = torch.bincount(label, minlength=self.classes).double() / len(label)
-        law = Mixture(
+        distribution = Mixture(
             torch.stack([share * weights for share, (weights, _, _) in zip(shares, fits, strict=True)]),
             *(torch.stack([fit[i] for fit in fits]) for i in (1, 2)),
         ).coupled(self.model.coupling)
-        if self.model.coupling.reads_source and not self.model.coupling.paired:  # independent of the data, so one law for every component
+        if self.model.coupling.reads_source and not self.model.coupling.paired:  # independent of the data: one for every component
             pooled = LedoitWolf().fit(z.numpy())
-            law.mean[:, :, 1] = torch.as_tensor(pooled.location_)
-            law.covariance[:, :, 1, :, 1] = torch.as_tensor(pooled.covariance_)
+            distribution.mean[:, :, 1] = torch.as_tensor(pooled.location_)
+            distribution.covariance[:, :, 1, :, 1] = torch.as_tensor(pooled.covariance_)
         for name in ("weights", "mean", "covariance"):
-            getattr(self.exact, name).copy_(getattr(law, name))
+            getattr(self.exact, name).copy_(getattr(distribution, name))
 
     def _class(self, x: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and covariances of one class, of (data, source); a source that is not read is standard normal."""

@@ -80,7 +80,7 @@ def points_beside_others_are_points(name: str, data: st.DataObject) -> float:
     one, other = (batch_for(n, (1,), generator) for _ in range(2))
     assert other.source is not None
     other = replace(other, source=other.data + 0.1 * other.source)
-    beside = model.beside(model.sample_path(one, generator=generator), other, generator=generator)
+    beside = model.sample_path(other, generator=generator, like=model.sample_path(one, generator=generator))
     alone = model.sample_path(other, generator=generator)
     found = [torch.corrcoef(torch.cat([point.data, point.source], 1).mT)[0, 1] for point in (beside, alone)]
     return (found[0] - found[1]).abs().item() * (n / 2) ** 0.5

@@ -43,10 +43,10 @@ def _turns(of: Distillation, prompt: Batch, real: Batch, seed: int) -> tuple[Ten
         return torch.Generator().manual_seed(seed)
 
     def student() -> Tensor:
-        return of.student_loss(prompt, real, generator=fresh())
+        return of.student_loss(prompt=prompt, real=real, generator=fresh())
 
     def critic() -> Tensor:
-        return of.critic_loss(real, prompt, generator=fresh())
+        return of.critic_loss(prompt=prompt, real=real, generator=fresh())
 
     pairs = ((student, of.student), (critic, of.critic))
     first, second = (torch.cat([loss().detach().reshape(1), _gradients(loss, module)]) for loss, module in pairs)
@@ -65,7 +65,7 @@ def splitting_changes_no_gradient(name: str, data: st.DataObject) -> float:
     given, prompt, real, _ = _fitting(data, family, student, name)
     seed = data.draw(st.integers(0, 2**31))
     three = (given.teacher, given.student, given.critic, given.loss, given.model.times)
-    made = [_turns(Distillation(*three, split=split, joint_forward=join), prompt, real, seed) for split, join in TRIED]
+    made = [_turns(Distillation(*three, two_pass=two_pass, joint_forward=join), prompt, real, seed) for two_pass, join in TRIED]
     return max(_gap(found, made[0]) for found in made[1:])
 
 
@@ -79,7 +79,7 @@ def a_separable_loss_has_two_parts(name: str, data: st.DataObject) -> float:
     point = given.model.sample_path(real, generator=generator)
     slopes = []
     for shift in (0.0, 1.0):
-        (contrast, *_) = given.contrasts(point)[0]
+        (contrast, *_) = given.predictions(point)[0]
         teacher = contrast.teacher.detach().requires_grad_()
         moved = copy.copy(contrast.__dict__) | {"teacher": teacher, "critic": contrast.critic.detach() + shift}
         slopes.append(torch.autograd.grad(given.loss.student_loss(type(contrast)(**moved)).sum(), teacher)[0])

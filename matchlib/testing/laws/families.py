@@ -63,8 +63,8 @@ def _moved(module: torch.nn.Module, loss: torch.Tensor) -> bool:
 def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
     """T21: the student's loss reaches student and critic's input, the critic's loss never the student, nothing the teacher."""
     distillation, prompt, real, generator = setting(data, name)
-    student_loss = distillation.student_loss(prompt, real, generator=generator)
-    critic_loss = distillation.critic_loss(real, prompt, generator=generator)
+    student_loss = distillation.student_loss(prompt=prompt, real=real, generator=generator)
+    critic_loss = distillation.critic_loss(prompt=prompt, real=real, generator=generator)
     wrong = (
         not _moved(distillation.student, student_loss),
         not _moved(distillation.critic, critic_loss),
@@ -79,7 +79,7 @@ def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> 
     """T21: the student's loss does not depend on the real data."""
     distillation, prompt, real, _ = setting(data, name)
     values = [
-        distillation.student_loss(prompt, replace(real, data=other), generator=torch.Generator().manual_seed(0))
+        distillation.student_loss(prompt=prompt, real=replace(real, data=other), generator=torch.Generator().manual_seed(0))
         for other in (real.data, real.data + 1)
     ]
     return (values[0] - values[1]).abs().item()
@@ -92,8 +92,8 @@ def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
     model, field = distillation.teacher.model, distillation.critic
     parts = [
         model.loss(field, real, generator=generator).mean(),
-        distillation.student_loss(prompt, real, generator=generator),
-        distillation.critic_loss(real, prompt, generator=generator),
+        distillation.student_loss(prompt=prompt, real=real, generator=generator),
+        distillation.critic_loss(prompt=prompt, real=real, generator=generator),
     ]
     return float(not all(torch.isfinite(part) and part.dtype == torch.float64 for part in parts))
 
@@ -106,7 +106,8 @@ def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float
     for times in (TimeDistribution(0.4, 0.41), None):
         of = Distillation(given.teacher, given.student, given.critic, given.loss, times)
         bounds = times or given.teacher.model.times
-        t = torch.cat([of.generated(prompt, real, generator=generator).time, of.model.sample_path(real, generator=generator).time])
+        generated = of.sample_path(of.generate(prompt, generator=generator), real=real, generator=generator)
+        t = torch.cat([generated.time, of.model.sample_path(real, generator=generator).time])
         outside += int(((t < bounds.t_min) | (t > bounds.t_max)).sum())
     return float(outside)
 
@@ -123,7 +124,7 @@ def students_answer_in_the_shape_of_data(name: str, data: st.DataObject) -> floa
     """A student maps sources to finite data of the same shape, the same for the same seed, with a gradient to its weights."""
     distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
-    first, second = (distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))[0] for _ in range(2))
+    first, second = (distillation.generate(prompt, generator=torch.Generator().manual_seed(seed)).data for _ in range(2))
     fine = first.shape == prompt.data.shape and torch.isfinite(first).all() and torch.equal(first, second)
     return float(not (fine and _moved(distillation.student, first.sum()) and distillation.student.nfe >= 1))
 
@@ -155,5 +156,5 @@ def students_listen_to_labels(name: str, data: st.DataObject) -> float:
     distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
     other = replace(prompt, label=(prompt.label + 1) % CLASSES)
-    first, second = (distillation.generate(x, generator=torch.Generator().manual_seed(seed))[0] for x in (prompt, other))
+    first, second = (distillation.generate(x, generator=torch.Generator().manual_seed(seed)).data for x in (prompt, other))
     return float(bool((first == second).flatten(1).all(1).any()))

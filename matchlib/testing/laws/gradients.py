@@ -47,7 +47,7 @@ class Setting:
 
     def made(self, shift: Tensor | None = None, stretch: Tensor | None = None) -> Mixture:
         """The student's law joined to its source, classes in the data's shares."""
-        law_ = self.student.law(self.model.coupling, self.real, shift, stretch)
+        law_ = self.student.distribution(self.model.coupling, self.real, shift, stretch)
         return Mixture(self.real.weights.sum(1, keepdim=True).expand_as(law_.weights), law_.mean, law_.covariance)
 
     def world(self, label: int | None, shift: Tensor | None = None, stretch: Tensor | None = None) -> World:
@@ -100,7 +100,8 @@ def the_best_critic_has_the_value(name: str, data: st.DataObject) -> float:
     given = data.draw(settings(name))
     distillation, generator = given.distillation(), data.draw(generators())
     with torch.no_grad():
-        found = [-distillation.critic_loss(*reversed(given.batches(generator)), generator=generator) for _ in range(ROUNDS)]
+        batches = (given.batches(generator) for _ in range(ROUNDS))
+        found = [-distillation.critic_loss(prompt=prompt, real=real, generator=generator) for prompt, real in batches]
         exact = given.expected(given.student.shift, given.student.stretch)
     return _errors(found, exact)
 
@@ -113,7 +114,8 @@ def student_gradients_are_those_of_the_value(name: str, data: st.DataObject) -> 
     parameters = [given.student.shift, given.student.stretch]
     found = []
     for _ in range(ROUNDS):
-        loss = distillation.student_loss(*given.batches(generator), generator=generator)
+        prompt, real = given.batches(generator)
+        loss = distillation.student_loss(prompt=prompt, real=real, generator=generator)
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]))
     free = [x.detach().clone().requires_grad_(True) for x in parameters]
     exact = torch.cat([g.flatten() for g in torch.autograd.grad(given.expected(*free), free)])
@@ -127,14 +129,16 @@ def joined_sources_are_fresh(name: str, data: st.DataObject) -> float:
     distillation, generator = given.distillation(), data.draw(generators())
     prompt, other = given.batches(generator)
     seed = data.draw(st.integers(0, 2**31))
-    _, made_from = distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))
-    point = distillation.generated(prompt, other, generator=torch.Generator().manual_seed(seed))
+    samples = distillation.generate(prompt, generator=torch.Generator().manual_seed(seed))
+    made_from = samples.source
+    assert made_from is not None
+    point = distillation.sample_path(samples, real=other, generator=torch.Generator().manual_seed(seed + 1))
     if given.model.coupling.paired:
         return 0.0 if torch.equal(point.source, made_from) else 99.0
     if given.model.coupling.reads_source:
         transport = Distillation(distillation.teacher, given.student, distillation.critic, given.loss)
         transport.model = replace(given.model, coupling=MinibatchOTData(), objective=Data())
-        joined = transport.generated(prompt, other, generator=generator).source
+        joined = transport.sample_path(samples, real=other, generator=generator).source
         assert other.source is not None
         if not torch.isin(joined, other.source).all():
             return 99.0

@@ -50,7 +50,7 @@ def heads_together_are_read_exactly(name: str, data: st.DataObject) -> float:
     state, source = torch.randn(2, len(t), 2, dtype=torch.float64, generator=generator)
     point = (state, t, model.condition(source, None))
     goal = objectives[wanted]()
-    truth = GaussianField(replace(model, objective=goal), exact.law)(*point)
+    truth = GaussianField(replace(model, objective=goal), exact.distribution)(*point)
     return ((View(exact, model, goal)(*point) - truth).norm() / (1 + truth.norm())).item()
 
 
@@ -81,7 +81,7 @@ def heads_are_distilled_alone_or_together(name: str, data: st.DataObject) -> flo
         generators_ = (torch.Generator().manual_seed(seed) for _ in range(2))
         losses_: tuple[Any, ...] = (of.student_loss, of.critic_loss)
         parts = zip(losses_, generators_, strict=True)
-        return torch.stack([part(*batches, generator=generator) for part, generator in parts]).detach()
+        return torch.stack([part(prompt=batches[0], real=batches[1], generator=generator) for part, generator in parts]).detach()
 
     def distillation(own: object, space: str | None) -> torch.Tensor:
         fields = [_Named(GaussianField(own, x)) for x in (teacher, critic)]  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
+from torch import Tensor
 
 from matchlib.algebra.model import square_norm
 from matchlib.distillation.loss import DistillationLoss
@@ -20,14 +21,19 @@ from matchlib.testing.strategies import generators, realuids, shapes, sizes
 def _contrast(data: st.DataObject) -> Predictions:
     size, shape = data.draw(sizes), data.draw(shapes)
     vectors = torch.randn(3, size, *shape, dtype=torch.float64, generator=data.draw(generators()))
-    return Predictions(vectors[0], vectors[1], vectors[2], data.draw(st.floats(0.1, 10)))
+    return _at_noise(*vectors, weight=data.draw(st.floats(0.1, 10)))
 
 
 def _two(data: st.DataObject) -> tuple[Predictions, Predictions]:
     """Two unrelated contrasts with one time weight."""
     vectors = torch.randn(6, 3, 2, dtype=torch.float64, generator=data.draw(generators()))
     weight = data.draw(st.floats(0.1, 10))
-    return Predictions(vectors[0], vectors[1], vectors[2], weight), Predictions(vectors[3], vectors[4], vectors[5], weight)
+    return _at_noise(*vectors[:3], weight=weight), _at_noise(*vectors[3:], weight=weight)
+
+
+def _at_noise(critic: Tensor, teacher: Tensor, target: Tensor, *, weight: float) -> Predictions:
+    """Predictions at a point that no bilinear loss reads."""
+    return Predictions(critic, teacher, target, weight, state=torch.zeros_like(target), time=target.new_full(target.shape[:1], 0.5))
 
 
 def _plain(name: str) -> DistillationLoss:

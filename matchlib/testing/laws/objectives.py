@@ -41,7 +41,8 @@ def conversions_are_exact(name: str, data: st.DataObject) -> float:
     wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other) and not seen(model, other)]))
     exact, point = _states(data, model)
     return _gap(
-        View(exact, model, objectives[wanted]())(*point), GaussianField(replace(model, objective=objectives[wanted]()), exact.law)(*point)
+        View(exact, model, objectives[wanted]())(*point),
+        GaussianField(replace(model, objective=objectives[wanted]()), exact.distribution)(*point),
     )
 
 

@@ -51,7 +51,7 @@ def the_best_critic_is_stationary(name: str, data: st.DataObject) -> float:
     """T7: what the critic maximises has no slope at f~ + N/m, for any real and generated law and any teacher."""
     loss = _loss(name, data)
     world = data.draw(worlds(space=loss.space))
-    critics = [x.detach().requires_grad_(True) for x in (world.best(loss)(*world.point), world.guess)]
+    critics = [x.detach().requires_grad_(True) for x in (world.best(loss)(*world.point), world.teacher_prediction)]
     at_best, at_teacher = (torch.autograd.grad(world.critic_gain(loss, critic), critic)[0].abs().sum().item() for critic in critics)
     return at_best / at_teacher
 
@@ -110,7 +110,7 @@ def a_wrong_teacher_is_felt_at_the_real_law(name: str, data: st.DataObject) -> f
     loss = _loss(name, data)
     world = data.draw(worlds(wrong_teacher=True))
     world = replace(world, made=world.real)
-    return _relative(world.value(loss), world.distance(world.real, world.guess, world.exact(world.real)))
+    return _relative(world.value(loss), world.distance(world.real, world.teacher_prediction, world.exact(world.real)))
 
 
 @law("losses", tolerance=0.05, examples=15, where=lambda name: name == "realuid")
@@ -194,15 +194,15 @@ def the_normalised_loss_is_worth_the_integral_of_n(name: str, data: st.DataObjec
     """T20: with d/|d| in place of d in the linear terms the maximum is 2 times the integral of |N|; any other direction gains less."""
     loss = _loss(name, data)
     world = data.draw(worlds())
-    direction = torch.sign(world.best(loss)(*world.point) - world.guess)
+    direction = torch.sign(world.best(loss)(*world.point) - world.teacher_prediction)
     other = torch.sign(torch.sin(data.draw(st.floats(0.5, 3)) * world.point[0] + 0.1))
     small = 1e-6
 
     def gained(unit: Tensor) -> Tensor:
-        return world.critic_gain(loss, world.guess + small * unit) / small
+        return world.critic_gain(loss, world.teacher_prediction + small * unit) / small
 
     density = weights_of(loss)[0][0] * world.q + weights_of(loss)[1][0] * world.p
-    n = density * (world.best(loss)(*world.point) - world.guess)[:, 0]
+    n = density * (world.best(loss)(*world.point) - world.teacher_prediction)[:, 0]
     most = 2 * world.weight * n.abs().sum()
     too_much = float(gained(other) > gained(direction) + 1e-9)
     return max(_relative(gained(direction), most), too_much)
@@ -225,7 +225,8 @@ def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> floa
     world = replace(world, teacher=teacher, made=world.real.shifted(data.draw(st.floats(0.2, 1)) * h))
     (g, _, _), (g1, _, _) = weights_of(loss)
     density = g * world.q + g1 * world.p
-    exact = density * (world.best(loss)(*world.point) - world.guess)[:, 0]
+    exact = density * (world.best(loss)(*world.point) - world.teacher_prediction)[:, 0]
     f_p, f_q = world.exact(world.real)[:, 0], world.exact(world.made)[:, 0]
-    near = world.p * (loss.beta * (f_q - f_p) - (world.guess[:, 0] - f_p)) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
+    error = world.teacher_prediction[:, 0] - f_p
+    near = world.p * (loss.beta * (f_q - f_p) - error) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
     return ((exact - near).abs().sum() / near.abs().sum()).item()
