@@ -66,6 +66,8 @@ RENAMED: dict[str, str] = {
     "student.warm": "student.init_from_teacher",
     "student.start": "student.t_start",
     "evaluation.clip": "evaluation.clip_samples",
+    "teacher.sampler.clip": "teacher.sampler.clip_denoised",
+    "teacher.law": "teacher.distribution",
 }
 
 # (old dotted path, old value as text) to the new value as text, for names of plugins and choices.

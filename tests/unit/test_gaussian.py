@@ -21,7 +21,7 @@ SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "trainer.ba
 
 
 def distilled(folder: Path, data: Any, **law: Any) -> matchlib.runs.pipeline.Pipeline:
-    settings = SMALL | {f"teacher.law.{key}": value for key, value in law.items()}
+    settings = SMALL | {f"teacher.distribution.{key}": value for key, value in law.items()}
     return matchlib.distill("gaussian", data, steps=4, out=folder, settings=settings)
 
 
@@ -39,7 +39,7 @@ def test_an_exact_teacher_of_digits_is_distilled_and_loaded(tmp_path: Path) -> N
 
 
 def test_a_mixture_is_fitted_to_points(tmp_path: Path) -> None:
-    settings = SMALL | {"teacher.law.components": 8, "data.labels": False}
+    settings = SMALL | {"teacher.distribution.components": 8, "data.labels": False}
     matchlib.distill("gaussian", "eight-gaussians", steps=4, out=tmp_path / "run", settings=settings)
     report = matchlib.load(tmp_path / "run", of="teacher")
     law = report.module.field.exact.law

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel
@@ -26,7 +24,7 @@ Numbers = float | tuple[float, ...]
 class Gaussian(ExactField):
     """E[row | what the field sees] under a Gaussian mixture for each class.
 
-    With ``mean`` and ``std`` the law is given, the same and independent for every entry of an event, in model units; without them it is
+    With ``mean`` and ``std`` the distribution is given, the same and independent for every entry of an event, in model units; without them it is
     fitted to the training data: one Gaussian with a shrunk covariance (Ledoit, Wolf, "A well-conditioned estimator for large-dimensional
     covariance matrices", 2004, https://doi.org/10.1016/S0047-259X(03)00096-4), or a mixture by expectation maximisation.
 
@@ -38,7 +36,7 @@ class Gaussian(ExactField):
         weights: shares of given components; None for equal ones.
 
     Raises:
-        SettingError: the settings describe no law.
+        SettingError: the settings describe no distribution.
         IncompatibleError: the model's coupling makes no Gaussian mixture, or labels are not classes.
     """
 
@@ -102,6 +100,8 @@ class Gaussian(ExactField):
     def fit(self, data: Batch) -> None:
         if self.given[0] is not None:
             return
+        from sklearn.covariance import LedoitWolf
+
         x = data.data.flatten(1).double().cpu()
         z = torch.zeros_like(x) if data.source is None else data.source.flatten(1).double().cpu()
         label = torch.zeros(len(x), dtype=torch.long) if data.label is None or self.classes == 1 else data.label.cpu()
@@ -112,7 +112,7 @@ class Gaussian(ExactField):
             torch.stack([share * weights for share, (weights, _, _) in zip(shares, fits, strict=True)]),
             *(torch.stack([fit[i] for fit in fits]) for i in (1, 2)),
         ).coupled(self.model.coupling)
-        if self.model.coupling.reads_source and not self.model.coupling.paired:  # independent of the data, so one law for every component
+        if self.model.coupling.reads_source and not self.model.coupling.paired:  # independent of the data, so one for every component
             pooled = LedoitWolf().fit(z.numpy())
             law.mean[:, :, 1] = torch.as_tensor(pooled.location_)
             law.covariance[:, :, 1, :, 1] = torch.as_tensor(pooled.covariance_)
@@ -121,6 +121,9 @@ class Gaussian(ExactField):
 
     def _class(self, x: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and covariances of one class, of (data, source); a source that is not read is standard normal."""
+        from sklearn.covariance import LedoitWolf
+        from sklearn.mixture import GaussianMixture
+
         k, d = self.components, self.size
         if len(x) < 2 * k:
             raise IncompatibleError(f"gaussian: {k} components need at least {2 * k} samples in each class, got {len(x)}")
