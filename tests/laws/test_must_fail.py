@@ -165,7 +165,7 @@ def test_another_critic_breaks_the_student_gradient(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T18: a third-party FGM joins a sample with the very latent that it was made from."""
+    """A third-party FGM joins a sample with the very latent that it was made from."""
 
     def joined(
         self: Distillation, data: torch.Tensor, source: torch.Tensor, prompt: Batch, other: Batch, generator: torch.Generator
@@ -179,7 +179,7 @@ def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T22: a time weight on the square but not on the linear terms."""
+    """A time weight on the square but not on the linear terms."""
 
     def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
@@ -191,7 +191,7 @@ def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_sids_gradient_is_that_of_the_divergence_at_one_half_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """T10: with the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
+    """With the student's quadratic (a, 1/2, 1/2) the gradient is half the divergence's at a = 1/2, and not at a = 1.2."""
     for a, wrong in ((0.5, False), (1.2, True)):
         monkeypatch.setattr(RealUID, "student", property(lambda self, a=a: Quadratic(2 * a, 1.0, 1.0)))
         monkeypatch.setattr(RealUID, "generated", property(lambda self: Quadratic(1.0, 1.0, 1.0)))
