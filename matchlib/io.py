@@ -215,3 +215,22 @@ def select(tree: Any, entry: str, path: Path) -> dict[str, Tensor]:
         inside = ", ".join(str(key) for key in tree) if isinstance(tree, Mapping) else type(tree).__name__
         raise ArtifactError(f"{path} holds no named tensors at {entry or 'its top'} (there is: {inside[:200]}); choose an entry")
     return found
+
+
+def cache_folder() -> Path:
+    """STUB."""
+    from matchlib.evaluation.features import cache_folder as found
+
+    return found()
+
+
+def tensor_shapes(path: Path) -> dict[str, torch.Size]:
+    """STUB."""
+    return {k: x.shape for k, x in read_tensors(path)[0].items()}
+
+
+_locks: dict[str, Any] = {}
+
+
+def lock(folder: Path) -> None:
+    """STUB."""

@@ -57,8 +57,9 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> MatchlibError:
         there = f" (there are: {', '.join(known)})" if known else ""
         return UnknownNameError(f"unknown setting {'.'.join(path)}{there}{nearest(path[-1], known)}")
     inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, MatchlibError):
-        return inner
+    if isinstance(inner, MatchlibError):  # of a plugin's own settings: "name: ...", or a sentence
+        between = "." if str(inner).partition(":")[0].isidentifier() else ": "
+        return type(inner)(f"{'.'.join(path)}{between}{inner}" if path else str(inner))
     message = str(inner) if inner is not None else first["msg"]
     return SettingError(f"{'.'.join(path) or kind.__name__}: {message[0].lower()}{message[1:]}, got {first['input']!r}")
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
-from matchlib_cli.commands import check, convert, distill, doctor, evaluate, plan, plugins, resume, sample, train
+from matchlib_cli.commands import COMMANDS
 from matchlib_cli.errors import exit_code
 
 __all__ = ["app", "main"]
@@ -20,8 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (train, distill, sample, evaluate, resume, plugins, check, doctor, convert, plan):
-    app.command(command.__name__.rpartition(".")[2])(command.run)
+for command in COMMANDS:
+    app.command(command.__name__)(command)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +15,7 @@ from matchlib.errors import DivergedError, MatchlibError
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
-DONE, WRONG, DIVERGED, INTERRUPTED = 0, 2, 3, 130
+DONE, WRONG, DIVERGED, OURS, INTERRUPTED = 0, 2, 3, 70, 130
 
 
 def fail(message: str) -> None:
@@ -44,8 +46,11 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
 
 
 def _usage(error: Exception, given: str) -> int:
-    """Usage errors of the option parser carry their own message; anything else is our own bug and keeps its traceback."""
-    if not hasattr(error, "format_message"):
-        raise error
-    fail(f"{error.format_message()} In: {given} (see matchlib --help)")
-    return WRONG
+    """Usage errors of the option parser carry their own message; anything else is an error of ours and is reported in a file."""
+    if hasattr(error, "format_message"):
+        fail(f"{error.format_message()} In: {given} (see matchlib --help)")
+        return WRONG
+    with tempfile.NamedTemporaryFile("w", prefix="matchlib-", suffix=".log", delete=False, encoding="utf-8") as report:
+        report.write(f"{given}\n\n{''.join(traceback.format_exception(error))}")
+    fail(f"{type(error).__name__}: {error}. This is an error of matchlib; the full report is in {report.name}")
+    return OURS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,10 +19,9 @@ from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
-from matchlib.runs.run import Hooks
 from matchlib.training.trainer import Progress as Row
 
-__all__ = ["console", "hooks", "read_bytes", "show_plan", "show_report"]
+__all__ = ["LiveView", "console", "live_view", "read_bytes", "show_plan", "show_report"]
 
 
 def console() -> Console:
@@ -43,45 +44,90 @@ class _Stop:
         return self.asked
 
 
-@contextmanager
-def hooks() -> Iterator[Hooks]:
-    """Yields hooks that show progress and listen to signals."""
-    stop, out = _Stop(), console()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    columns = (
-        TextColumn("{task.description:8}"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    live = Progress(*columns, console=out) if out.is_terminal else None
-    tasks: dict[str, TaskID] = {}
-    first: dict[str, tuple[int, float]] = {}
+class LiveView:
+    """Shows progress and notices: bars on a terminal, plain lines elsewhere.
 
-    def show(row: Row) -> None:
-        begun, since = first.setdefault(row.phase, (row.step, row.seconds))
-        speed = (row.step - begun) / (row.seconds - since) if row.seconds > since else 0.0
+    Args:
+        out: where to.
+        stop: whether a signal asked to stop.
+    """
+
+    def __init__(self, out: Console, stop: _Stop, *, quiet: bool) -> None:
+        self.out, self._stop, self.quiet = out, stop, quiet
+        columns = (
+            TextColumn("{task.description:8}"),
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self.bars = Progress(*columns, console=out) if out.is_terminal and not quiet else None
+        self._tasks: dict[str, TaskID] = {}
+        self._first: dict[str, tuple[int, float]] = {}
+
+    def stopped(self) -> bool:
+        """Returns whether the run was asked to stop."""
+        return bool(self._stop)
+
+    def say(self, line: str) -> None:
+        """Prints one line."""
+        if not self.quiet:
+            self.out.print(line, markup=False)
+
+    def show(self, row: Row) -> None:
+        """Shows a row of the log."""
+        if self.quiet:
+            return
+        step, seconds = self._first.setdefault(row.phase, (row.step, row.seconds))
+        speed = (row.step - step) / (row.seconds - seconds) if row.seconds > seconds else 0.0
         note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), f"{speed:.0f} steps/s" if speed else ""])
-        if live is None:
+        if self.bars is None:
             left = f"{(row.steps - row.step) / speed:.0f} s left" if speed else ""
             print(f"{row.phase} {row.step}/{row.steps}  {note}  {left}".rstrip(), flush=True)
             return
-        if row.phase not in tasks:
-            tasks[row.phase] = live.add_task(row.phase, total=row.steps, note="")
-        live.update(tasks[row.phase], completed=row.step, note=note)
+        if row.phase not in self._tasks:
+            self._tasks[row.phase] = self.bars.add_task(row.phase, total=row.steps, note="")
+        self.bars.update(self._tasks[row.phase], completed=row.step, note=note)
 
+
+class _Lines(logging.Handler):
+    """Hands the library's notices to a view."""
+
+    def __init__(self, view: LiveView) -> None:
+        super().__init__(logging.INFO)
+        self.view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.view.say(record.getMessage())
+
+
+@contextmanager
+def live_view(*, quiet: bool = False) -> Iterator[LiveView]:
+    """Yields a view that shows progress and the library's notices, and listens to signals.
+
+    Args:
+        quiet: whether another process speaks for this one.
+    """
+    stop = _Stop()
+    view = LiveView(console(), stop, quiet=quiet)
+    logger, handler = logging.getLogger("matchlib"), _Lines(view)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        if live is not None:
-            live.start()
-        yield Hooks(show=show, say=lambda line: out.print(line, markup=False), stop=lambda: bool(stop))
+        if view.bars is not None:
+            view.bars.start()
+        yield view
     finally:
-        if live is not None:
-            live.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if view.bars is not None:
+            view.bars.stop()
+        logger.removeHandler(handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
+
+MIB = 2**20
 
 COLUMNS = {
     "nfe": "NFE",
@@ -123,20 +169,19 @@ def show_diagnosis(found: Diagnosis) -> None:
         out.print("nothing wrong was found", markup=False)
 
 
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
-
-
 def read_bytes(text: str) -> int:
     """Returns the bytes that a text such as ``24GiB`` means.
 
     Raises:
         SettingError: it means none.
     """
-    for unit, size in UNITS.items():
-        number = text.removesuffix(unit).strip()
-        if text.endswith(unit) and number.replace(".", "", 1).isdigit() and float(number) > 0:
-            return int(float(number) * size)
-    raise SettingError(f"--memory takes a number with one of {', '.join(UNITS)}, for example 24GiB, got {text!r}")
+    try:
+        size = TypeAdapter(ByteSize).validate_python(text)
+    except ValidationError:
+        size = ByteSize(0)
+    if size <= 0 or text.strip().isdigit():
+        raise SettingError(f"--memory takes a number with a unit, for example 24GiB, got {text!r}")
+    return int(size)
 
 
 def show_plan(found: Plan, memory: int | None) -> None:
@@ -151,16 +196,15 @@ def show_plan(found: Plan, memory: int | None) -> None:
         "in all": found.peak(),
     }
     for name, size in rows.items():
-        table.add_row(name, f"{size / UNITS['MiB']:.1f}")
+        table.add_row(name, f"{size / MIB:.1f}")
     out.print(table)
     out.print("besides it: what the libraries take for themselves (about 500 MiB on CUDA) and workspaces of operations", markup=False)
     if memory is None:
         return
     most = found.largest(memory)
     number = f"at most {most}" if most < 0.98 * MOST else f"more than {most}"
-    unit = "GiB" if memory >= UNITS["GiB"] else "MiB"
     fits = "fits" if found.batch <= most else "does not fit: set trainer.engine.micro_batch_size or a smaller trainer.batch_size"
-    out.print(f"in {memory / UNITS[unit]:.3g} {unit} {number} samples at once; {found.batch} {fits}", markup=False)
+    out.print(f"in {ByteSize(memory).human_readable()} {number} samples at once; {found.batch} {fits}", markup=False)
 
 
 def show_report(report: Mapping[str, Any]) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from matchlib.evaluation.pictures import draw
 from matchlib.evaluation.reference import Reference, flat
 from matchlib.evaluation.score import pair_scores, reference_of, scores
 from matchlib.io import write_json
-from matchlib.runs.pipeline import Pipeline
-from matchlib.runs.settings import EvaluationSettings
 from matchlib.training.distributed import SingleProcess
 
 __all__ = ["evaluate"]
@@ -30,22 +28,43 @@ DRAWS = 3  # answers to the same sources in a picture
 SMALLEST = 20  # held-out samples of a class, for a distance of its own
 
 
+class Sampled(Protocol):
+    """What is scored: something that samples and says what a sample costs."""
+
+    nfe: int
+    config: Any
+
+    def sample_batch(self, n: int, *, seed: int = 0, processes: SingleProcess | None = None) -> Batch:
+        """Returns ``n`` samples in model units, with sources and labels."""
+
+
+class EvaluationProtocol(Protocol):
+    """How samples are scored: see ``matchlib.runs.settings.EvaluationSettings``."""
+
+    @property
+    def draws(self) -> int: ...
+    @property
+    def metrics(self) -> Sequence[str] | None: ...
+    @property
+    def clip_samples(self) -> bool: ...
+
+
 def evaluate(
     folder: Path,
-    generators: Mapping[str, Pipeline],
+    pipelines: Mapping[str, Sampled],
     dataset: Dataset,
-    settings: EvaluationSettings,
+    settings: EvaluationProtocol,
     seed: int,
-    parallel: SingleProcess | None = None,
+    processes: SingleProcess | None = None,
 ) -> dict[str, Any]:
-    """Scores generators, writes ``evaluation.json`` and ``samples.png``, and returns the former.
+    """Scores pipelines, writes ``evaluation.json`` and ``samples.png``, and returns the former.
 
     Args:
-        generators: ``teacher`` and perhaps ``student``.
+        pipelines: ``teacher`` and perhaps ``student``.
         seed: of the samples.
-        parallel: processes that share the sampling; the first one scores.
+        processes: that share the sampling; the first one scores.
     """
-    among = parallel or SingleProcess()
+    among = processes or SingleProcess()
     reference, features = reference_of(dataset)
     n = settings.draws * reference.size
     report: dict[str, Any] = {
@@ -57,9 +76,9 @@ def evaluate(
         "seed": seed,
     }
     drawn: dict[str, tuple[Batch, float]] = {}
-    for kind, generator in sorted(generators.items()):
+    for kind, pipeline in sorted(pipelines.items()):
         begin = time.perf_counter()
-        made = generator.draw(n, seed=seed, parallel=among)
+        made = pipeline.sample_batch(n, seed=seed, processes=among)
         drawn[kind] = made, (time.perf_counter() - begin) * TIMED / n
 
     def score() -> dict[str, Any]:
@@ -68,10 +87,10 @@ def evaluate(
             samples = made.data.clamp(*dataset.model_limits) if settings.clip_samples else made.data
             if not torch.isfinite(samples).all():
                 raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
-            report[kind] = {"nfe": generators[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
+            report[kind] = {"nfe": pipelines[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
             report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
             rounds[kind] = [samples]
-            if dataset.paired and generators[kind].card.model.coupling.reads_source:
+            if dataset.paired and pipelines[kind].config.model.coupling.reads_source:
                 report[kind] |= pair_scores(dataset, samples)
                 rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
         report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)

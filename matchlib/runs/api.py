@@ -2,127 +2,316 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.loss import DistillationLoss
+from matchlib.errors import ArtifactError, SettingError
+from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
-from matchlib.registry import losses
-from matchlib.runs.artifact import ArtifactConfig, dataset_of
-from matchlib.runs.folder import start_run
-from matchlib.runs.pipeline import Pipeline
-from matchlib.runs.recipes import recipe as read_recipe
-from matchlib.runs.run import Hooks
-from matchlib.runs.settings import RunSettings, at, from_tree, merge, to_tree
-from matchlib.runs.teachers import card_of, data_piece
+from matchlib.io import lock, write_text
+from matchlib.registry import datasets, families, losses, students
+from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of
+from matchlib.runs.pipeline import Pipeline, load
+from matchlib.runs.run import Run
+from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
+from matchlib.training.distributed import init_distributed, strategy
+from matchlib.training.trainer import Progress
 
-__all__ = ["distill", "settings_of", "train"]
+__all__ = ["distill", "evaluate", "open_run", "resume", "start_run", "train"]
 
-
-def settings_of(command: str, changes: Mapping[str, Any], named: str | None = None) -> RunSettings:
-    """Returns the defaults, those of a recipe laid over them, with ``{"dotted.path": value}`` changed; None leaves a default.
-
-    Raises:
-        UnknownNameError: there is no such recipe, or a setting that no record has.
-    """
-    tree = {**to_tree(RunSettings(command=command))}
-    if named is not None:
-        merge(tree, read_recipe(named))
-    for path, value in changes.items():
-        if value is None:
-            continue
-        *parents, last = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    return from_tree(tree)
+logger = logging.getLogger("matchlib")
 
 
 def train(
     family: str = "flow",
     data: str | Path | Dataset = "digits",
     *,
+    coupling: Any = None,
+    interpolant: Any = None,
+    objective: Any = None,
+    network: Any = None,
     steps: int | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    seed: int | None = None,
+    device: str | None = None,
+    recipe: str | None = None,
+    config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    hooks: Hooks | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
     """Trains a teacher, as ``matchlib train --family`` does.
 
     Args:
         family: registered name.
         data: registered name, path, or a data set.
+        coupling, interpolant, objective: objects of registered classes, names or specs that replace the family's own.
+        network: name or spec of the teacher's network.
         steps: of the optimiser.
         out: folder of the run; None for ``runs/DATE-NAME``.
+        recipe: named settings, overruled by what else is given.
+        config: a tree of settings, as ``config.yaml`` holds it.
         settings: further settings by dotted path, as in ``--set``.
+        on_progress: called with a Progress at every row of the log; None prints a line each.
 
     Returns:
         The teacher, ready to sample.
     """
-    changes = {"teacher.name": family, "teacher.training.steps": steps, "seed": seed, "device": device, **(settings or {})}
-    made = settings_of("train", changes | _named(data, out))
-    run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None)
-    run.execute()
-    return run.generators["teacher"]
+    pieces = {"coupling": coupling, "interpolant": interpolant, "objective": objective, "network": network}
+    options = {"teacher.name": family, "teacher.training.steps": steps, "seed": seed, "device": device, **_named(data, out)}
+    options |= {f"teacher.{name}": piece for name, piece in pieces.items()}
+    chosen = resolve("train", recipe=recipe, config=config, options=options, settings=settings)
+    with _messages(on_progress) as show:
+        run = start_run(chosen, data=_object(data), on_progress=show, trust=True)
+        run.execute()
+    return run.pipelines["teacher"]
 
 
 def distill(
     teacher: str | Path | Teacher = "flow",
     data: str | Path | Dataset = "digits",
     student: str | Path = "onestep",
-    loss: str | DistillationLoss | None = None,
+    loss: str | DistillationLoss | Mapping[str, Any] | None = None,
     *,
     recipe: str | None = None,
     steps: int | None = None,
     out: str | Path | None = None,
-    seed: int = 0,
-    device: str = "auto",
+    seed: int | None = None,
+    device: str | None = None,
+    config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
-    hooks: Hooks | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
     """Distils a teacher, as ``matchlib distill`` does.
 
     Args:
-        teacher: name of a family (its default teacher is trained, or taken from the cache), folder of a run, or a Teacher.
+        teacher: name of a family (its default teacher is trained, or taken from the cache), folder of a run, FILE.py:NAME, PREFIX:PATH, or
+            a Teacher.
         data: registered name, path, or a data set.
         student: registered name, or folder of a run whose student goes on.
-        loss: registered name, or a loss; None, or the name of the recipe's own, for that of the settings.
+        loss: registered name, spec or object; None for that of the settings.
         recipe: named settings, overruled by what else is given.
-        steps: turns of critic and student.
+        steps: of critic and student in all.
         out: folder of the run; None for ``runs/DATE-NAME``.
+        config: a tree of settings, as ``config.yaml`` holds it.
         settings: further settings by dotted path, as in ``--set``.
+        on_progress: called with a Progress at every row of the log; None prints a line each.
 
     Returns:
         The student, ready to sample.
     """
-    if recipe is not None and loss == at(read_recipe(recipe), "loss.name"):
-        loss = None
-    spec = {"name": loss} if isinstance(loss, str) else None if loss is None else losses.describe(loss)
-    changes = {
-        "teacher.name": "python" if isinstance(teacher, Teacher) else str(teacher),
+    given = teacher if isinstance(teacher, Teacher) else None
+    if given is None and not isinstance(teacher, str | Path):
+        raise SettingError(f"teacher must be a name, a path or a matchlib.Teacher, got {type(teacher).__name__}; see Teacher.from_callable")
+    spec = losses.describe(loss) if isinstance(loss, DistillationLoss) else {"name": loss} if isinstance(loss, str) else loss
+    options = {
+        "teacher.name": f"{GIVEN}teacher" if given is not None else str(teacher),
         "student.name": str(student),
         "loss": spec,
         "trainer.steps": steps,
         "seed": seed,
         "device": device,
-        **(settings or {}),
+        **_named(data, out),
     }
-    made = settings_of("distill", changes | _named(data, out), recipe)
-    given = (_card(teacher, data, made), teacher) if isinstance(teacher, Teacher) else None
-    run = start_run(made, hooks, dataset=data if isinstance(data, Dataset) else None, teacher=given)
-    run.execute()
-    return run.generators["student"]
+    chosen = resolve("distill", recipe=recipe, config=config, options=options, settings=settings)
+    with _messages(on_progress) as show:
+        run = start_run(chosen, data=_object(data), teacher=given, on_progress=show, trust=True)
+        run.execute()
+    return run.pipelines["student"]
+
+
+def resume(
+    run: str | Path,
+    *,
+    teacher: Teacher | None = None,
+    data: Dataset | None = None,
+    checkpoint: str | Path | None = None,
+    trust: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Pipeline:
+    """Goes on with a run from its last checkpoint, as ``matchlib resume`` does.
+
+    Args:
+        run: folder of the run.
+        teacher, data: those that the run was made from, where they were made in Python.
+        checkpoint: one of ``RUN/checkpoints``; None for the latest.
+        trust: whether Python code that ``config.yaml`` names may be run.
+
+    Returns:
+        What the run makes, ready to sample.
+    """
+    path = None if checkpoint is None else Path(checkpoint)
+    with _messages(on_progress) as show:
+        opened = open_run(Path(run), teacher=teacher, data=data, checkpoint=path, trust=trust, on_progress=show)
+        opened.execute()
+    return opened.pipelines.get("student", opened.pipelines["teacher"])
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    draws: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    teacher: Teacher | None = None,
+    data: Dataset | None = None,
+    trust: bool = False,
+) -> dict[str, Any]:
+    """Scores a run's student and teacher again, and rewrites its ``evaluation.json`` and ``samples.png``.
+
+    Args:
+        run: folder of a finished run.
+        draws: of the held-out size that a score is averaged over; None for the run's own.
+        seed: of the samples; None for the run's own.
+        teacher, data, trust: as for ``resume``.
+    """
+    folder = Path(run)
+    settings = _settings_of(folder)
+    scoring = settings.evaluation if draws is None else EvaluationSettings(**{**settings.evaluation.model_dump(), "draws": draws})
+    where = str(device_of(device or settings.device))
+    kinds = [kind for kind in ("teacher", "student") if (folder / kind / "config.json").exists()] or ["teacher"]
+    pipelines = {kind: load(folder, kind, where, teacher=teacher, trust=trust) for kind in kinds}
+    recorded = pipelines[kinds[0]].config.data
+    dataset = (data if data is not None else dataset_of_settings(settings.data)).normalized_as(recorded.shift, recorded.scale)
+    return write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed)
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------------
+
+
+def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False, **given: Any) -> Run:
+    """Builds the components, then makes the folder of a new run and writes its ``config.yaml``.
+
+    Args:
+        again: go on with the run that the folder holds, if it was started with the same settings.
+        trust: whether Python code that the settings name may be run.
+        given: ``data``, ``teacher`` and ``loss`` made in Python, ``on_progress`` and ``should_stop`` as for ``Run``.
+
+    Raises:
+        SettingError: the folder holds something already, or a run with other settings.
+        MatchlibError: the settings cannot work; nothing was written.
+    """
+    init_distributed(device_of(settings.device))
+    settings = _absolute(settings)
+    processes = strategy(settings.trainer.engine.parallel)
+    folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
+    parts = {key: given.pop(key, None) for key in ("data", "teacher", "loss")}
+    components = build(settings, trust=trust, **parts)
+    given = {key: value for key, value in given.items() if value is not None}
+    run = Run(settings, components, folder, **given)
+    processes.on_main_process(lambda: _begin(folder, settings, there=there))
+    return run
+
+
+def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | None = None, trust: bool = False, **given: Any) -> Run:
+    """Opens the folder of a run that was started before; arguments as for ``resume``."""
+    settings = _settings_of(folder)
+    init_distributed(device_of(settings.device))
+    components = build(settings, data=data, teacher=teacher, trust=trust)
+    given = {key: value for key, value in given.items() if value is not None}
+    run = Run(settings, components, folder, **given)
+    strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))
+    return run
+
+
+def _settings_of(folder: Path) -> RunSettings:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ArtifactError(f"there is no run at {folder}: {path} is missing")
+    return from_config(path)
+
+
+def _begin(folder: Path, settings: RunSettings, *, there: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder)
+    if not there:
+        write_text(folder / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+
+
+def _folder(settings: RunSettings, *, again: bool) -> tuple[Path, bool]:
+    """Where the run is to be, and whether it is there already."""
+    folder = _default_folder(settings) if settings.out is None else Path(settings.out)
+    if not (folder / "config.yaml").exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SettingError(f"{folder} is not empty; choose another --out")
+        return folder, False
+    if not again:
+        raise SettingError(f"{folder} holds a run already; choose another --out, or go on with: matchlib resume {folder}")
+    there, asked = plain(from_config(folder / "config.yaml")), plain(settings)
+    other = sorted(key for key in asked if key != "out" and there[key] != asked[key])
+    if other:
+        raise SettingError(f"{folder} holds a run with other settings ({', '.join(other)}); choose another --out")
+    return folder, True
+
+
+def _default_folder(settings: RunSettings) -> Path:
+    """``runs/DATE-NAME``, with a number behind it if that is taken."""
+    teacher, data = (Path(name.rpartition(":")[2]).stem for name in (settings.teacher.name, settings.data.name))
+    base = Path("runs") / f"{datetime.now():%Y-%m-%d}-{settings.command}-{teacher}-{data}"
+    candidates = (base if i == 1 else Path(f"{base}-{i}") for i in range(1, 10_000))
+    return next(path for path in candidates if not path.exists())
+
+
+def _absolute(settings: RunSettings) -> RunSettings:
+    """Returns the settings with paths that do not depend on the working folder."""
+    changes: dict[str, Any] = {}
+    for group, registry in (("data", datasets), ("teacher", families), ("student", students)):
+        name = getattr(settings, group).name
+        if name not in registry and not name.startswith(GIVEN):
+            changes[f"{group}.name"] = _absolute_name(name)
+    if settings.out is not None:
+        changes["out"] = os.path.abspath(os.path.expanduser(settings.out))
+    return resolve(settings.command, config=plain(settings), settings=changes) if changes else settings
+
+
+def _absolute_name(name: str) -> str:
+    """Makes the path in ``PREFIX:PATH:NAME`` absolute, if there is such a file or folder."""
+    parts = name.split(":")
+    return ":".join(os.path.abspath(os.path.expanduser(part)) if os.path.exists(os.path.expanduser(part)) else part for part in parts)
+
+
+# -- what a call was given -------------------------------------------------------------------------------------------------
 
 
 def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]:
-    name = data.name if isinstance(data, Dataset) else str(data)
+    name = f"{GIVEN}{data.name}" if isinstance(data, Dataset) else _checked_name(data)
     return {"data.name": name, "out": None if out is None else str(out)}
 
 
-def _card(teacher: Teacher, data: str | Path | Dataset, settings: RunSettings) -> ArtifactConfig:
-    return card_of(teacher, data if isinstance(data, Dataset) else dataset_of(data_piece(settings.data)), settings)
+def _checked_name(data: Any) -> str:
+    if not isinstance(data, str | Path):
+        raise SettingError(
+            f"data must be a registered name, a path or a matchlib.Dataset, got {type(data).__name__}; arrays become one by "
+            "matchlib.Dataset.from_arrays('mine', array)"
+        )
+    return str(data)
+
+
+def _object(data: str | Path | Dataset) -> Dataset | None:
+    return data if isinstance(data, Dataset) else None
+
+
+@contextmanager
+def _messages(on_progress: Callable[[Progress], None] | None) -> Iterator[Callable[[Progress], None]]:
+    """Shows progress and notices on stderr, unless the ``matchlib`` logger has handlers or its level says otherwise."""
+    handler, level = logging.StreamHandler(sys.stderr), logger.level
+    own = not logger.hasHandlers()
+    if own:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logger.level or logging.INFO)
+    try:
+        yield on_progress or (lambda row: logger.info("%s", row))
+    finally:
+        if own:
+            logger.removeHandler(handler)
+            logger.setLevel(level)

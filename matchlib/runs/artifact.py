@@ -1,7 +1,8 @@
-"""Cards: what a saved network is, and how to make it again.
+"""Artifacts: ``model.safetensors`` with weights and ``config.json`` that says what they are weights of.
 
-A bundle is a folder with ``model.safetensors`` and ``card.json``. A card names registered plugins and their settings, nothing else, so
-that loading runs no code of the file.
+``config.json`` names registered plugins and their settings, or network classes of a fixed list, so that loading runs no code of the file.
+A network that only Python code can make is described by where it came from; it is loaded again when that code is trusted, or when the
+teacher is given.
 """
 
 from __future__ import annotations
@@ -11,34 +12,160 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import nn
 
+from matchlib import adapters
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, MatchlibError, SettingError
+from matchlib.errors import ArtifactError, MatchlibError
 from matchlib.fields.preconditioned import ExactField, NetworkSpec, Preconditioned
 from matchlib.fields.teacher import Teacher
-from matchlib.io import read_json, read_tensors, write_json, write_tensors
+from matchlib.io import read_json, read_tensors, tensor_shapes, write_json, write_tensors
 from matchlib.registry import couplings, interpolants, networks, objectives, students
+from matchlib.settings import explain
 
 __all__ = [
     "ArtifactConfig",
+    "DataConfig",
     "build_field",
     "build_student",
     "dataset_of",
     "describe_model",
+    "find_artifact",
     "load_artifact",
     "model_of",
     "save_artifact",
-    "times_of",
+    "save_average",
     "versions",
 ]
+
+Spec = dict[str, Any]
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What an artifact records of its data.
+
+    Args:
+        name, options: of the data set, as in the settings.
+        labels, balanced: likewise.
+        shift, scale: ``data units = shift + scale * model units``.
+        limits: least and largest number in data units.
+        label_shares: frequency of each class; None without classes.
+    """
+
+    name: str
+    options: Spec
+    labels: bool
+    balanced: bool
+    shift: float
+    scale: float
+    limits: tuple[float, float]
+    label_shares: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ArtifactConfig:
+    """Everything that is not a weight.
+
+    Args:
+        kind: ``teacher`` or ``student``.
+        network: spec of the teacher's network; ``{"name": None}`` where it has no registered name.
+        network_spec: what the network accepts.
+        model: the teacher's matching model.
+        moments: of data and source.
+        sampler: spec; how the teacher is sampled by default.
+        data: what it was made from.
+        defaults: what the teacher's family recommends for its distillation: ``t_start``, ``times``, ``student_lr``, ``critic_lr``.
+        seed: of the run.
+        student: spec of the student plugin, with ``network`` and ``objective`` if it has a network of its own; None for a teacher.
+        guidance: see ``Teacher``.
+        label_dropout: fraction of the labels that were left out in training, None if that is not known; at 0 it cannot be guided.
+        origin: where a teacher that is no registered network came from, as ``matchlib.adapters`` states it; None if only Python knows.
+        settings: digest of the settings that the weights depend on.
+    """
+
+    kind: str
+    network: Spec
+    network_spec: NetworkSpec
+    model: MatchingModel
+    moments: Moments
+    sampler: Spec
+    data: DataConfig
+    defaults: Spec
+    seed: int
+    student: Spec | None = None
+    guidance: float = 1.0
+    label_dropout: float | None = 0.0
+    origin: Spec | None = None
+    settings: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the JSON form."""
+        fields = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        records = {key: asdict(getattr(self, key)) for key in ("network_spec", "moments", "data")}
+        return {"format": 1, **fields, **records, "model": describe_model(self.model), "versions": versions()}
+
+    @classmethod
+    def from_json(cls, tree: Mapping[str, Any]) -> ArtifactConfig:
+        """Returns what a JSON form describes.
+
+        Raises:
+            MatchlibError: a key is missing, unknown or of another type; the message names it.
+        """
+        try:
+            file = _File.model_validate(dict(tree))
+        except ValidationError as error:
+            raise explain(error, _File) from None
+        fields = {key: getattr(file, key) for key in cls.__dataclass_fields__ if key != "model"}
+        return cls(**fields, model=model_of(file.model))
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    coupling: Spec
+    interpolant: Spec
+    objective: Spec
+    times: TimeDistribution
+    sees_source: bool
+
+
+class _File(BaseModel):
+    """The JSON form of an ``ArtifactConfig``."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    format: Literal[1]
+    kind: Literal["teacher", "student"]
+    network: Spec
+    network_spec: NetworkSpec
+    model: _Model
+    moments: Moments
+    sampler: Spec
+    data: DataConfig
+    defaults: Spec
+    seed: int
+    student: Spec | None
+    guidance: float
+    label_dropout: float | None
+    origin: Spec | None
+    settings: str
+    versions: dict[str, str]
+
+
+def dataset_of(data: DataConfig) -> Dataset:
+    """Returns the data set that an artifact was made from, in its units."""
+    dataset = load_dataset(data.name, data.options)
+    dataset = dataset if data.labels else dataset.without_labels()
+    dataset = dataset.balanced() if data.balanced else dataset
+    return dataset.normalized_as(data.shift, data.scale)
 
 
 def describe_model(model: MatchingModel) -> dict[str, Any]:
@@ -52,171 +179,128 @@ def describe_model(model: MatchingModel) -> dict[str, Any]:
     }
 
 
-def times_of(spec: Mapping[str, Any]) -> TimeDistribution:
-    """Returns the time density that a mapping describes."""
-    try:
-        log_sigma = spec.get("log_sigma")
-        return TimeDistribution(**{**spec, "log_sigma": None if log_sigma is None else tuple(log_sigma)})
-    except TypeError as error:
-        raise SettingError(f"times has the settings t_min, t_max and log_sigma: [mean, std], got {dict(spec)}") from error
-
-
-def model_of(spec: Mapping[str, Any]) -> MatchingModel:
+def model_of(spec: Any) -> MatchingModel:
     """Returns the model that its JSON form describes; the inverse of ``describe_model``."""
+    file = spec if isinstance(spec, _Model) else _Model.model_validate(spec)
     return MatchingModel(
-        couplings.build(spec["coupling"]),
-        interpolants.build(spec["interpolant"]),
-        objectives.build(spec["objective"]),
-        times_of(spec["times"]),
-        spec["sees_source"],
+        couplings.build(file.coupling),
+        interpolants.build(file.interpolant),
+        objectives.build(file.objective),
+        file.times,
+        file.sees_source,
     )
 
 
-def build_field(network: Mapping[str, Any], signature: NetworkSpec, model: MatchingModel, moments: Moments) -> nn.Module:
+def build_field(network: Mapping[str, Any], spec: NetworkSpec, model: MatchingModel, moments: Moments) -> nn.Module:
     """Returns a fresh field: a network, preconditioned, its weights drawn from torch's global generator; or a formula as it is."""
     if issubclass(networks[network["name"]], ExactField):
-        return networks.build(network, signature, model)
-    field = Preconditioned(networks.build(network, signature), model, moments)
+        return networks.build(network, spec, model)
+    field = Preconditioned(networks.build(network, spec), model, moments)
     field.spec = dict(network)
     return field
 
 
-@dataclass(frozen=True)
-class ArtifactConfig:
-    """Everything but the weights.
-
-    Args:
-        kind: ``teacher`` or ``student``.
-        network: piece of the teacher's network.
-        signature: of the network.
-        model: the teacher's matching model.
-        moments: of data and source.
-        sampler: piece; how the teacher is sampled by default.
-        data: ``name``, ``options``, ``labels``, ``shift``, ``scale``, ``limits``, ``label_shares``.
-        seed: of the run.
-        student: ``name`` and settings of the student plugin, and ``network`` if it has one of its own; None for a teacher.
-        guidance: see ``Teacher``.
-        label_dropout: share of the labels that the teacher was not told in training, None if that is not known; at 0 it cannot be guided.
-        versions: of what wrote the card.
-    """
-
-    kind: str
-    network: dict[str, Any]
-    signature: NetworkSpec
-    model: MatchingModel
-    moments: Moments
-    sampler: dict[str, Any]
-    data: dict[str, Any]
-    seed: int
-    student: dict[str, Any] | None = None
-    versions: dict[str, str] | None = None
-    guidance: float = 1.0
-    label_dropout: float | None = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the card's JSON form."""
-        fields = {key: getattr(self, key) for key in ("kind", "network", "sampler", "data", "seed", "student", "guidance", "label_dropout")}
-        return {
-            "format": 1,
-            **fields,
-            "signature": asdict(self.signature),
-            "model": describe_model(self.model),
-            "moments": asdict(self.moments),
-            "versions": versions(),
-        }
-
-    @classmethod
-    def from_json(cls, card: Mapping[str, Any]) -> ArtifactConfig:
-        """Returns the card of its JSON form."""
-        signature: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in card["signature"].items()}
-        return cls(
-            **{key: card[key] for key in ("kind", "network", "sampler", "data", "seed", "student", "versions")},
-            **{key: card[key] for key in ("guidance", "label_dropout") if key in card},
-            signature=NetworkSpec(**signature),
-            model=model_of(card["model"]),
-            moments=Moments(**card["moments"]),
-        )
-
-    def build(self) -> Teacher | Student:
-        """Returns the module that the card describes, with weights still to be loaded.
-
-        Raises:
-            CardError: the network was made in Python and has no registered name.
-        """
-        if self.network.get("name") is None and not (self.student or {}).get("network"):
-            raise ArtifactError("the network was made in Python; register it in matchlib.networks so that a card can name it")
-        unneeded = self.student is not None and self.student.get("network") is not None  # the teacher's field, by the student
-        field = nn.Identity() if unneeded else build_field(self.network, self.signature, self.model, self.moments)
-        teacher = Teacher(field, self.model, self.moments, self.guidance)
-        return teacher if self.student is None else build_student(self.student, teacher, self.signature)
-
-
-def build_student(spec: Mapping[str, Any], teacher: Teacher, signature: NetworkSpec) -> Student:
+def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: NetworkSpec) -> Student:
     """Builds a student from ``{"name", its settings, "network" and "objective" (optional)}``.
 
     A network of its own predicts the data, unless ``objective`` names another row: the teacher's, say, whose weights then mean the same.
     """
-    own = None
+    field = None
     if spec.get("network") is not None:
         model = replace(teacher.model, objective=objectives.build(spec.get("objective") or {"name": "data"}))
-        own = build_field(spec["network"], replace(signature, heads=len(model.objective.heads)), model, teacher.moments)
-    return students.build({key: value for key, value in spec.items() if key not in ("network", "objective")}, teacher, own)
+        field = build_field(spec["network"], replace(network_spec, heads=len(model.objective.heads)), model, teacher.moments)
+    return students.build({key: value for key, value in spec.items() if key not in ("network", "objective")}, teacher, field)
 
 
 def versions() -> dict[str, str]:
     """Returns the versions that a result depends on."""
     try:
-        own = version("matchlib-torch")
+        matchlib = version("matchlib-torch")
     except PackageNotFoundError:
-        own = "source"
-    return {"matchlib": own, "torch": torch.__version__, "python": platform.python_version()}
+        matchlib = "source"
+    return {"matchlib": matchlib, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def save_artifact(folder: Path, card: ArtifactConfig, module: nn.Module) -> None:
-    """Writes weights, then the card: a folder with a card is whole."""
-    write_tensors(folder / "model.safetensors", module.state_dict())
-    write_json(folder / "card.json", card.to_json())
+def save_artifact(folder: Path, config: ArtifactConfig, module: nn.Module) -> None:
+    """Writes weights, then the configuration: a folder with a configuration is whole."""
+    write_tensors(folder / WEIGHTS, module.state_dict())
+    write_json(folder / CONFIG, config.to_json())
 
 
 def save_average(folder: Path, decay: float, module: nn.Module) -> None:
-    """Writes further averaged weights of a module beside those of its bundle."""
+    """Writes further averaged weights of a module beside those of its artifact."""
     write_tensors(folder / f"ema-{decay}.safetensors", module.state_dict())
 
 
-def load_artifact(folder: Path, ema: float | None = None) -> tuple[ArtifactConfig, Teacher | Student]:
-    """Reads a bundle.
+def find_artifact(path: str | Path, *kinds: str) -> Path | None:
+    """Returns the first folder of an artifact: ``path`` itself, or the first of ``path/kind``; None if there is none."""
+    folder = Path(path).expanduser()
+    places = [folder, *(folder / kind for kind in kinds)]
+    return next((place for place in places if (place / CONFIG).is_file()), None)
+
+
+def load_artifact(
+    folder: Path, *, ema: float | None = None, teacher: Teacher | None = None, trust: bool = False
+) -> tuple[ArtifactConfig, Teacher | Student]:
+    """Reads an artifact.
 
     Args:
-        ema: decay of the average whose weights to read; None for the bundle's own.
+        ema: decay of the average whose weights to read; None for the artifact's own.
+        teacher: the teacher that was distilled or saved, where its network was made in Python.
+        trust: whether code that the configuration names may be run.
 
     Raises:
-        CardError: a file is missing or damaged, or the weights do not fit the card.
+        ArtifactError: a file is missing or damaged, the weights do not fit, or the network cannot be made from what is given.
     """
     try:
-        card = ArtifactConfig.from_json(read_json(folder / "card.json"))
-        module = card.build()
+        config = ArtifactConfig.from_json(read_json(folder / CONFIG))
     except ArtifactError:
         raise
-    except (KeyError, TypeError, ValueError, MatchlibError) as error:
-        raise ArtifactError(f"{folder / 'card.json'} does not describe a model: {error}") from error
-    weights = folder / ("model.safetensors" if ema is None else f"ema-{ema}.safetensors")
+    except MatchlibError as error:
+        raise ArtifactError(f"{folder / CONFIG} does not describe a model: {error}") from error
+    weights = folder / (WEIGHTS if ema is None else f"ema-{ema}.safetensors")
     if ema is not None and not weights.exists():
         there = ", ".join(sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors")))
         raise ArtifactError(
             f"{folder} has no average of decay {ema} (there are: {there or 'none'}); trainer.extra_ema_decays asks for some"
         )
-    tensors, _ = read_tensors(weights)
     try:
+        _check_size(config, weights)
+        module = _build(config, folder, teacher, trust)
+        tensors, _ = read_tensors(weights)
         module.load_state_dict(tensors)
-    except RuntimeError as error:
+    except ArtifactError:
+        raise
+    except (MatchlibError, RuntimeError, TypeError, ValueError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"the weights in {folder} do not fit its card: {first}") from error
-    return card, module
+        raise ArtifactError(f"the weights in {folder} do not fit its {CONFIG}: {first}") from error
+    return config, module
 
 
-def dataset_of(data: Mapping[str, Any]) -> Dataset:
-    """Returns the data set that a card or settings name, in the card's units."""
-    dataset = load_dataset(data["name"], data["options"])
-    dataset = dataset if data["labels"] else dataset.without_labels()
-    dataset = dataset.balanced() if data.get("balanced") else dataset
-    return dataset.normalized_as(data["shift"], data["scale"]) if "scale" in data else dataset
+def _check_size(config: ArtifactConfig, weights: Path) -> None:
+    """Compares the network's size with the file's before any memory is taken."""
+    spec = (config.student or {}).get("network") or config.network
+    if spec.get("name") is None or issubclass(networks[spec["name"]], ExactField):
+        return
+    with torch.device("meta"):
+        network = networks.build(spec, config.network_spec)
+    asked, there = sum(x.numel() for x in network.parameters()), sum(shape.numel() for shape in tensor_shapes(weights).values())
+    if asked > there:
+        raise ArtifactError(f"{weights} holds {there:,} numbers, and the network that {CONFIG} describes has {asked:,}")
+
+
+def _build(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: bool) -> Teacher | Student:
+    """Returns the module that a configuration describes, with weights still to be loaded."""
+    alone = config.student is not None and config.student.get("network") is not None  # such a student needs no field of the teacher
+    if alone:
+        field: nn.Module = nn.Identity()
+    elif config.network.get("name") is not None:
+        field = build_field(config.network, config.network_spec, config.model, config.moments)
+    elif given is not None:
+        field = given.field
+    elif config.origin is not None:
+        field = adapters.rebuild(config.origin, trust=trust).field
+    else:
+        raise ArtifactError(f"the network in {folder} was made in Python: give its teacher, matchlib.load(RUN, teacher=...)")
+    teacher = Teacher(field, config.model, config.moments, config.guidance)
+    return teacher if config.student is None else build_student(config.student, teacher, config.network_spec)

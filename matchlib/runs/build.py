@@ -1,31 +1,124 @@
-"""From settings to student, critic and loss; everything that can be refused is refused here, before anything is trained."""
+"""From settings to components: everything is built once, and whatever can be refused is refused here, before a folder is made."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.family import Defaults
+from matchlib import adapters
+from matchlib.algebra.convert import view
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
+from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.evaluation.doctor import check_answer
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import objectives, students
-from matchlib.runs.artifact import ArtifactConfig, build_field, build_student, load_artifact, times_of
-from matchlib.runs.settings import EngineSettings, RunSettings
-from matchlib.runs.teachers import recipe_of
-from matchlib.training.precision import prepare
-from matchlib.training.trainer import TrainerSettings
+from matchlib.registry import couplings, families, interpolants, losses, metrics, objectives, samplers, students
+from matchlib.runs.artifact import ArtifactConfig, DataConfig, Spec, build_field, build_student, find_artifact, load_artifact
+from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
-__all__ = ["Distilled", "device_of", "distillation_of", "prepared", "student_steps", "teacher_steps"]
+__all__ = ["GIVEN", "Components", "StudentComponents", "build", "dataset_of_settings", "device_of", "open_teacher", "settings_digest"]
+
+GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
+
+
+@dataclass(frozen=True)
+class StudentComponents:
+    """What the student's training is made of.
+
+    Args:
+        student: the generator.
+        spec: of the student, for its artifact.
+        critic: predicts the teacher's own row.
+        loss: compares teacher and critic.
+        times: density of t at which they are compared.
+        student_lr, critic_lr: Adam's step sizes.
+        copies_teacher: whether the student, and whether the critic, starts from the teacher's weights.
+        init_from_teacher: whether a network of the student's own takes the teacher's weights that fit.
+    """
+
+    student: Student
+    spec: Spec
+    critic: nn.Module
+    loss: DistillationLoss
+    times: TimeDistribution
+    student_lr: float
+    critic_lr: float
+    copies_teacher: tuple[bool, bool]
+    init_from_teacher: bool
+
+    def take_weights(self, teacher: Teacher) -> list[str]:
+        """Gives student and critic the weights of the finished teacher, where they start from them; returns notes for the user."""
+        for module, copies in zip((getattr(self.student, "field", None), self.critic), self.copies_teacher, strict=True):
+            if copies and module is not None:
+                module.load_state_dict(teacher.field.state_dict())
+        if not self.init_from_teacher:
+            return []
+        return [f"student: initialised from the teacher, {copy_fitting(self.student, teacher.state_dict())}"]
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a run is made of.
+
+    Args:
+        data: in the teacher's units.
+        config: describes the teacher.
+        teacher: to be trained, or finished.
+        finished: whether the teacher needs no training.
+        distillation: student, critic and loss; None where only a teacher is trained.
+    """
+
+    data: Dataset
+    config: ArtifactConfig
+    teacher: Teacher
+    finished: bool
+    distillation: StudentComponents | None
+
+
+def build(
+    settings: RunSettings,
+    *,
+    data: Dataset | None = None,
+    teacher: Teacher | None = None,
+    loss: DistillationLoss | None = None,
+    trust: bool = False,
+) -> Components:
+    """Returns the components of a run. Nothing is trained or written.
+
+    Args:
+        data, teacher, loss: made in Python, in place of those that the settings name.
+        trust: whether Python code that the settings name may be run.
+
+    Raises:
+        MatchlibError: the settings cannot work.
+    """
+    device_of(settings.device)
+    dataset = data if data is not None else dataset_of_settings(settings.data)
+    config, module, finished = _teacher(settings, dataset, teacher, trust)
+    dataset = dataset.normalized_as(config.data.shift, config.data.scale)
+    _check_guidance(config)
+    sampler: Sampler = samplers.build(config.sampler)
+    sampler.check(config.model)
+    _check_metrics(settings)
+    if finished:
+        check_answer(module, dataset)
+    parts = _distillation(settings, config, module, loss) if settings.command == "distill" else None
+    return Components(dataset, config, module, finished, parts)
 
 
 def device_of(name: str) -> torch.device:
@@ -38,115 +131,305 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("tensors on meta hold no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SettingError(f"device {name!r} is not available here (auto, cpu, cuda or cuda:N): {str(error).splitlines()[0]}") from error
+        why = str(error).splitlines()[0][:120]
+        raise SettingError(f"device {name!r} is not available here (auto, cpu, cuda or cuda:N): {why}") from error
     return device
 
 
-def teacher_steps(settings: RunSettings) -> TrainerSettings:
-    """Returns the trainer's settings for the teacher's phase."""
-    return _steps(settings, settings.teacher.training)
-
-
-def student_steps(settings: RunSettings) -> TrainerSettings:
-    """Returns the trainer's settings for the student's phase."""
-    return _steps(settings, settings.trainer)
-
-
-def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
-    own = {key: getattr(phase, key) for key in ("steps", "warmup", "lr_decay", "max_grad_norm", "adaptive_clip")}
-    t = settings.trainer
-    every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "monitor_every", "on_alarm")}
-    return TrainerSettings(**own, **every, micro_batch_size=t.engine.micro_batch_size)
-
-
-@dataclass(frozen=True)
-class Distilled:
-    """A distillation ready to train, the student's spec for its card, the step sizes of student and critic, and what to tell the user."""
-
-    distillation: Distillation
-    student: Mapping[str, Any]
-    student_lr: float
-    critic_lr: float
-    notes: tuple[str, ...] = ()
-
-
-def distillation_of(settings: RunSettings, card: ArtifactConfig, teacher: Teacher, loss: DistillationLoss, *, paired: bool) -> Distilled:
-    """Builds student and critic for a teacher.
-
-    Raises:
-        MatchlibError: student, loss and teacher do not fit.
-    """
-    recipe, t = teacher.defaults or recipe_of(settings.teacher, card, paired=paired), settings.trainer
-    spec, student = _student(settings, card, teacher, recipe)
-    critic = _critic(settings, card, teacher)
-    for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
-        if not _has_weights(module):
-            raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
-    times = times_of({**asdict(recipe.times_of(card.model)), **(t.times or {})})
-    notes = []
-    if settings.student.init_from_teacher and spec.get("network"):
-        notes.append(f"student: warm start, {copy_fitting(student, teacher.state_dict())}")
-    return Distilled(
-        Distillation(teacher, student, critic, loss, times),
-        spec,
-        t.student_lr or t.student_lr_scale * recipe.student_lr,
-        t.critic_lr or t.critic_lr_scale * recipe.critic_lr,
-        tuple(notes),
-    )
-
-
-def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False) -> nn.Module:
-    """Prepares a module as the engine's settings say, in place.
+def settings_digest(settings: RunSettings, phase: str) -> str:
+    """Returns a digest of the settings that a phase's result depends on.
 
     Args:
-        frozen: whether it is the teacher of a student in training.
+        phase: ``teacher`` or ``student``.
     """
-    precision = (engine.teacher_precision if frozen else None) or engine.precision
-    return prepare(
-        module,
-        precision=precision,
-        compile=engine.compile,
-        channels_last=engine.channels_last,
-        checkpointing=engine.checkpointing,
-        frozen=frozen,
+    tree = plain(settings)
+    groups = ("data", "teacher", "seed") if phase == "teacher" else ("data", "teacher", "student", "loss", "trainer", "seed")
+    chosen = {key: copy.deepcopy(tree[key]) for key in groups}
+    for training in (chosen["teacher"]["training"], chosen.get("trainer", {})):
+        for key in ("engine", "log_every", "checkpoint_every", "keep_last", "monitor_every"):
+            training.pop(key, None)
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# -- data ------------------------------------------------------------------------------------------------------------------
+
+
+def dataset_of_settings(data: DataSettings) -> Dataset:
+    """Returns the data set that settings name.
+
+    Raises:
+        DataError: there is none, or it was given in Python and is not given now.
+    """
+    if data.name.startswith(GIVEN):
+        raise ArtifactError(f"the data set {data.name.removeprefix(GIVEN)!r} was given in Python: give it again, data=...")
+    dataset = load_dataset(data.name, data.options)
+    dataset = dataset if data.labels else dataset.without_labels()
+    return dataset.balanced() if data.balanced else dataset
+
+
+def _data_config(data: DataSettings, dataset: Dataset) -> DataConfig:
+    label, shares = dataset.train.label, None
+    if dataset.classes is not None and label is not None:
+        shares = tuple((torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist())
+    return DataConfig(data.name, data.options, data.labels, data.balanced, dataset.shift, dataset.scale, dataset.limits, shares)
+
+
+def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
+    """Returns what a network for the data and the model must accept."""
+    label = dataset.train.label
+    label_shape = tuple(label.shape[1:]) if label is not None and dataset.classes is None else None
+    return NetworkSpec(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
+
+
+# -- the teacher -----------------------------------------------------------------------------------------------------------
+
+
+def _teacher(settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool) -> tuple[ArtifactConfig, Teacher, bool]:
+    """Returns the teacher with its description, and whether it is finished."""
+    t = settings.teacher
+    if given is None and t.name in families:
+        config = _family_config(settings, dataset)
+        return config, _fresh_teacher(config, settings.seed), False
+    teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
+    if teacher is not None:
+        config = _given_config(teacher, dataset, settings)
+        return config, Teacher(teacher.field, config.model, config.moments, config.guidance), True
+    config, teacher = _artifact_teacher(t.name, dataset, trust)
+    if t.guidance is not None:
+        config = replace(config, guidance=t.guidance)
+    teacher.guidance = config.guidance
+    return replace(config, settings=settings_digest(settings, "teacher")), teacher, True
+
+
+def _fresh_teacher(config: ArtifactConfig, seed: int) -> Teacher:
+    torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
+    field = build_field(config.network, config.network_spec, config.model, config.moments)
+    return Teacher(field, config.model, config.moments, config.guidance)
+
+
+def _family(t: TeacherSettings) -> Family:
+    family: Family = families.build({"name": t.name, **t.options})
+    return family
+
+
+def _family_config(settings: RunSettings, dataset: Dataset) -> ArtifactConfig:
+    """Describes the teacher that a family makes for the data."""
+    t, family = settings.teacher, _family(settings.teacher)
+    model = _model(t, family, dataset)
+    defaults = family.defaults(paired=dataset.paired)
+    return ArtifactConfig(
+        kind="teacher",
+        network=dict(family.network(t.network)),
+        network_spec=_network_spec(dataset, model),
+        model=model,
+        moments=dataset.moments(model.coupling),
+        sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
+        data=_data_config(settings.data, dataset),
+        defaults=_defaults_record(defaults),
+        seed=settings.seed,
+        guidance=1.0 if t.guidance is None else t.guidance,
+        label_dropout=t.training.label_dropout,
+        settings=settings_digest(settings, "teacher"),
     )
 
 
-def _has_weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
+def _model(t: TeacherSettings, family: Family, dataset: Dataset) -> MatchingModel:
+    """Returns the family's model with the pieces that the settings replace."""
+    model = family.model(paired=dataset.paired)
+    pieces = {"coupling": (couplings, t.coupling), "interpolant": (interpolants, t.interpolant), "objective": (objectives, t.objective)}
+    changes: dict[str, Any] = {name: registry.build(spec) for name, (registry, spec) in pieces.items() if spec is not None}  # type: ignore[attr-defined]
+    if t.times is not None:
+        changes["times"] = _changed(model.times, t.times)
+    if t.sees_source is not None:
+        changes["sees_source"] = t.sees_source
+    model = replace(model, **changes)
+    if model.coupling.reads_source and not dataset.paired:
+        raise IncompatibleError(
+            f"coupling {couplings.name_of(model.coupling)!r} reads a source from the data, but {dataset.name} has none; "
+            "use digits-restore, an npz with an array 'source', or another coupling"
+        )
+    return model
 
 
-def _critic(settings: RunSettings, card: ArtifactConfig, teacher: Teacher) -> nn.Module:
+def _changed(times: TimeDistribution, change: TimeSettings | None) -> TimeDistribution:
+    return times if change is None else replace(times, **change.changes())
+
+
+def _defaults_record(defaults: Defaults) -> Spec:
+    """What an artifact keeps of a family's defaults."""
+    times = None if defaults.times is None else asdict(defaults.times)
+    return {"t_start": defaults.t_start, "times": times, "student_lr": defaults.student_lr, "critic_lr": defaults.critic_lr}
+
+
+def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
+    """Describes a teacher made in Python or by an adapter."""
+    t = settings.teacher
+    normalization = t.normalization or teacher.normalization
+    if normalization is not None:
+        dataset = dataset.normalized_as(*normalization)
+    spec = getattr(teacher.field, "spec", {"name": None})
+    defaults = teacher.defaults or Defaults(samplers["ode"](), times=None if dataset.paired else HIGH_NOISE)
+    return ArtifactConfig(
+        kind="teacher",
+        network=spec,
+        network_spec=_network_spec(dataset, teacher.model),
+        model=teacher.model,
+        moments=teacher.moments,
+        sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
+        data=_data_config(settings.data, dataset),
+        defaults=_defaults_record(defaults),
+        seed=settings.seed,
+        guidance=teacher.guidance if t.guidance is None else t.guidance,
+        label_dropout=None,  # not known
+        origin=teacher.origin,
+        settings=settings_digest(settings, "teacher"),
+    )
+
+
+def _artifact_teacher(name: str, dataset: Dataset, trust: bool) -> tuple[ArtifactConfig, Teacher]:
+    """Loads the teacher of a finished run for other, fitting data."""
+    if name.startswith(GIVEN):
+        raise ArtifactError("the teacher was given in Python: give it again, teacher=...")
+    folder = find_artifact(name, "teacher")
+    if folder is None:
+        raise UnknownNameError(
+            f"teacher {name!r} is neither a family ({', '.join(families)}), the folder of a finished run, FILE.py:NAME nor "
+            f"{', '.join(f'{prefix}:PATH' for prefix in adapters.PREFIXES)}{nearest(name, families)}"
+        )
+    config, teacher = load_artifact(folder, trust=trust)
+    if not isinstance(teacher, Teacher):
+        raise ArtifactError(f"{folder} holds a student, not a teacher")
+    wanted = _network_spec(dataset, config.model)
+    if config.network_spec != wanted:
+        raise IncompatibleError(
+            f"the teacher of {name} was made for events of shape {config.network_spec.shape} with {config.network_spec.classes or 'no'} "
+            f"classes, but {dataset.name} has shape {wanted.shape} and {wanted.classes or 'no'} classes "
+            "(data.labels=false leaves labels out)"
+        )
+    if config.model.coupling.reads_source and not dataset.paired:
+        raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
+    return config, teacher
+
+
+def open_teacher(name: str, data: str | None, *, trust: bool) -> tuple[Teacher, Dataset]:
+    """Returns the teacher of a run or of an adapter, and the data it is for.
+
+    Args:
+        name: as ``teacher.name``, but no family.
+        data: registered set or path; None for what the run was made from.
+
+    Raises:
+        SettingError: a teacher that is no run's was given no data.
+    """
+    teacher = adapters.open_teacher(name, trust=trust)
+    if teacher is not None:
+        if data is None:
+            raise SettingError(f"{name} does not say which data it is for: give --data")
+        return teacher, dataset_of_settings(DataSettings(name=data))
+    folder = find_artifact(name, "teacher")
+    if folder is None:
+        raise UnknownNameError(f"teacher {name!r} is not the folder of a finished run{nearest(name, families)}")
+    config, loaded = load_artifact(folder, trust=trust)
+    if not isinstance(loaded, Teacher):
+        raise ArtifactError(f"{folder} holds a student, not a teacher")
+    settings = DataSettings(name=config.data.name, labels=config.data.labels, balanced=config.data.balanced, **config.data.options)
+    chosen = settings if data is None else DataSettings(name=data, labels=config.data.labels)
+    return loaded, dataset_of_settings(chosen).normalized_as(config.data.shift, config.data.scale)
+
+
+def _check_guidance(config: ArtifactConfig) -> None:
+    """Refuses guidance of a teacher that cannot be asked without labels."""
+    if config.guidance == 1.0:
+        return
+    if config.network_spec.classes is None and config.network_spec.label_shape is None:
+        raise IncompatibleError(f"guidance {config.guidance:g} needs a teacher with labels, and this one has none")
+    if config.label_dropout == 0:
+        raise IncompatibleError(
+            f"guidance {config.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
+        )
+
+
+def _check_metrics(settings: RunSettings) -> None:
+    for name in settings.evaluation.metrics or ():
+        metrics[name]
+    best = settings.trainer.keep_best_by
+    if best is not None and not metrics[best].better:
+        fit = ", ".join(name for name in metrics if metrics[name].better)
+        raise SettingError(f"trainer.keep_best_by: {best} has no better side; choose one of {fit}")
+
+
+# -- the student -----------------------------------------------------------------------------------------------------------
+
+
+def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, given: DistillationLoss | None) -> StudentComponents:
+    t, defaults = settings.trainer, config.defaults
+    loss: DistillationLoss = given or losses.build(settings.loss)
+    learns = any(True for _ in teacher.field.parameters())
+    spec, student = _student(settings, config, teacher, learns)
+    critic = _critic(settings, config, teacher, learns)
+    for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
+        if not any(True for _ in module.parameters()):
+            raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
+    view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
+    stated = None if defaults["times"] is None else TimeDistribution(**defaults["times"])
+    fresh = settings.student.name in students
+    return StudentComponents(
+        student,
+        spec,
+        critic,
+        loss,
+        _changed(config.model.times if stated is None else stated.within(config.model.times), t.times),
+        t.student_lr or t.student_lr_scale * defaults["student_lr"],
+        t.critic_lr or t.critic_lr_scale * defaults["critic_lr"],
+        (fresh and spec.get("network") is None, t.critic_network is None and learns),
+        fresh and settings.student.init_from_teacher and spec.get("network") is not None,
+    )
+
+
+def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool) -> nn.Module:
     """Returns the network that is asked for; else a copy of the teacher's field, or a fresh one where that has no weights to learn."""
-    own = settings.trainer.critic_network
-    if own is None and _has_weights(teacher.field):
+    network = settings.trainer.critic_network
+    if network is None and learns:
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
-    return build_field(own or settings.teacher.network, card.signature, card.model, card.moments)
+    return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
 
 
-def _student(settings: RunSettings, card: ArtifactConfig, teacher: Teacher, recipe: Defaults) -> tuple[Mapping[str, Any], Student]:
+def _student(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool) -> tuple[Spec, Student]:
     """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
     s = settings.student
-    if s.name in students:
-        own: dict[str, Any] = {"network": s.network or settings.teacher.network} if s.network or not _has_weights(teacher.field) else {}
-        if own and s.init_from_teacher:
-            own["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
-        spec = {"name": s.name, "t_start": recipe.t_start, **s.options, **own}
-        torch.manual_seed(settings.seed)
-        return spec, build_student(spec, teacher, card.signature)
-    folder = Path(s.name)
-    place = folder / "student" if (folder / "student").is_dir() else folder
-    if not (place / "card.json").exists():
+    if s.name not in students:
+        return _artifact_student(s, config, teacher)
+    network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
+    if network and s.init_from_teacher:
+        network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
+    spec = {"name": s.name, "t_start": config.defaults["t_start"], **s.options, **network}
+    torch.manual_seed(settings.seed)
+    return spec, build_student(spec, teacher, config.network_spec)
+
+
+def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher) -> tuple[Spec, Student]:
+    folder = find_artifact(Path(s.name), "student")
+    if folder is None:
         known = ", ".join(students)
         raise UnknownNameError(
             f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
         )
-    other, student = load_artifact(place)
+    other, student = load_artifact(folder, teacher=teacher)
     if not isinstance(student, Student) or other.student is None:
-        raise ArtifactError(f"{place} holds a teacher, not a student")
-    if other.signature != card.signature:
-        raise IncompatibleError(f"the student of {folder} was made for {other.signature}, the teacher for {card.signature}")
+        raise ArtifactError(f"{folder} holds a teacher, not a student")
+    if other.network_spec != config.network_spec:
+        raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
     return other.student, student
+
+
+def data_digest(text: bytes, *tensors: Tensor | None) -> str:
+    """Returns a digest of a text and of tensors."""
+    digest = hashlib.sha256(text)
+    for tensor in tensors:
+        digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:20]

@@ -1,4 +1,4 @@
-"""Generators: saved students and teachers, ready to sample. ``matchlib.load`` makes one of a run."""
+"""Pipelines: saved students and teachers, ready to sample. ``matchlib.load`` makes one of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matchlib.errors import ArtifactError, DataError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import samplers
-from matchlib.runs.artifact import ArtifactConfig, dataset_of, load_artifact
+from matchlib.runs.artifact import ArtifactConfig, dataset_of, find_artifact, load_artifact
 from matchlib.training.distributed import SingleProcess
 from matchlib.training.random import Streams
 
@@ -27,18 +27,18 @@ class Pipeline:
     """A saved student or teacher, ready to sample.
 
     Args:
-        card: describes it.
+        config: describes it.
         module: the student or teacher.
         device: where it runs.
-        sampler: for a teacher; None for the card's own.
+        sampler: for a teacher; None for its own.
     """
 
     def __init__(
-        self, card: ArtifactConfig, module: Teacher | Student, device: torch.device | str = "cpu", sampler: Sampler | None = None
+        self, config: ArtifactConfig, module: Teacher | Student, device: torch.device | str = "cpu", sampler: Sampler | None = None
     ) -> None:
-        self.card, self.device = card, torch.device(device)
+        self.config, self.device = config, torch.device(device)
         self.module = module.to(self.device).eval()
-        self.sampler: Sampler = sampler or samplers.build(card.sampler)
+        self.sampler: Sampler = sampler or samplers.build(config.sampler)
         self.nfe = 0  # evaluations that each of the latest samples cost
 
     def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None) -> Tensor:
@@ -49,31 +49,31 @@ class Pipeline:
             seed: the same seed gives the same samples on the same machine.
             labels: one class, n classes, ``"balanced"`` for every class equally often, or ``(n, *)`` for labels that are not classes; None
                 draws classes as the data had them.
-            source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of the card's data.
+            source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of its data.
 
         Returns:
-            Shape ``(n, *event)``, in data units, on the generator's device.
+            Shape ``(n, *event)``, in data units, on the pipeline's device.
 
         Raises:
             SettingError: n, labels or source do not fit.
         """
         z = None if source is None else self._source(source, n)
-        return self.denormalize(self.draw(n, seed=seed, labels=labels, source=z).data)
+        return self.denormalize(self.sample_batch(n, seed=seed, labels=labels, source=z).data)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data."""
-        return self.card.data["shift"] + self.card.data["scale"] * x
+        return self.config.data.shift + self.config.data.scale * x
 
     @torch.no_grad()
-    def draw(
-        self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None, parallel: SingleProcess | None = None
+    def sample_batch(
+        self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None, processes: SingleProcess | None = None
     ) -> Batch:
         """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from.
 
         Args:
-            parallel: processes that all call this and share the work.
+            processes: that all call this and share the work.
         """
-        among = parallel or SingleProcess()
+        among = processes or SingleProcess()
         if n < 1:
             raise SettingError(f"the number of samples must be at least 1, got {n}")
         streams = Streams(seed, self.device)
@@ -85,7 +85,7 @@ class Pipeline:
             size = min(CHUNK, n - begin)
             piece = slice(begin, begin + size)
             prompt = Batch(
-                torch.zeros(size, *self.card.signature.shape, device=self.device),
+                torch.zeros(size, *self.config.network_spec.shape, device=self.device),
                 None if source is None else source[piece],
                 None if label is None else label[piece],
             )
@@ -94,54 +94,54 @@ class Pipeline:
         return Batch(among.gather(torch.cat(parts)), source, label)
 
     def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
-        model = self.card.model
+        model = self.config.model
         source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
         assert source is not None
         if isinstance(self.module, Student):
             self.nfe = self.module.nfe
             return self.module(source, model.condition(source, prompt.label), generator=generator)
-        low, high = ((limit - self.card.data["shift"]) / self.card.data["scale"] for limit in self.card.data["limits"])
-        of = SampledField(self.module, model, self.card.moments, (low, high))
+        low, high = ((limit - self.config.data.shift) / self.config.data.scale for limit in self.config.data.limits)
+        of = SampledField(self.module, model, self.config.moments, (low, high))
         result = self.sampler.sample(of, source, prompt.label, generator=generator)
         self.nfe = result.nfe
         return result.data
 
     def _labels(self, labels: Any, n: int, streams: Streams) -> Tensor | None:
-        signature = self.card.signature
-        if signature.classes is None and signature.label_shape is None:
+        spec = self.config.network_spec
+        if spec.classes is None and spec.label_shape is None:
             if labels is not None:
                 raise SettingError("this model was trained without labels, so none can be asked for")
             return None
-        if signature.classes is None:
+        if spec.classes is None:
             if labels is None:
                 return None
             label = torch.as_tensor(labels, dtype=torch.float32, device=self.device)
-            if tuple(label.shape) != (n, *(signature.label_shape or ())):
-                raise SettingError(f"labels must have shape ({n}, {signature.label_shape}), got {tuple(label.shape)}")
+            if tuple(label.shape) != (n, *(spec.label_shape or ())):
+                raise SettingError(f"labels must have shape ({n}, {spec.label_shape}), got {tuple(label.shape)}")
             return label
         if labels is None:
-            shares = torch.tensor(self.card.data["label_shares"], device=self.device)
+            shares = torch.tensor(self.config.data.label_shares, device=self.device)
             return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
         if isinstance(labels, str) and labels != "balanced":
             raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
-        every = torch.arange(n) % signature.classes
+        every = torch.arange(n) % spec.classes
         label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
-        if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= signature.classes:
-            raise SettingError(f"labels must be one integer or {n} integers from 0 to {signature.classes - 1}, got {label.tolist()[:10]}")
+        if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= spec.classes:
+            raise SettingError(f"labels must be one integer or {n} integers from 0 to {spec.classes - 1}, got {label.tolist()[:10]}")
         return label.long().expand(n) if label.numel() == 1 else label.long()
 
     def _source(self, source: Any, n: int) -> Tensor:
         z = torch.as_tensor(source, dtype=torch.float32, device=self.device)
-        if tuple(z.shape) != (n, *self.card.signature.shape):
-            raise SettingError(f"source must have shape {(n, *self.card.signature.shape)}, got {tuple(z.shape)}")
-        return (z - self.card.data["shift"]) / self.card.data["scale"]
+        if tuple(z.shape) != (n, *self.config.network_spec.shape):
+            raise SettingError(f"source must have shape {(n, *self.config.network_spec.shape)}, got {tuple(z.shape)}")
+        return (z - self.config.data.shift) / self.config.data.scale
 
     def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor | None, Tensor | None]:
         """Held-out sources, repeated as needed, if the coupling does not draw them; pairs with their labels unless others were given."""
-        coupling = self.card.model.coupling
+        coupling = self.config.model.coupling
         if coupling.draws_source:
             return None, label
-        dataset = dataset_of(self.card.data)
+        dataset = dataset_of(self.config.data)
         source = coupling.given(dataset.held_out)
         if source is None:
             raise DataError(f"the model's source is data, but {dataset.name} has none; give source")
@@ -151,29 +151,37 @@ class Pipeline:
         return source[index].to(self.device), label
 
 
-def load(run: str | Path, of: str | None = None, device: str = "cpu", ema: float | None = None) -> Pipeline:
+def load(
+    run: str | Path,
+    of: str | None = None,
+    device: str = "cpu",
+    ema: float | None = None,
+    *,
+    teacher: Teacher | None = None,
+    trust: bool = False,
+) -> Pipeline:
     """Loads a run's student (or its teacher, where it has no student).
 
     Args:
-        run: folder of a run, or of a bundle.
+        run: folder of a run, or of an artifact.
         of: ``student`` or ``teacher``; None for the student if there is one.
         device: where to run it.
         ema: decay of one of the further averages that the run kept (``trainer.extra_ema_decays``); None for its main one.
+        teacher: the teacher that the run was made from, where its network was made in Python.
+        trust: whether Python code that the artifact names may be run.
 
     Raises:
-        CardError: nothing finished is there, or it is damaged.
+        ArtifactError: nothing finished is there, it is damaged, or its network cannot be made from what is given.
     """
-    folder = Path(run)
+    folder = Path(run).expanduser()
     if not folder.is_dir():
         raise ArtifactError(f"there is no run at {folder}")
     if of not in (None, "student", "teacher"):
         raise SettingError(f"of must be student or teacher, got {of!r}")
-    here = [folder] if (folder / "card.json").exists() else []
-    places = here or [folder / kind for kind in ((of,) if of else ("student", "teacher"))]
-    found = next((place for place in places if (place / "card.json").exists()), None)
-    if found is None:
+    place = find_artifact(folder, *((of,) if of else ("student", "teacher")))
+    if place is None:
         raise ArtifactError(
             f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
         )
-    card, module = load_artifact(found, ema)
-    return Pipeline(card, module, device)
+    config, module = load_artifact(place, ema=ema, teacher=teacher, trust=trust)
+    return Pipeline(config, module, device)

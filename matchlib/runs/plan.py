@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.runs.build import distillation_of, prepared
-from matchlib.runs.run import Run
+from matchlib.runs.build import build
+from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.random import Streams
@@ -60,7 +59,7 @@ class Plan:
         return fits
 
 
-def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
+def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool = False) -> Plan:
     """Returns the plan of the student's training; the data are read, and nothing is trained or written.
 
     Shares of several processes are not counted: it is the memory of one that works on ``micro`` samples, or else the batch, and holds all
@@ -69,19 +68,20 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
     Args:
         settings: of a distillation.
         dataset: in place of the one that the settings name.
+        trust: whether Python code that the settings name may be run.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
-    run = Run(replace(settings, device="cpu"), Path("unused"), dataset=dataset)
-    t, e = settings.trainer, settings.trainer.engine
-    made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=run.data.paired)
-    modules = copy.deepcopy(run.untrained), made.distillation.student, made.distillation.critic
+    components = build(settings.model_copy(update={"device": "cpu"}), data=dataset, trust=trust)
+    chosen, t, e = components.distillation, settings.trainer, settings.trainer.engine
+    assert chosen is not None, "a plan is of a distillation"
+    modules = copy.deepcopy(components.teacher), chosen.student, chosen.critic
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:
-        _without_numbers(shapes, prepared(module, replace(e, compile=None), frozen=module is modules[0]))
-    of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, joint_forward=e.joint_forward)
-    kept = run.data.compact()
+        _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
+    of = Distillation(*modules, chosen.loss, chosen.times, split=e.split, joint_forward=e.joint_forward)
+    kept = components.data.compact()
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:

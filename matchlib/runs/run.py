@@ -1,120 +1,74 @@
-"""Runs: settings to folders. A run is a list of phases, and a phase whose result is there is skipped: resuming is running again.
-
-settings -> data, teacher (trained, cached or taken from a run) -> Distillation -> Trainer.fit -> run folder
-"""
+"""A run: components and a folder. It is a list of phases, and a phase whose result is there is skipped: resuming is running again."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.distillation.loss import DistillationLoss
-from matchlib.errors import ArtifactError, SettingError
-from matchlib.evaluation.features import cache_folder
+from matchlib.errors import ArtifactError
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
-from matchlib.registry import families, losses, metrics, samplers
-from matchlib.runs.artifact import ArtifactConfig, dataset_of, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import Distilled, device_of, distillation_of, prepared, student_steps, teacher_steps
+from matchlib.io import cache_folder
+from matchlib.registry import metrics
+from matchlib.runs.artifact import CONFIG, ArtifactConfig, load_artifact, save_artifact, save_average, versions
+from matchlib.runs.build import Components, data_digest, device_of, settings_digest
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.settings import RunSettings
-from matchlib.runs.teachers import card_of, check_guidance, data_piece, fresh_teacher, python_teacher, teacher_card, teacher_of_run
 from matchlib.training.checkpoint import Checkpoints
-from matchlib.training.distributed import init_distributed, strategy
-from matchlib.training.log import Log
+from matchlib.training.distributed import SingleProcess, init_distributed, strategy
 from matchlib.training.monitor import DistillationMonitor, Monitor
-from matchlib.training.precision import check
+from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
+from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import DistillationTask, Learner, MatchingTask, Task
-from matchlib.training.trainer import Progress, Trainer, TrainerSettings
+from matchlib.training.trainer import Progress, Trainer
 
-__all__ = ["Hooks", "Run"]
+__all__ = ["Run"]
 
-
-@dataclass(frozen=True)
-class Hooks:
-    """How a run talks to whoever started it.
-
-    Args:
-        show: called with a Progress now and then.
-        say: called with one line at each event.
-        stop: asked after every step; True ends the run with a checkpoint.
-    """
-
-    show: Callable[[Progress], None] = lambda progress: None
-    say: Callable[[str], None] = lambda line: None
-    stop: Callable[[], bool] = lambda: False
+logger = logging.getLogger("matchlib")
+Score = Callable[[Mapping[str, nn.Module]], float]
 
 
-@dataclass
 class Run:
     """One run and its folder.
 
     Args:
         settings: complete.
+        components: what ``build`` made of the settings.
         folder: where results go.
-        hooks: for progress and interruption.
-        dataset, teacher, loss: made in Python, in place of those that the settings name.
         checkpoint: to go on from; None for the latest.
+        on_progress: called with a Progress now and then.
+        should_stop: asked after every step; True ends the run with a checkpoint.
 
-    Raises:
-        MatchlibError: the settings cannot work; nothing was written.
+    Attributes:
+        pipelines: ``teacher`` and perhaps ``student``, ready to sample, once they are made.
     """
 
-    settings: RunSettings
-    folder: Path
-    hooks: Hooks = field(default_factory=Hooks)
-    dataset: Dataset | None = None
-    teacher: tuple[ArtifactConfig, Teacher] | None = None
-    loss: DistillationLoss | None = None
-    checkpoint: Path | None = None
-    generators: dict[str, Pipeline] = field(default_factory=dict, init=False)
-
-    def __post_init__(self) -> None:
-        self.device = init_distributed(device_of(self.settings.device))
-        self.parallel = strategy(self.settings.trainer.engine.parallel)
-        if self.parallel.rank:
-            self.hooks = Hooks(stop=self.hooks.stop)  # the first process speaks for all
-        self.streams = Streams(self.settings.seed, self.device)
-        self.data: Dataset = self.dataset or dataset_of(data_piece(self.settings.data))
-        self.card, self.untrained = self._teacher_before_training()
-        self.data = self.data.normalized_as(self.card.data["shift"], self.card.data["scale"])
-        check_guidance(self.card)
-        samplers.build(self.card.sampler).check(self.card.model)
-        for name in self.settings.evaluation.metrics or ():
-            metrics[name]
-        self._check_best()
-        teacher_steps(self.settings)
-        engine = self.settings.trainer.engine
-        for precision in (engine.precision, engine.teacher_precision or engine.precision):
-            check(precision, engine.compile)
-        if self.settings.command == "distill":
-            self.loss_of_run: DistillationLoss = self.loss or losses.build(self.settings.loss)
-            student_steps(self.settings)
-            made = distillation_of(self.settings, self.card, self.untrained, self.loss_of_run, paired=self.data.paired)
-            self._distilling(made.distillation, made, self.data)
-
-    def _teacher_before_training(self) -> tuple[ArtifactConfig, Teacher]:
-        made = python_teacher(self.settings.teacher.name) if self.teacher is None else None
-        if made is not None:
-            self.teacher = card_of(made, self.data, self.settings), made
-        if self.teacher is not None:
-            return self.teacher
-        if self.settings.teacher.name in families:
-            card = teacher_card(self.settings, self.data)
-            return card, fresh_teacher(card, self.settings.seed)
-        return teacher_of_run(self.settings.teacher.name, self.data, self.settings.teacher.guidance)
+    def __init__(
+        self,
+        settings: RunSettings,
+        components: Components,
+        folder: Path,
+        *,
+        checkpoint: Path | None = None,
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.settings, self.components, self.folder, self.checkpoint = settings, components, folder, checkpoint
+        self.device = init_distributed(device_of(settings.device))
+        self.streams = Streams(settings.seed, self.device)
+        self.on_progress, self.should_stop = on_progress, should_stop
+        self.pipelines: dict[str, Pipeline] = {}
 
     @property
     def finished(self) -> bool:
@@ -125,119 +79,116 @@ class Run:
         """Runs every phase that is not done and returns the evaluation.
 
         Raises:
-            Interrupted: ``hooks.stop`` said so; a checkpoint is written.
+            Interrupted: ``should_stop`` said so; a checkpoint is written.
             DivergedError: training stopped itself.
         """
-        teacher = self._finish("teacher", self._make_teacher)
-        made = {"teacher": teacher}
+        config = self.components.config
+        modules: dict[str, Any] = {"teacher": self._phase("teacher", self._make_teacher)}
         if self.settings.command == "distill":
-            self._warn()
-            made["student"] = self._finish("student", lambda: self._make_student(teacher))
-        self.generators = {kind: Pipeline(self.card, module, self.device) for kind, module in made.items()}
+            if config.guidance != 1.0:
+                logger.info(GUIDED, config.guidance)
+            modules["student"] = self._phase("student", self._train_student)
+        self.pipelines = {kind: Pipeline(config, module, self.device) for kind, module in modules.items()}
         return self.evaluate()
-
-    def _warn(self) -> None:
-        if self.card.guidance != 1.0:
-            self.hooks.say(
-                f"note: a teacher guided by {self.card.guidance:g} minimises no matching loss, so the student's optimum is not its law and "
-                "the least loss is above zero; a loss that uses real data pulls the student away from what guidance does"
-            )
 
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
-        self.hooks.say("evaluation: sampling and scoring")
-        return evaluate(self.folder, self.generators, self.data, self.settings.evaluation, self.settings.seed, self.parallel)
+        logger.info("evaluation: sampling and scoring")
+        s, processes = self.settings, strategy(self.settings.trainer.engine.parallel)
+        return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes)
 
-    def _finish(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
+    def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
-        target = self.folder / kind
-        there = self.parallel.on_main_process((target / "card.json").exists)
-        if there and not (kind == "teacher" and self.teacher is not None):
-            return load_artifact(target)[1]
-        card, module = make()
-        self._write(lambda: save_artifact(target, card, module))
+        target, processes = self.folder / kind, self._processes(kind)
+        if processes.on_main_process((target / CONFIG).exists):
+            config, saved = load_artifact(target, teacher=self.components.teacher, trust=True)
+            if config.settings != settings_digest(self.settings, kind):
+                raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
+            if kind == "teacher":
+                self.components.teacher.load_state_dict(saved.state_dict())
+                return self.components.teacher
+            return saved
+        config, module = make()
+        processes.on_main_process(lambda: save_artifact(target, config, module))
         return module
 
-    # -- the teacher -----------------------------------------------------------------------------------------------------
+    def _processes(self, phase: str) -> SingleProcess:
+        return strategy(self.settings.engine_of(phase).parallel)
+
+    # -- the teacher -------------------------------------------------------------------------------------------------------
 
     def _make_teacher(self) -> tuple[ArtifactConfig, nn.Module]:
-        name = self.settings.teacher.name
-        if self.teacher is not None:
-            return self.teacher
-        if name not in families:
-            self.hooks.say(f"teacher: taken from {name}")
-            return teacher_of_run(name, self.data, self.settings.teacher.guidance)
-        cached = cache_folder() / "teachers" / self._teacher_key()
-        self.parallel.on_main_process(lambda: None)  # nobody writes there before everyone has looked
+        """Returns the finished teacher: given, from the cache, or trained."""
+        config, teacher = self.components.config, self.components.teacher
+        if self.components.finished:
+            logger.info("teacher: taken from %s", self.settings.teacher.name)
+            return config, teacher
+        cached, processes = cache_folder() / "teachers" / self._teacher_key(), self._processes("teacher")
+        processes.on_main_process(lambda: None)  # nobody writes there before everyone has read
+        if self._read_cached(cached, teacher):
+            logger.info("teacher: taken from the cache, %s", cached)
+            return config, teacher
+        self._train_teacher()
         try:
-            teacher = load_artifact(cached)[1]
-            assert isinstance(teacher, Teacher)
-            teacher.guidance = self.card.guidance  # the weights do not depend on it
-            self.hooks.say(f"teacher: taken from the cache, {cached}")
-            return self.card, teacher
-        except ArtifactError:  # not there, or damaged: train
-            teacher = self._train_teacher()
-        try:
-            self._write(lambda: save_artifact(cached, self.card, teacher))
+            processes.on_main_process(lambda: save_artifact(cached, config, teacher))
         except ArtifactError as error:
-            self.hooks.say(f"teacher: not cached ({error})")
-        return self.card, teacher
+            logger.warning("teacher: not cached (%s)", error)
+        return config, teacher
+
+    @staticmethod
+    def _read_cached(folder: Path, teacher: Teacher) -> bool:
+        """Gives the teacher the weights of a folder of the cache; returns whether it could."""
+        try:
+            teacher.load_state_dict(load_artifact(folder)[1].state_dict())
+        except ArtifactError:  # not there, or damaged
+            return False
+        return True
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
-        card = {key: value for key, value in self.card.to_json().items() if key not in ("sampler", "data", "guidance")}
-        training = asdict(self.settings.teacher.training)
-        digest = hashlib.sha256(json.dumps([card, training, self.device.type], sort_keys=True).encode())
-        for tensor in (self.data.train.data, self.data.train.source, self.data.train.label):
-            digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
-        return digest.hexdigest()[:20]
+        config = self.components.config.to_json()
+        for key in ("sampler", "data", "guidance", "defaults", "settings"):
+            del config[key]
+        training = self.settings.teacher.training.model_dump(exclude={"log_every", "checkpoint_every", "keep_last", "monitor_every"})
+        text = json.dumps([config, training, self.device.type], sort_keys=True, default=str)
+        data = self.components.data.train
+        return data_digest(text.encode(), data.data, data.source, data.label)
 
-    def _train_teacher(self) -> Teacher:
-        training, card = self.settings.teacher.training, self.card
-        field_ = fresh_teacher(card, self.settings.seed).field.train().requires_grad_(True)
-        if isinstance(field_, ExactField):
-            field_.fit(self.data.train)
-            return Teacher(field_, card.model, card.moments, card.guidance)
-        placed = self._place(field_)
-        learner = Learner(field_, training.lr, training.betas, training.ema)
-        data = self.data.compact().to(self.device)
-        dropout = training.label_dropout
-        algorithm = MatchingTask(
-            learner, card.model, data, self.streams, batch_size=training.batch_size, label_dropout=dropout, field=placed
+    def _train_teacher(self) -> None:
+        training, config, field = self.settings.teacher.training, self.components.config, self.components.teacher.field
+        if isinstance(field, ExactField):
+            field.fit(self.components.data.train)
+            return
+        field.train().requires_grad_(True)
+        task = MatchingTask(
+            Learner(field, training.lr, training.betas, training.ema),
+            config.model,
+            self.components.data.compact().to(self.device),
+            self.streams,
+            batch_size=training.batch_size,
+            label_dropout=training.label_dropout,
+            field=self._place(field, "teacher"),
         )
-        made = self._trainer(algorithm, teacher_steps(self.settings), "teacher").fit()["field"]
-        return Teacher(made, card.model, card.moments, card.guidance)
+        averaged = self._trainer(task, training, "teacher").fit()["field"]
+        field.load_state_dict(averaged.state_dict())
+        self.components.teacher.requires_grad_(False).eval()
 
-    # -- the student -----------------------------------------------------------------------------------------------------
+    # -- the student -------------------------------------------------------------------------------------------------------
 
-    def _make_student(self, teacher: Teacher) -> tuple[ArtifactConfig, nn.Module]:
-        t = self.settings.trainer
-        made = distillation_of(self.settings, self.card, teacher, self.loss_of_run, paired=self.data.paired)
-        for note in made.notes:
-            self.hooks.say(note)
-        of = made.distillation
-        frozen = self._place(copy.deepcopy(teacher), frozen=True)
-        student, critic = self._place(of.student), self._place(of.critic)
-        times, engine = of.model.times, t.engine
-        distillation = Distillation(
-            frozen, student, critic, self.loss_of_run, times, split=engine.split, joint_forward=engine.joint_forward
-        )
-        data = self.data.compact().to(self.device)
-        algorithm = self._distilling(distillation, made, data)
-        watch = DistillationMonitor(distillation, data, self.streams)
-        trainer = self._trainer(algorithm, student_steps(self.settings), "student", watch, self._judge())
-        student = trainer.fit()["student"]
-        for decay, module in trainer.averages("student").items():
-            self._write(lambda decay=decay, module=module: save_average(self.folder / "student", decay, module))  # type: ignore[misc]
-        return replace(self.card, kind="student", student=dict(made.student)), student
-
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
-        """The student's training; the learners are modules as they were before they were placed."""
-        t = self.settings.trainer
-        return DistillationTask(
+    def _train_student(self) -> tuple[ArtifactConfig, nn.Module]:
+        t, parts, teacher = self.settings.trainer, self.components.distillation, self.components.teacher
+        assert parts is not None, "a run that distils has the components for it"
+        for note in parts.take_weights(teacher):
+            logger.info(note)
+        frozen = self._place(copy.deepcopy(teacher), "student", frozen=True)
+        modules = self._place(parts.student, "student"), self._place(parts.critic, "student")
+        engine = t.engine
+        distillation = Distillation(frozen, *modules, parts.loss, parts.times, split=engine.split, joint_forward=engine.joint_forward)
+        data = self.components.data.compact().to(self.device)
+        task = DistillationTask(
             distillation,
-            Learner(made.distillation.student, made.student_lr, t.betas, t.ema, t.extra_ema_decays),
-            Learner(made.distillation.critic, made.critic_lr, t.betas, 0.0),
+            Learner(parts.student, parts.student_lr, t.betas, t.ema, t.extra_ema_decays),
+            Learner(parts.critic, parts.critic_lr, t.betas, 0.0),
             data,
             self.streams,
             batch_size=t.batch_size,
@@ -245,56 +196,91 @@ class Run:
             steps=t.steps,
             critic_steps_per_batch=t.critic_steps_per_batch,
         )
+        trainer = self._trainer(task, t, "student", DistillationMonitor(distillation, data, self.streams), self._checkpoint_score())
+        student = trainer.fit()["student"]
+        for decay, module in trainer.averages("student").items():
+            self._save_average(decay, module)
+        digest = settings_digest(self.settings, "student")
+        return replace(self.components.config, kind="student", student=dict(parts.spec), settings=digest), student
 
-    def _place(self, module: nn.Module, *, frozen: bool = False) -> Any:
-        """Moves a module to the device, prepares its networks and shares it among the processes."""
-        return self.parallel.wrap(prepared(module.to(self.device), self.settings.trainer.engine, frozen=frozen))
+    def _save_average(self, decay: float, module: nn.Module) -> None:
+        self._processes("student").on_main_process(lambda: save_average(self.folder / "student", decay, module))
 
-    def _write(self, write: Callable[[], Any]) -> Any:
-        """Lets the first process write, and everyone go on when it is done."""
-        return self.parallel.on_main_process(write)
-
-    def _check_best(self) -> None:
-        name = self.settings.trainer.keep_best_by
-        if name is not None and not metrics[name].better:
-            fit = ", ".join(other for other in metrics if metrics[other].better)
-            raise SettingError(f"trainer.keep_best_by: {name} has no better side; choose one of {fit}")
-
-    def _judge(self) -> Callable[[Mapping[str, nn.Module]], float] | None:
-        """What judges checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""
+    def _checkpoint_score(self) -> Score | None:
+        """What scores checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
-        reference, _ = reference_of(self.data)
+        reference, _ = reference_of(self.components.data)
+        processes = self._processes("student")
 
-        def judge(modules: Mapping[str, nn.Module]) -> float:
-            generator = Pipeline(self.card, modules["student"], self.device)  # type: ignore[arg-type]
-            samples = generator.draw(reference.size, seed=self.settings.seed, parallel=self.parallel).data
-            value: float = self.parallel.on_main_process(lambda: scores(reference, samples, [name])[key_of(name)])
+        def score(modules: Mapping[str, nn.Module]) -> float:
+            pipeline = Pipeline(self.components.config, modules["student"], self.device)  # type: ignore[arg-type]
+            samples = pipeline.sample_batch(reference.size, seed=self.settings.seed, processes=processes).data
+            value: float = processes.on_main_process(lambda: scores(reference, samples, [name])[key_of(name)])
             return -metrics[name].better * value
 
-        return judge
+        return score
+
+    # -- the trainer -------------------------------------------------------------------------------------------------------
+
+    def _place(self, module: nn.Module, phase: str, *, frozen: bool = False) -> Any:
+        """Moves a module to the device, prepares its networks and shares it among the processes."""
+        return self._processes(phase).wrap(prepared(module.to(self.device), self.settings.engine_of(phase), frozen=frozen))
 
     def _trainer(
-        self,
-        algorithm: Task,
-        settings: TrainerSettings,
-        phase: str,
-        watch: Monitor | None = None,
-        judge: Callable[[Mapping[str, nn.Module]], float] | None = None,
+        self, task: Task, settings: TrainerSettings, phase: str, monitor: Monitor | None = None, score: Score | None = None
     ) -> Trainer:
+        note = {"versions": json.dumps(versions()), "settings": settings_digest(self.settings, phase)}
         named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
-        keep, note = self.settings.trainer.keep_last, {"versions": json.dumps(versions())}
-        return Trainer(
-            algorithm,
-            settings,
-            phase=phase,
-            checkpoints=Checkpoints(self.folder / "checkpoints", phase, keep, named, note),
-            log=Log(self.folder / "metrics.jsonl"),
-            show=self.hooks.show,
-            stop=self.hooks.stop,
-            parallel=self.parallel,
-            watch=watch,
-            say=self.hooks.say,
-            judge=judge,
+        from matchlib.training.log import Log
+        from matchlib.training.trainer import TrainerSettings as Old
+
+        old = Old(
+            settings.steps,
+            settings.warmup,
+            settings.lr_decay,
+            settings.max_grad_norm,
+            settings.adaptive_clip,
+            settings.log_every,
+            settings.checkpoint_every,
+            settings.engine.micro_batch_size,
+            settings.monitor_every,
+            settings.on_alarm,
         )
+        return Trainer(
+            task,
+            old,
+            phase=phase,
+            checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, note),
+            log=Log(self.folder / "metrics.jsonl"),
+            show=self.on_progress,
+            stop=self.should_stop,
+            parallel=self._processes(phase),
+            watch=monitor,
+            say=logger.info,
+            judge=score,
+        )
+
+
+def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False) -> nn.Module:
+    """Prepares a module as the engine's settings say, in place.
+
+    Args:
+        frozen: whether it is the teacher of a student in training.
+    """
+    precision = (engine.teacher_precision if frozen else None) or engine.precision
+    return prepare(
+        module,
+        precision=precision,
+        compile=engine.compile,
+        channels_last=engine.channels_last,
+        checkpointing=engine.checkpointing,
+        frozen=frozen,
+    )
+
+
+GUIDED = (
+    "note: a teacher guided by %g minimises no matching loss, so the student's optimum is not its distribution and the least loss is above "
+    "zero; a loss that uses real data pulls the student away from what guidance does"
+)

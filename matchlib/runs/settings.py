@@ -1,340 +1,424 @@
-"""A run's settings: one tree of frozen records, every entry of which has a default.
+"""The settings of a run: one tree, of which every value has a default, a type, a range and its documentation in one place.
 
-A *piece* is a mapping ``{"name": registered name, setting: value, ...}``. ``None`` leaves the choice to the family.
+A plugin is named by a *spec*, ``{"name": registered name, setting: value, ...}``, or in Python by an object of a registered class.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from matchlib.errors import SettingError, UnknownNameError, nearest
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+
+from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.registry import ALL, fields_of
+from matchlib.runs.recipes import recipe as read_recipe
+from matchlib.settings import Settings
+from matchlib.training.settings import EngineSettings, TrainerSettings
 
 __all__ = [
-    "SPECS",
     "DataSettings",
-    "DistillSettings",
-    "EngineSettings",
     "EvaluationSettings",
     "RunSettings",
     "Spec",
     "StudentSettings",
+    "StudentTraining",
     "TeacherSettings",
-    "TrainingSettings",
-    "at",
-    "from_tree",
-    "merge",
-    "to_tree",
+    "TeacherTraining",
+    "from_config",
+    "plain",
+    "read_yaml",
+    "resolve",
 ]
 
+Count = Annotated[int, Ge(1)]
+Fraction = Annotated[float, Ge(0), Lt(1)]
+Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Spec = dict[str, Any]
 
 
+# -- plugins ---------------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class DataSettings:
-    """Which data. Further keys are settings of the registered set.
+class Plugin:
+    """Marks a field of the tree as a spec of a plugin of ``group``."""
+
+    group: str
+
+    def __call__(self, value: Any) -> Any:
+        """Returns the spec with each setting of its declared type; an object becomes the spec that describes it."""
+        registry = ALL[self.group]
+        if value is None:
+            return None
+        spec = {"name": value} if isinstance(value, str) else registry.describe(value) if is_dataclass(value) else value
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise SettingError(f"a plugin is named by {{name: ..., its settings}} (there are: {', '.join(registry)}), got {value!r}")
+        settings = {key: x for key, x in spec.items() if key != "name"}
+        return {"name": registry.canonical(spec["name"]), **typed(self.group, spec["name"], settings)}
+
+
+def typed(group: str, name: str, settings: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
+    """Returns a plugin's settings, each of the type that its constructor declares.
 
     Args:
-        name: of a registered set, or a path.
-        labels: whether labels that the data have are used.
-        balanced: whether training draws every class equally often.
-        options: settings of a registered set.
-    """
+        also: further keys that may stand beside the settings, for the hint in an error.
 
-    open_keys: ClassVar[bool] = True
+    Raises:
+        UnknownNameError: there is no such plugin or setting.
+        SettingError: a value of another type.
+    """
+    accepted = _adapters(group, name)
+    for key in settings:
+        if key not in accepted:
+            there = ", ".join(accepted) or "none"
+            raise UnknownNameError(f"{group} {name!r} has no setting {key!r} (it has: {there}){nearest(str(key), [*accepted, *also])}")
+    result = {}
+    for key, value in settings.items():
+        try:
+            result[key] = accepted[key].validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise SettingError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {value!r}") from None
+    return result
+
+
+@cache
+def _adapters(group: str, name: str) -> dict[str, TypeAdapter[Any]]:
+    """A validator for each setting of a plugin: its constructor's keywords that have a default."""
+    plugin = ALL[group][name]
+    target = plugin.__dict__.get("__init__", plugin) if isinstance(plugin, type) else plugin
+    hints = typing.get_type_hints(target, include_extras=True)
+    settings = {key: p for key, p in fields_of(plugin).items() if p.default is not p.empty}
+    return {key: TypeAdapter(hints.get(key, Any), config={"arbitrary_types_allowed": True}) for key in settings}
+
+
+class OpenSettings(Settings):
+    """A group named after a plugin, whose further keys are settings of that plugin."""
+
+    model_config = {**Settings.model_config, "extra": "allow"}
+    group: ClassVar[str]
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_plugin_settings(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        known, registry = set(cls.model_fields), ALL[cls.group]
+        name = values.get("name", cls.model_fields["name"].default)
+        extra = {key: x for key, x in values.items() if key not in known}
+        if isinstance(name, str) and name in registry:
+            extra = typed(cls.group, name, extra, sorted(known))
+        elif extra:
+            first = next(iter(extra))
+            there = ", ".join(sorted(known))
+            raise UnknownNameError(
+                f"{first}: {name!r} is no plugin of {cls.group} with settings (there are: {there}){nearest(str(first), known)}"
+            )
+        return {**{key: x for key, x in values.items() if key in known}, **extra}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings of the plugin."""
+        return dict(self.model_extra or {})
+
+
+# -- the tree --------------------------------------------------------------------------------------------------------------
+
+
+class TimeSettings(Settings):
+    """A density of t; what is left out stays as the family has it."""
+
+    t_min: Annotated[float, Ge(0), Le(1)] | None = None
+    """Least time."""
+    t_max: Annotated[float, Ge(0), Le(1)] | None = None
+    """Largest time."""
+    log_sigma: tuple[float, Positive] | None = None
+    """(mean, standard deviation) of log(sqrt(b^2 + c^2) / a), EDM's P_mean and P_std; null for a uniform density."""
+
+    def changes(self) -> dict[str, Any]:
+        """Returns what was given."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+
+class DataSettings(OpenSettings):
+    """Which data. Further keys are settings of the registered data set."""
+
+    group: ClassVar[str] = "datasets"
     name: str = "digits"
+    """A registered data set, FILE.npz, FILE.npy, a folder of images, or pairs:FOLDER."""
     labels: bool = True
+    """Whether labels that the data have are used."""
     balanced: bool = False
-    options: Spec = field(default_factory=dict)
+    """Whether training draws every class equally often."""
 
 
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a teacher is trained.
+class TeacherTraining(TrainerSettings):
+    """How a teacher is trained."""
 
-    Args:
-        steps: of the optimiser, >= 1.
-        batch: samples a step, >= 1.
-        rate: Adam's step size, > 0.
-        betas: Adam's averaging constants.
-        ema: decay of the averaged weights.
-        label_dropout: share of the samples whose label is left out, in [0, 1); guidance needs some, 0.1 is usual.
-        warmup, decay, clip, surge: see ``matchlib.training.trainer.TrainerSettings``.
-    """
-
-    steps: int = 400
-    batch_size: int = 256
-    lr: float = 2e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    ema: float = 0.999
-    label_dropout: float = 0.0
-    warmup: int = 100
-    lr_decay: float = 0.5
-    max_grad_norm: float = math.inf
-    adaptive_clip: float = math.inf
+    steps: Count = 400
+    """Optimiser steps."""
+    batch_size: Count = 256
+    """Samples a step."""
+    lr: Positive = 2e-3
+    """Adam's step size."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Adam's averaging constants."""
+    ema: Fraction = 0.999
+    """Decay of the averaged weights."""
+    label_dropout: Fraction = 0.0
+    """Fraction of the samples whose label is left out; guidance needs some, 0.1 is usual."""
+    lr_decay: Annotated[float, Ge(0), Le(1)] = 0.5
+    """Fraction of the steps, at the end, over which learning rates fall linearly to 0."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
 
 
-@dataclass(frozen=True)
-class TeacherSettings:
-    """The teacher. Further keys are settings of the family.
+class TeacherSettings(OpenSettings):
+    """The teacher. Further keys are settings of the family."""
 
-    Args:
-        name: of a family, or the folder of a finished run.
-        coupling, interpolant, objective: pieces that replace the family's own.
-        network: piece; where the family's teacher is a formula, that of critic and student.
-        sampler: piece; None for the family's own.
-        times: ``{"t_min": ..., "t_max": ..., "log_sigma": ...}``; None for the family's own.
-        sees_source: whether the field sees the source; None for the family's own choice.
-        guidance: w of ``uncond + w (cond - uncond)``; None for none, or for that of the run that the teacher is taken from.
-        training: how it is trained.
-        options: settings of the family.
-    """
-
-    open_keys: ClassVar[bool] = True
+    group: ClassVar[str] = "families"
     name: str = "flow"
-    coupling: Spec | None = None
-    interpolant: Spec | None = None
-    objective: Spec | None = None
-    network: Spec = field(default_factory=lambda: {"name": "mlp"})
-    sampler: Spec | None = None
-    times: Spec | None = None
+    """A family, the folder of a finished run, FILE.py:NAME, or PREFIX:PATH for an adapter."""
+    coupling: Annotated[Spec | None, BeforeValidator(Plugin("couplings"))] = None
+    """Replaces the family's coupling."""
+    interpolant: Annotated[Spec | None, BeforeValidator(Plugin("interpolants"))] = None
+    """Replaces the family's interpolant."""
+    objective: Annotated[Spec | None, BeforeValidator(Plugin("objectives"))] = None
+    """Replaces the family's objective."""
+    network: Annotated[Spec, BeforeValidator(Plugin("networks"))] = {"name": "mlp"}
+    """The network; where the family's teacher is a formula, that of critic and student."""
+    sampler: Annotated[Spec | None, BeforeValidator(Plugin("samplers"))] = None
+    """How the teacher is sampled; null for the family's own."""
+    times: TimeSettings | None = None
+    """Density of t in the teacher's training; null for the family's own."""
     sees_source: bool | None = None
+    """Whether the field sees the source; null for the family's own choice."""
     guidance: float | None = None
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    options: Spec = field(default_factory=dict)
+    """w of uncond + w (cond - uncond); null for none, or for that of the run that the teacher is taken from."""
+    normalization: tuple[float, Positive] | None = None
+    """(shift, scale) of a teacher made elsewhere, data units = shift + scale * its units; null for the teacher's own statement."""
+    training: TeacherTraining = Field(default_factory=TeacherTraining)
+    """How it is trained."""
 
 
-@dataclass(frozen=True)
-class StudentSettings:
-    """The student. Further keys are settings of the student plugin.
+class StudentSettings(OpenSettings):
+    """The student. Further keys are settings of the student plugin."""
 
-    Args:
-        name: of a student plugin, or the folder of a finished run whose student goes on.
-        network: piece for a network of the student's own; None copies the teacher's with its weights, if it has any.
-        warm: whether such a network takes those of the teacher's weights that fit by name and shape.
-        options: settings of the plugin.
-    """
-
-    open_keys: ClassVar[bool] = True
+    group: ClassVar[str] = "students"
     name: str = "onestep"
-    network: Spec | None = None
+    """A student plugin, or the folder of a finished run whose student goes on."""
+    network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
+    """A network of the student's own; null copies the teacher's with its weights, if it has any."""
     init_from_teacher: bool = False
-    options: Spec = field(default_factory=dict)
+    """Whether such a network takes those of the teacher's weights that fit by name and shape."""
 
 
-@dataclass(frozen=True)
-class EngineSettings:
-    """How the work is done; none of it changes what is computed but for rounding.
+class StudentTraining(TrainerSettings):
+    """How a student is trained; every step of critic or student counts."""
 
-    Args:
-        parallel: where ``torchrun`` starts several processes: ``ddp`` gives each all weights, ``fsdp`` a part of each.
-        micro: samples that are worked on at once, in every process; None for its whole share of the batch.
-        precision: of the networks' matrix products: ``fp32``; ``tf32``, on CUDA; or ``bf16``. States, targets and differences are fp32.
-        teacher_precision: of the frozen teacher while a student is trained; with ``bf16`` its weights take half of the memory too. None for
-            that of the others.
-        compile: mode of ``torch.compile`` for each network: ``default``, ``reduce-overhead`` (CUDA graphs) or ``max-autotune``; None: not.
-        channels_last: whether images and the weights of convolutions are laid out with channels last.
-        checkpointing: whether blocks of networks are computed again in the backward pass instead of kept.
-        split: see ``matchlib.distillation.distillation.Distillation``.
-        joint_forward: likewise.
-    """
-
-    parallel: str = "ddp"
-    micro_batch_size: int | None = None
-    precision: str = "fp32"
-    teacher_precision: str | None = None
-    compile: str | None = None
-    channels_last: bool = False
-    checkpointing: bool = False
-    split: bool | None = None
-    joint_forward: bool | None = None
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """How a student is trained; every turn of critic or student is a step.
-
-    Args:
-        steps: turns in all, >= 1.
-        batch: samples a turn, >= 1.
-        critic_turns: before each student turn, >= 1.
-        reuse: critic turns in a row that see the same generated samples, at other times and with other real data, >= 1.
-        critic_network: piece for a critic that starts from scratch, where the teacher's network is too small or too slow; None copies the
-            teacher's with its weights, if it has any.
-        student_rate, critic_rate: Adam's step sizes; None for the family's own.
-        student_factor, critic_factor: of the family's own step sizes, > 0.
-        betas: Adam's averaging constants.
-        ema: decay of the student's averaged weights.
-        emas: decays of further averages of them, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``.
-        times: as in ``TeacherSettings``, for distillation; None for the family's own.
-        warmup, decay, clip, surge, log_every, checkpoint_every: see ``matchlib.training.trainer.TrainerSettings``.
-        keep: latest checkpoints that are kept, >= 1.
-        best: a metric by which checkpoints are judged, on samples of the averaged student; the best is kept too, and the run ends with it.
-            None: with the last.
-        watch_every, policy: see ``matchlib.training.trainer.TrainerSettings``.
-        engine: how the work is done, that of the teacher's training too.
-    """
-
-    steps: int = 3200
-    batch_size: int = 256
-    critic_steps: int = 1
-    critic_steps_per_batch: int = 1
-    critic_network: Spec | None = None
-    student_lr: float | None = None
-    critic_lr: float | None = None
-    student_lr_scale: float = 1.0
-    critic_lr_scale: float = 1.0
-    betas: tuple[float, float] = (0.0, 0.99)
-    ema: float = 0.999
-    extra_ema_decays: tuple[float, ...] = ()
-    times: Spec | None = None
-    warmup: int = 100
-    lr_decay: float = 0.7
-    max_grad_norm: float = math.inf
-    adaptive_clip: float = 3.0
-    log_every: int = 100
-    checkpoint_every: int = 500
-    keep_last: int = 2
+    steps: Count = 3200
+    """Optimiser steps of critic and student in all."""
+    batch_size: Count = 256
+    """Samples a step."""
+    critic_steps: Count = 1
+    """Critic steps before each student step."""
+    critic_steps_per_batch: Count = 1
+    """Critic steps in a row that see the same generated samples, at other times and with other real data."""
+    critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
+    """A network for a critic that starts from scratch; null copies the teacher's with its weights, if it has any."""
+    student_lr: Positive | None = None
+    """Adam's step size of the student; null for the family's own."""
+    critic_lr: Positive | None = None
+    """Adam's step size of the critic; null for the family's own."""
+    student_lr_scale: Positive = 1.0
+    """Multiplies the family's own step size of the student."""
+    critic_lr_scale: Positive = 1.0
+    """Multiplies the family's own step size of the critic."""
+    betas: tuple[Fraction, Fraction] = (0.0, 0.99)
+    """Adam's averaging constants."""
+    ema: Fraction = 0.999
+    """Decay of the student's averaged weights."""
+    extra_ema_decays: tuple[Fraction, ...] = ()
+    """Decays of further averages, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``."""
+    times: TimeSettings | None = None
+    """Density of t at which student and teacher are compared; null for the family's own."""
+    lr_decay: Annotated[float, Ge(0), Le(1)] = 0.7
+    """Fraction of the steps, at the end, over which learning rates fall linearly to 0."""
+    adaptive_clip: Annotated[float, Gt(1)] = 3.0
+    """Largest norm of a gradient over the running root mean square of those before it; inf for none."""
+    checkpoint_every: Count = 500
+    """Steps between checkpoints."""
     keep_best_by: str | None = None
-    monitor_every: int = 100
-    on_alarm: str = "warn"
-    engine: EngineSettings = field(default_factory=EngineSettings)
+    """A metric by which checkpoints are scored, on samples of the averaged student; the run ends with the best. Null: with the last."""
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """How samples are scored.
+class EvaluationSettings(Settings):
+    """How samples are scored."""
 
-    Args:
-        draws: number of draws of the held-out size that a score is averaged over, >= 1.
-        metrics: names; None for all that apply.
-        clip: whether samples are clipped to the limits of the data first, as a file of 8-bit images does.
-    """
-
-    draws: int = 10
+    draws: Count = 10
+    """Draws of the held-out size that a score is averaged over."""
     metrics: tuple[str, ...] | None = None
+    """Names of metrics; null for all that apply."""
     clip_samples: bool = False
+    """Whether samples are clipped to the limits of the data first, as a file of 8-bit images does."""
 
 
-@dataclass(frozen=True)
-class RunSettings:
-    """Everything that decides what a run computes, and where.
+class RunSettings(Settings):
+    """Everything that decides what a run computes, and where."""
 
-    Args:
-        command: ``train`` or ``distill``.
-        loss: piece; by default RealUID extrapolates from the teacher towards the data (docs/decisions.md, 7).
-        seed: of every random stream.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        out: folder of the run; None for ``runs/DATE-NAME``.
-    """
-
-    command: str = "distill"
-    data: DataSettings = field(default_factory=DataSettings)
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    student: StudentSettings = field(default_factory=StudentSettings)
-    loss: Spec = field(default_factory=lambda: {"name": "realuid", "alpha": 2.0, "beta": 2.0, "gamma": 0.5})
-    trainer: DistillSettings = field(default_factory=DistillSettings)
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    seed: int = 0
+    command: Literal["train", "distill"] = "distill"
+    """What the run is for: train a teacher, or distil one."""
+    data: DataSettings = Field(default_factory=DataSettings)
+    """Which data."""
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings)
+    """The teacher."""
+    student: StudentSettings = Field(default_factory=StudentSettings)
+    """The student."""
+    loss: Annotated[Spec, BeforeValidator(Plugin("losses"))] = {"name": "realuid", "alpha": 2.0, "beta": 2.0, "gamma": 0.5}
+    """The distillation loss; by default RealUID extrapolates from the teacher towards the data."""
+    trainer: StudentTraining = Field(default_factory=StudentTraining)
+    """How the student is trained."""
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    """How samples are scored."""
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
+    """Seed of every random stream."""
     device: str = "auto"
-    out: str | None = None
+    """auto, cpu, cuda or cuda:N; auto is CUDA where there is one."""
+    out: Annotated[str, Field(min_length=1)] | None = None
+    """Folder of the run; null for runs/DATE-NAME."""
 
-    def __post_init__(self) -> None:
-        if self.command not in ("train", "distill"):
-            raise SettingError(f"command must be train or distill, got {self.command!r}")
-        for name, value in (
-            ("teacher.training.batch_size", self.teacher.training.batch_size),
-            ("trainer.batch_size", self.trainer.batch_size),
-            ("evaluation.draws", self.evaluation.draws),
-            ("trainer.keep_last", self.trainer.keep_last),
-        ):
-            if value < 1:
-                raise SettingError(f"{name} must be at least 1, got {value}")
-        for name in ("student_lr_scale", "critic_lr_scale"):
-            if not getattr(self.trainer, name) > 0:
-                raise SettingError(f"trainer.{name} must be positive, got {getattr(self.trainer, name)}")
-        dropout = self.teacher.training.label_dropout
-        if not 0 <= dropout < 1:
-            raise SettingError(f"teacher.training.label_dropout must lie in [0, 1), got {dropout}")
-        if self.seed < 0:
-            raise SettingError(f"seed must be at least 0, got {self.seed}")
+    def engine_of(self, phase: str) -> EngineSettings:
+        """Returns how the work of a phase, ``teacher`` or ``student``, is done."""
+        return (self.teacher.training if phase == "teacher" else self.trainer).engine
 
 
-NESTED: dict[str, type] = {
-    "data": DataSettings,
-    "teacher": TeacherSettings,
-    "student": StudentSettings,
-    "trainer": DistillSettings,
-    "evaluation": EvaluationSettings,
-    "training": TrainingSettings,
-    "engine": EngineSettings,
-}
+# -- layers ----------------------------------------------------------------------------------------------------------------
 
 
-# where in the tree a piece of which registry stands
-SPECS = {
-    ("teacher", "coupling"): "couplings",
-    ("teacher", "interpolant"): "interpolants",
-    ("teacher", "objective"): "objectives",
-    ("teacher", "network"): "networks",
-    ("teacher", "sampler"): "samplers",
-    ("student", "network"): "networks",
-    ("trainer", "critic_network"): "networks",
-    ("loss",): "losses",
-}
-
-
-def to_tree(settings: RunSettings) -> dict[str, Any]:
-    """Returns the settings as plain nested mappings, the form of ``config.yaml``; options stand beside the keys of their record."""
-    return _flatten(asdict(settings))
-
-
-def _flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    options = tree.pop("options", {})
-    flat = {key: _flatten(value) if isinstance(value, dict) else _listed(value) for key, value in tree.items()}
-    return flat | options
+def plain(settings: Settings) -> dict[str, Any]:
+    """Returns settings as nested mappings and lists, the form of ``config.yaml``."""
+    return _listed(settings.model_dump())
 
 
 def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, Mapping):
+        return {key: _listed(x) for key, x in value.items()}
+    return [_listed(x) for x in value] if isinstance(value, list | tuple) else value
 
 
-def from_tree(tree: Mapping[str, Any], kind: type = RunSettings, where: str = "") -> Any:
-    """Returns the settings that a tree describes; the inverse of ``to_tree``.
+@cache
+def _plugins_at() -> dict[tuple[str, ...], type[Settings] | None]:
+    """Where in the tree plugins are named: specs (None), and groups whose further keys are a plugin's settings."""
+    found: dict[tuple[str, ...], type[Settings] | None] = {}
+
+    def walk(kind: type[Settings], path: tuple[str, ...]) -> None:
+        for key, field in kind.model_fields.items():
+            if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
+                found[(*path, key)] = None
+            inner = field.annotation
+            if isinstance(inner, type) and issubclass(inner, Settings):
+                if issubclass(inner, OpenSettings):
+                    found[(*path, key)] = inner
+                walk(inner, (*path, key))
+
+    walk(RunSettings, ())
+    return found
+
+
+def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = (), *, replace: bool = False) -> None:
+    """Lays ``over`` over ``base``. Naming another plugin drops the settings of the one before; with ``replace`` naming any does."""
+    where = _plugins_at()
+    if path in where and "name" in over and (replace or over["name"] != base.get("name")):
+        kind = where[path]
+        for key in [key for key in base if kind is None or key not in kind.model_fields]:
+            del base[key]
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _lay(base[key], value, (*path, key), replace=replace)
+        else:
+            base[key] = copy.deepcopy(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """Returns ``{a: {b: value}}`` for the path ``a.b``."""
+    if not isinstance(path, str) or not path or "" in path.split("."):
+        raise SettingError(f"a setting is named by a path with dots, for example trainer.batch_size, got {path!r}")
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def resolve(
+    command: str,
+    *,
+    recipe: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> RunSettings:
+    """Returns complete, validated settings: defaults < recipe < config < options < settings.
+
+    Args:
+        command: ``train`` or ``distill``.
+        recipe: name of a file of ``matchlib/runs/recipes``.
+        config: a tree, as ``config.yaml`` holds it; whole or a part.
+        options: values by dotted path; None where none was given.
+        settings: values by dotted path, as in ``--set``; None is null.
 
     Raises:
-        UnknownNameError: a key that no record has.
+        MatchlibError: naming the setting, what was given and what is accepted.
     """
-    known = {f.name: f for f in fields(kind) if f.name != "options"}
-    values: dict[str, Any] = {}
-    options: Spec = {}
-    for key, value in tree.items():
-        if key in known:
-            nested = NESTED.get(key) if isinstance(value, Mapping) else None
-            values[key] = from_tree(value, nested, f"{where}{key}.") if nested else tuple(value) if isinstance(value, list) else value
-        elif getattr(kind, "open_keys", False):
-            options[key] = value
-        else:
-            raise UnknownNameError(f"unknown setting {where}{key} (there are: {', '.join(known)}){nearest(key, known)}")
-    return kind(**values, **({"options": options} if options else {}))
+    user: dict[str, Any] = {}
+    layers = [read_recipe(recipe) if recipe is not None else {}, config or {}]
+    layers += [_nested(path, value) for path, value in (options or {}).items() if value is not None]
+    layers += [_nested(path, value) for path, value in (settings or {}).items()]
+    for layer in layers:
+        _check_keys(layer)
+        _lay(user, layer)
+    tree = plain(RunSettings())
+    _lay(tree, user, replace=True)
+    return RunSettings(**{**tree, "command": command})
 
 
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """Returns what stands at a dotted path of a tree; None if nothing does."""
-    node: Any = tree
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
+def _check_keys(tree: Any, where: str = "") -> None:
+    """Refuses keys that are no strings, which YAML allows."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            if not isinstance(key, str):
+                raise SettingError(f"{where or 'the settings'}: keys are names, got {key!r}")
+            _check_keys(value, f"{where}.{key}" if where else key)
 
 
-def merge(base: dict[str, Any], other: Mapping[str, Any], where: tuple[str, ...] = ()) -> None:
-    """Lays ``other`` over ``base``, mapping by mapping; a piece of another name replaces the one before."""
-    if where in SPECS and "name" in other:
-        base.clear()
-    for key, value in other.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value, (*where, key))
-        else:
-            base[key] = value
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping of settings.
+
+    Raises:
+        SettingError: it is missing or no mapping.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(tree, dict):
+        raise SettingError(f"{path} must hold a mapping of settings, got {type(tree).__name__}")
+    return tree
+
+
+def from_config(path: Path) -> RunSettings:
+    """Returns the settings of a finished or interrupted run, every one of them validated."""
+    tree = read_yaml(path)
+    _check_keys(tree)
+    try:
+        return RunSettings(**tree)
+    except MatchlibError as error:
+        raise type(error)(f"{path}: {error}") from None

@@ -258,7 +258,7 @@ def sample(run: str, of: str, *words: str, n: int = 16) -> Run:
 
 
 EULER = {"teacher.sampler.name": "ode", "teacher.sampler.method": "euler", "teacher.sampler.steps": 8}
-HEUN = {"teacher.sampler.name": "ode", "teacher.sampler.method": "heun2", "teacher.sampler.steps": 5}
+MIDPOINT = {"teacher.sampler.name": "ode", "teacher.sampler.method": "midpoint", "teacher.sampler.steps": 5}
 SDE = {"teacher.sampler.name": "sde", "teacher.sampler.steps": 10, "teacher.sampler.level": 0.7}
 DDIM = {"teacher.sampler.name": "ddim", "teacher.sampler.steps": 8}
 ANCESTRAL = {"teacher.sampler.name": "ancestral", "teacher.sampler.steps": 10}
@@ -391,7 +391,7 @@ CASES: dict[str, list[Step]] = {
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             processes=2,
             data=PLANE,
-            teacher=HEUN,
+            teacher=MIDPOINT,
             trainer={"trainer.engine.parallel": "fsdp", "trainer.emas": [0.9]},
         )
     ],
@@ -400,10 +400,10 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "flow", "--data", "digits"),
             data={"data.balanced": True},
-            teacher=EULER | {"teacher.training.rate": 3e-3, "teacher.training.decay": 0.3, "teacher.training.ema": 0.9},
+            teacher=EULER | {"teacher.training.rate": 3e-3, "teacher.training.decay": 0.3, "teacher.training.ema": 0.5},
             trainer={
-                "trainer.emas": [0.9, 0.99],
-                "trainer.ema": 0.95,
+                "trainer.emas": [0.4, 0.99],
+                "trainer.ema": 0.6,
                 "trainer.student_factor": 0.5,
                 "trainer.critic_factor": 0.7,
                 "trainer.decay": 0.4,
@@ -420,13 +420,11 @@ CASES: dict[str, list[Step]] = {
                 "teacher.training.label_dropout": 0.2,
                 "teacher.guidance": 2.0,
                 "teacher.training.clip": 2.0,
-                "teacher.training.surge": 1.2,
                 **EULER,
             },
             trainer={
                 "trainer.critic_turns": 2,
                 "trainer.clip": 0.5,
-                "trainer.surge": 1.5,
                 "trainer.betas": [0.1, 0.98],
                 "trainer.engine.split": True,
             },
@@ -448,9 +446,9 @@ CASES: dict[str, list[Step]] = {
         distill(
             "run",
             *("--teacher", "flow", "--data", "digits-restore", "--alpha", "0.9", "--beta", "0.95", "--gamma", "0.8"),
-            teacher=EULER,
+            teacher=EULER | {"teacher.training.surge": 1.02},
             student=OWN_NETWORK | {"student.warm": True},
-            trainer={"trainer.critic_rate": 1e-3, "trainer.student_rate": 4e-4},
+            trainer={"trainer.critic_rate": 1e-3, "trainer.student_rate": 4e-4, "trainer.surge": 1.1},
         )
     ],
     "diffusion-sid": [
@@ -458,7 +456,7 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "diffusion", "--data", "digits", "--loss", "sid"),
             data={"data.labels": False},
-            teacher=HEUN | {"teacher.sigma_max": 40.0, "teacher.times.log_ratio": [-0.3, 1.0]},
+            teacher=MIDPOINT | {"teacher.sigma_max": 40.0, "teacher.times.log_ratio": [-0.3, 1.0]},
             trainer={"trainer.times.low": 0.02, "trainer.times.high": 0.9, "trainer.times.log_ratio": [0.3, 0.9]},
             loss={"loss.a": 1.0},
             evaluation={"evaluation.clip": True},
@@ -505,8 +503,8 @@ CASES: dict[str, list[Step]] = {
             | {
                 "teacher.coupling.name": "minibatch-ot-data",
                 "teacher.interpolant.name": "linear-sde-bridge",
-                "teacher.interpolant.rate": 1.0,
-                "teacher.interpolant.g2": 2.0,
+                "teacher.interpolant.rate": 1.5,
+                "teacher.interpolant.g2": 1.5,
             },
             trainer={
                 "trainer.critic_network.name": "mlp",
@@ -573,8 +571,8 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "gaussian", "--data", "swiss-roll", "--loss", "uid"),
             data=PLANE,
-            teacher=HEUN | {"teacher.like": "diffusion", "teacher.law": {"components": 3}},
-            loss={"loss.space": "data", "loss.weight_power": 0.5},
+            teacher=MIDPOINT | {"teacher.like": "diffusion", "teacher.law": {"components": 3}},
+            loss={"loss.space": "velocity", "loss.weight_power": 0.5},
         )
     ],
     "best": [
@@ -597,7 +595,7 @@ CASES: dict[str, list[Step]] = {
             "run",
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             data=PLANE,
-            teacher=HEUN | ABLE,
+            teacher=MIDPOINT | ABLE,
             trainer=ALARMING | {"trainer.policy": "roll-back", "trainer.keep": 5},
         ),
         distill(
@@ -605,7 +603,7 @@ CASES: dict[str, list[Step]] = {
             *("--teacher", "diffusion", "--data", "moons", "--loss", "uid"),
             code=3,
             data=PLANE,
-            teacher=HEUN | ABLE,
+            teacher=MIDPOINT | ABLE,
             trainer=ALARMING | {"trainer.policy": "stop"},
         ),
     ],

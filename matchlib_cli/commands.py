@@ -1,0 +1,321 @@
+"""The commands. Each imports what it needs when it runs, so that ``matchlib --help`` imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["COMMANDS"]
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options and --set overrule it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, PATH=VALUE, e.g. teacher.interpolant.name=trigonometric.")]
+Data = Annotated[str | None, typer.Option("--data", help="Registered data set, FILE.npz, FILE.npy, or a folder of images.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run [default: runs/DATE-NAME].")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Optimiser steps of the phase that the command is named after.")]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="Named settings: correct (a teacher that is wrong) or paper (the released loss).")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was started with the same settings.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run Python code that a configuration or artifact names.")]
+Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+
+
+def train(
+    family: Annotated[str | None, typer.Option("--family", help="Family of the teacher: flow, diffusion, bridge, interpolant, ...")] = None,
+    recipe: Recipe = None,
+    config: Config = None,
+    set_: Set = None,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    steps: Steps = None,
+    resume: Resume = False,
+) -> int:
+    """Train a teacher and score its samples."""
+    options = {"teacher.name": family, "teacher.training.steps": steps, **_common(data, out, seed, device)}
+    return _start("train", recipe, config, options, set_, again=resume)
+
+
+def distill(
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="A family (its default teacher is trained or cached), a run, FILE.py:NAME or PREFIX:PATH."),
+    ] = None,
+    student: Annotated[str | None, typer.Option("--student", help="A registered student, or a run whose student goes on.")] = None,
+    loss: Annotated[str | None, typer.Option("--loss", help="realuid, uid, sid, fgm, ibmd, ...")] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", help="RealUID: weight of the teacher on generated points.")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", help="RealUID: weight of the target on generated points.")] = None,
+    gamma: Annotated[float | None, typer.Option("--gamma", help="RealUID: weight of the square on generated points.")] = None,
+    recipe: Recipe = None,
+    config: Config = None,
+    set_: Set = None,
+    data: Data = None,
+    out: Out = None,
+    seed: Seed = None,
+    device: Device = None,
+    steps: Steps = None,
+    resume: Resume = False,
+    trust: Trust = False,
+) -> int:
+    """Distil a teacher into a generator that needs one step, and score both."""
+    coefficients = {"alpha": alpha, "beta": beta, "gamma": gamma}
+    options = {
+        "teacher.name": teacher,
+        "student.name": student,
+        "loss.name": loss or (None if set(coefficients.values()) == {None} else "realuid"),
+        **{f"loss.{name}": value for name, value in coefficients.items()},
+        "trainer.steps": steps,
+        **_common(data, out, seed, device),
+    }
+    return _start("distill", recipe, config, options, set_, again=resume, trust=trust or teacher is not None)
+
+
+def resume(
+    folder: Folder,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="One of RUN/checkpoints to go on from; by default the last.")
+    ] = None,
+    trust: Trust = False,
+) -> int:
+    """Go on with a run from its last checkpoint."""
+    from matchlib.runs.api import open_run
+
+    if (folder / "evaluation.json").exists():
+        print(f"{folder} is finished: there is nothing to resume")
+        return 0
+    return _execute(lambda **hooks: open_run(folder, checkpoint=checkpoint, trust=trust, **hooks))
+
+
+def sample(
+    folder: Folder,
+    n: Annotated[int, typer.Option("-n", help="Number of samples.")] = 64,
+    out: Annotated[Path, typer.Option("--out", help="FILE.png for a picture, FILE.npz for the array 'data', in data units.")] = Path(
+        "samples.png"
+    ),
+    labels: Annotated[
+        str | None, typer.Option("--labels", help="One class, n classes or balanced: 3 or 0,1,2,... [default: as the data].")
+    ] = None,
+    of: Annotated[str | None, typer.Option("--of", help="student or teacher [default: the student if there is one].")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same samples.")] = 0,
+    device: Device = None,
+    trust: Trust = False,
+) -> int:
+    """Generate samples with a run's student or teacher."""
+    from matchlib.errors import SettingError
+    from matchlib.runs.build import device_of
+    from matchlib.runs.pipeline import load
+    from matchlib_cli.files import parse_labels, write_samples
+
+    if out.suffix not in (".png", ".npz"):
+        raise SettingError(f"--out must end in .png or .npz, got {str(out)!r}")
+    pipeline = load(folder, of, device=str(device_of(device or "cpu")), trust=trust)
+    batch = pipeline.sample_batch(n, seed=seed, labels=None if labels is None else parse_labels(labels))
+    samples = pipeline.denormalize(batch.data).cpu().numpy()
+    write_samples(out, samples, pipeline.config.data.limits, None if batch.label is None else batch.label.cpu().numpy())
+    print(f"wrote {out}: {n} samples of shape {samples.shape[1:]}, {pipeline.nfe} evaluation{'s' if pipeline.nfe > 1 else ''} each")
+    return 0
+
+
+def evaluate(
+    folder: Folder,
+    draws: Annotated[int | None, typer.Option("--draws", min=1, help="Draws of the held-out size that a score is averaged over.")] = None,
+    seed: Seed = None,
+    device: Device = None,
+    trust: Trust = False,
+) -> int:
+    """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
+    from matchlib.runs.api import evaluate as evaluate_run
+    from matchlib_cli.screen import show_report
+
+    show_report(evaluate_run(folder, draws=draws, seed=seed, device=device, trust=trust))
+    print(f"wrote {folder / 'evaluation.json'}")
+    return 0
+
+
+def plugins(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="One group, with a line on each plugin.")] = None) -> int:
+    """List what is registered."""
+    from matchlib.registry import ALL
+
+    if group is None:
+        for name, registry in ALL.items():
+            print(f"{name}: {', '.join(registry)}")
+        return 0
+    _check_group(group)
+    for name in ALL[group]:
+        summary = (ALL[group][name].__doc__ or "").strip().splitlines() or [""]
+        print(f"{name}: {summary[0]}")
+    return 0
+
+
+def check(
+    group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="Group of the plugin, e.g. interpolants.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Registered name of the plugin.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every registered plugin.")] = False,
+) -> int:
+    """Hold plugins to the laws of their group."""
+    from matchlib.errors import SettingError
+    from matchlib.registry import ALL
+    from matchlib_cli.laws import check as check_laws
+
+    if every == (group is not None):
+        raise SettingError("check takes GROUP NAME, or --all")
+    if group is not None:
+        _check_group(group)
+        if name is not None:
+            ALL[group][name]
+    return check_laws(group, name)
+
+
+def doctor(
+    teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Folder of a run, FILE.py:NAME of a matchlib.Teacher, or PREFIX:PATH.")],
+    data: Data = None,
+    seed: Seed = None,
+) -> int:
+    """Examine a teacher before anything is trained on it: time, sign, scale, prediction, labels, weights."""
+    from matchlib.evaluation.doctor import examine
+    from matchlib.runs.build import open_teacher
+    from matchlib_cli.screen import show_diagnosis
+
+    diagnosis = examine(*open_teacher(teacher, data, trust=True), seed=seed or 0)
+    show_diagnosis(diagnosis)
+    return 2 if diagnosis.mistakes else 0
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FILE", help="Checkpoint written by torch.save.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.safetensors to write.")],
+    entry: Annotated[str, typer.Option("--entry", help="Keys to the weights, with dots: ema_models.0.9999 [default: the top].")] = "",
+    trust: Annotated[bool, typer.Option("--trust", help="Unpickle: RUNS ANY CODE IN THE FILE. Only if you trust its author.")] = False,
+) -> int:
+    """Turn the weights in a checkpoint into a safetensors file; without --trust, no code of the checkpoint is run."""
+    from matchlib.errors import ArtifactError, SettingError
+    from matchlib.io import read_checkpoint, select, write_tensors
+
+    if out.suffix != ".safetensors":
+        raise SettingError(f"--out must end in .safetensors, got {str(out)!r}")
+    if trust:
+        import torch
+
+        print(f"unpickling {checkpoint}: any code in it runs now, with your rights")
+        try:
+            tensors = select(torch.load(checkpoint, map_location="cpu", weights_only=False), entry, checkpoint)
+        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, ImportError) as error:
+            raise ArtifactError(f"{checkpoint} cannot be unpickled here: {error}") from error
+    else:
+        tensors = read_checkpoint(checkpoint, entry)
+    write_tensors(out, {name: x.detach().clone().contiguous() for name, x in tensors.items()})
+    print(f"wrote {out}: {len(tensors)} tensors, {sum(x.numel() for x in tensors.values()):,} numbers")
+    return 0
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="Settings of a distillation, as for --config.")],
+    memory: Annotated[str | None, typer.Option("--memory", help="What there is, for example 24GiB.")] = None,
+    set_: Set = None,
+    data: Data = None,
+    trust: Trust = False,
+) -> int:
+    """Print the memory that a distillation will need, by part, and the largest batch that fits."""
+    from matchlib.runs.plan import plan as plan_run
+    from matchlib.runs.settings import read_yaml, resolve
+    from matchlib_cli.screen import read_bytes, show_plan
+
+    available = None if memory is None else read_bytes(memory)
+    settings = resolve("distill", config=read_yaml(config), options={"data.name": data}, settings=_assignments(set_))
+    show_plan(plan_run(settings, trust=trust), available)
+    return 0
+
+
+def schema() -> int:
+    """Print the JSON Schema of the settings, so that editors complete and check YAML files."""
+    import json
+
+    from matchlib.runs.settings import RunSettings
+
+    print(json.dumps(RunSettings.model_json_schema(), indent=2))
+    return 0
+
+
+COMMANDS: Sequence[Callable[..., int]] = (train, distill, sample, evaluate, resume, plugins, check, doctor, convert, plan, schema)
+
+
+# -- what they share -------------------------------------------------------------------------------------------------------
+
+
+def _common(data: str | None, out: Path | None, seed: int | None, device: str | None) -> dict[str, Any]:
+    return {"data.name": data, "out": None if out is None else str(out), "seed": seed, "device": device}
+
+
+def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
+    """Returns ``{path: value}`` of PATH=VALUE strings, each value read as YAML."""
+    import yaml
+
+    from matchlib.errors import SettingError
+
+    values: dict[str, Any] = {}
+    for item in items or ():
+        path, equals, text = item.partition("=")
+        if not equals:
+            raise SettingError(f"--set takes PATH=VALUE, for example trainer.batch_size=64, got {item!r}")
+        try:
+            values.pop(path, None)  # a later value is laid over what stands between
+            values[path] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingError(f"--set {path}: {text!r} is not a YAML value: {str(error).splitlines()[0]}") from error
+    return values
+
+
+def _start(
+    command: str, recipe: str | None, config: Path | None, options: Mapping[str, Any], set_: Sequence[str] | None, **how: bool
+) -> int:
+    from matchlib.runs.api import start_run
+    from matchlib.runs.settings import read_yaml, resolve
+
+    tree = None if config is None else read_yaml(config)
+    settings = resolve(command, recipe=recipe, config=tree, options=options, settings=_assignments(set_))
+    return _execute(lambda **hooks: start_run(settings, **how, **hooks))
+
+
+def _execute(start: Callable[..., Any]) -> int:
+    """Starts or opens a run, executes it with progress, shows what came of it, and returns the exit code."""
+    from matchlib.training.distributed import hard_exit
+
+    code = _carried_out(start)
+    hard_exit(code)
+    return code
+
+
+def _carried_out(start: Callable[..., Any]) -> int:
+    from matchlib.training.distributed import rank
+    from matchlib.training.trainer import Interrupted
+    from matchlib_cli.errors import INTERRUPTED, fail
+    from matchlib_cli.screen import console, live_view, show_report
+
+    with live_view(quiet=rank()[0] > 0) as view:
+        run = start(on_progress=view.show, should_stop=view.stopped)
+        view.say(f"run: {run.folder}")
+        try:
+            report = run.execute()
+        except Interrupted as interrupted:
+            fail(f"{interrupted}; go on with: matchlib resume {run.folder}")
+            return INTERRUPTED
+    if rank()[0]:
+        return 0
+    show_report(report)
+    for name in ("samples.png", "evaluation.json", *sorted(run.pipelines)):
+        console().print(f"wrote {run.folder / name}", markup=False)
+    return 0
+
+
+def _check_group(group: str) -> None:
+    from matchlib.errors import UnknownNameError, nearest
+    from matchlib.registry import ALL
+
+    if group not in ALL:
+        raise UnknownNameError(f"there is no group {group!r} (there are: {', '.join(ALL)}){nearest(group, ALL)}")

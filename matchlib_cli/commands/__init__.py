@@ -1,1 +1,0 @@
-"""One module a command; each has a function ``run`` whose docstring is the command's help."""
