@@ -56,11 +56,11 @@ def test_an_ignored_gamma_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_lost_factor_of_two_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
+    def quadratic(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         return self.weight * (d * (target * self.target - teacher * self.teacher - square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Predictions, "q", q)
+    monkeypatch.setattr(Predictions, "quadratic", quadratic)
     assert fails("per_sample_identity", "uid")
 
 
@@ -242,12 +242,12 @@ def test_a_latent_reused_as_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_weight_in_one_term_only_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """T22: a time weight on the square but not on the linear terms."""
 
-    def q(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
+    def quadratic(self: Predictions, square: float, teacher: float, target: float) -> Tensor:
         d = self.critic - self.teacher
         linear = (2 * target) * self.target - (2 * teacher) * self.teacher
         return (d * (linear - 1.5 * square * d)).flatten(1).sum(1)
 
-    monkeypatch.setattr(Predictions, "q", q)
+    monkeypatch.setattr(Predictions, "quadratic", quadratic)
     assert fails("data_free_gains_are_lower_bounds", "uid")
 
 

@@ -44,7 +44,7 @@ def test_evaluate_scores_clipped_samples_clipped(finished: Path, tmp_path: Path)
     generator, digits = matchlib.load(finished), load_dataset("digits")
     dataset = replace(digits, limits=(digits.shift, digits.shift + 1e-3))  # an untrained student keeps within those of the digits
     low, high = dataset.model_limits
-    made = generator.draw(360, seed=0).data
+    made = generator.sample_batch(360, seed=0).data
     assert made.amax() > high or made.amin() < low
     reports = [
         evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -77,16 +77,19 @@ def test_sampler_with_clip_denoised_keeps_samples_within_the_limits_of_the_data(
     assert torch.equal(drawn(exact, True, (-1e3, 1e3)), drawn(exact, False, (-2.0, 2.0)))
 
 
-@pytest.mark.parametrize("name", ["ode", "sde", "ddim", "ancestral", "explicit_adams", "dopri5"])
-@pytest.mark.parametrize("family", ["flow", "diffusion-vp"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *product(["flow"], ["ode", "sde", "ddim", "explicit_adams", "dopri5"]),
+        *product(["diffusion-vp"], ["ode", "sde", "ddim", "explicit_adams", "ancestral"]),
+    ],
+)
 def test_trajectory_runs_from_the_start_to_the_sample(family: str, name: str) -> None:
     """Times fall from ``t_max``; the last state, at time 0 where the model stops short of it, is what ``sample`` returns, bit for bit."""
     spec = {"name": name} if name in matchlib.samplers else {"name": "ode", "method": name}
     sampler, model = matchlib.samplers.build(spec | {"steps": 6}), matchlib.families[family]().model(paired=False)
     source = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     of = SampledField(GaussianField(model, Mixture.normal(0.3, 0.6, dimension=2)), model)
-    if (family, name) in (("flow", "ancestral"), ("diffusion-vp", "dopri5")):
-        pytest.skip("no process; steps that look beyond t = 0")
     times, states = zip(*sampler.trajectory(of, source, None, generator=torch.Generator().manual_seed(1)), strict=True)
     assert len(times) == 7 + (model.times.t_min > 0) - (name == "ancestral")
     assert times[0] == model.times.t_max and times[-1] == 0
