@@ -9,11 +9,14 @@ from pathlib import Path
 BLOCKED = """
 import sys
 MISSING = {"ot", "scipy", "sklearn", "torchdiffeq", "matplotlib", "typer", "rich", "hypothesis", "diffusers"}
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in MISSING:
-            raise ModuleNotFoundError(f"{name} is not installed")
-sys.meta_path.insert(0, Missing())
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+    def find_spec(self, name, *rest):
+        return None if name.partition(".")[0] in MISSING else self.finder.find_spec(name, *rest)
+sys.meta_path[:] = map(Without, sys.meta_path)
 import matchlib, torch
 """
 
