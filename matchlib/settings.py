@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, get_args
@@ -60,8 +60,29 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> MatchlibError:
     if isinstance(inner, MatchlibError):  # of a plugin's own settings: "name: ...", or a sentence
         between = "." if str(inner).partition(":")[0].isidentifier() else ": "
         return type(inner)(f"{'.'.join(path)}{between}{inner}" if path else str(inner))
-    message = str(inner) if inner is not None else first["msg"]
-    return SettingError(f"{'.'.join(path) or kind.__name__}: {message[0].lower()}{message[1:]}, got {first['input']!r}")
+    name, given = ".".join(path) or kind.__name__, first["input"]
+    message = str(inner) if inner is not None else _message(first)
+    choices = [part.strip("' ") for part in first.get("ctx", {}).get("expected", "").replace(" or ", ", ").split(",")]
+    return SettingError(f"{name}{message}, got {given!r}{nearest(given, choices) if isinstance(given, str) else ''}")
+
+
+PHRASES = {
+    "greater_than_equal": " must be at least {ge}",
+    "greater_than": " must be greater than {gt}",
+    "less_than_equal": " must be at most {le}",
+    "less_than": " must be less than {lt}",
+    "literal_error": " must be one of {expected}",
+    "model_type": " must be a group of settings",
+    "model_attributes_type": " must be a group of settings",
+    "missing": " is missing",
+}
+
+
+def _message(error: Mapping[str, Any]) -> str:
+    """Returns what a value must be: in our words where they are shorter than pydantic's."""
+    phrase = PHRASES.get(error["type"])
+    context = {key: f"{x:g}" if isinstance(x, float) else x for key, x in error.get("ctx", {}).items()}
+    return phrase.format(**context) if phrase else f": {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _fields(kind: Any, path: list[str]) -> list[str]:

@@ -231,7 +231,10 @@ def _settings_of(folder: Path) -> RunSettings:
 
 
 def _begin(folder: Path, settings: RunSettings, *, there: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written: {error}") from error
     lock(folder)
     if not there:
         write_text(folder / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))

@@ -34,6 +34,7 @@ from matchlib.settings import explain
 __all__ = [
     "ArtifactConfig",
     "DataConfig",
+    "DefaultsConfig",
     "build_field",
     "build_student",
     "dataset_of",
@@ -73,6 +74,16 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class DefaultsConfig:
+    """What an artifact records of its family's defaults for distillation; the arguments are those of ``Defaults``."""
+
+    t_start: float
+    times: TimeDistribution | None
+    student_lr: float
+    critic_lr: float
+
+
+@dataclass(frozen=True)
 class ArtifactConfig:
     """Everything that is not a weight.
 
@@ -84,7 +95,7 @@ class ArtifactConfig:
         moments: of data and source.
         sampler: spec; how the teacher is sampled by default.
         data: what it was made from.
-        defaults: what the teacher's family recommends for its distillation: ``t_start``, ``times``, ``student_lr``, ``critic_lr``.
+        defaults: what the teacher's family recommends for its distillation.
         seed: of the run.
         student: spec of the student plugin, with ``network`` and ``objective`` if it has a network of its own; None for a teacher.
         guidance: see ``Teacher``.
@@ -100,7 +111,7 @@ class ArtifactConfig:
     moments: Moments
     sampler: Spec
     data: DataConfig
-    defaults: Spec
+    defaults: DefaultsConfig
     seed: int
     student: Spec | None = None
     guidance: float = 1.0
@@ -111,7 +122,7 @@ class ArtifactConfig:
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form."""
         fields = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        records = {key: asdict(getattr(self, key)) for key in ("network_spec", "moments", "data")}
+        records = {key: asdict(getattr(self, key)) for key in ("network_spec", "moments", "data", "defaults")}
         return {"format": 1, **fields, **records, "model": describe_model(self.model), "versions": versions()}
 
     @classmethod
@@ -150,7 +161,7 @@ class _File(BaseModel):
     moments: Moments
     sampler: Spec
     data: DataConfig
-    defaults: Spec
+    defaults: DefaultsConfig
     seed: int
     student: Spec | None
     guidance: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,16 @@ from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
 from matchlib.registry import couplings, families, interpolants, losses, metrics, objectives, samplers, students
-from matchlib.runs.artifact import ArtifactConfig, DataConfig, Spec, build_field, build_student, find_artifact, load_artifact
+from matchlib.runs.artifact import (
+    ArtifactConfig,
+    DataConfig,
+    DefaultsConfig,
+    Spec,
+    build_field,
+    build_student,
+    find_artifact,
+    load_artifact,
+)
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
 __all__ = ["GIVEN", "Components", "StudentComponents", "build", "dataset_of_settings", "device_of", "open_teacher", "settings_digest"]
@@ -229,7 +238,7 @@ def _family_config(settings: RunSettings, dataset: Dataset) -> ArtifactConfig:
         moments=dataset.moments(model.coupling),
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
         data=_data_config(settings.data, dataset),
-        defaults=_defaults_record(defaults),
+        defaults=_recorded(defaults),
         seed=settings.seed,
         guidance=1.0 if t.guidance is None else t.guidance,
         label_dropout=t.training.label_dropout,
@@ -259,10 +268,9 @@ def _changed(times: TimeDistribution, change: TimeSettings | None) -> TimeDistri
     return times if change is None else replace(times, **change.changes())
 
 
-def _defaults_record(defaults: Defaults) -> Spec:
-    """What an artifact keeps of a family's defaults."""
-    times = None if defaults.times is None else asdict(defaults.times)
-    return {"t_start": defaults.t_start, "times": times, "student_lr": defaults.student_lr, "critic_lr": defaults.critic_lr}
+def _recorded(defaults: Defaults) -> DefaultsConfig:
+    """Returns what an artifact keeps of a family's defaults."""
+    return DefaultsConfig(defaults.t_start, defaults.times, defaults.student_lr, defaults.critic_lr)
 
 
 def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
@@ -281,7 +289,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> 
         moments=teacher.moments,
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
         data=_data_config(settings.data, dataset),
-        defaults=_defaults_record(defaults),
+        defaults=_recorded(defaults),
         seed=settings.seed,
         guidance=teacher.guidance if t.guidance is None else t.guidance,
         label_dropout=None,  # not known
@@ -375,16 +383,15 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
         if not any(True for _ in module.parameters()):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
-    stated = None if defaults["times"] is None else TimeDistribution(**defaults["times"])
     fresh = settings.student.name in students
     return StudentComponents(
         student,
         spec,
         critic,
         loss,
-        _changed(config.model.times if stated is None else stated.within(config.model.times), t.times),
-        t.student_lr or t.student_lr_scale * defaults["student_lr"],
-        t.critic_lr or t.critic_lr_scale * defaults["critic_lr"],
+        _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
+        t.student_lr or t.student_lr_scale * defaults.student_lr,
+        t.critic_lr or t.critic_lr_scale * defaults.critic_lr,
         (fresh and spec.get("network") is None, t.critic_network is None and learns),
         fresh and settings.student.init_from_teacher and spec.get("network") is not None,
     )
@@ -407,7 +414,7 @@ def _student(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, le
     network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
-    spec = {"name": s.name, "t_start": config.defaults["t_start"], **s.options, **network}
+    spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}
     torch.manual_seed(settings.seed)
     return spec, build_student(spec, teacher, config.network_spec)
 

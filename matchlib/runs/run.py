@@ -67,6 +67,7 @@ class Run:
         self.settings, self.components, self.folder, self.checkpoint = settings, components, folder, checkpoint
         self.device = init_distributed(device_of(settings.device))
         self.streams = Streams(settings.seed, self.device)
+        self._strategies = {phase: strategy(settings.engine_of(phase).parallel) for phase in ("teacher", "student")}
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pipelines: dict[str, Pipeline] = {}
 
@@ -94,7 +95,7 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         logger.info("evaluation: sampling and scoring")
-        s, processes = self.settings, strategy(self.settings.trainer.engine.parallel)
+        s, processes = self.settings, self._processes("student")
         return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes)
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
@@ -113,7 +114,7 @@ class Run:
         return module
 
     def _processes(self, phase: str) -> SingleProcess:
-        return strategy(self.settings.engine_of(phase).parallel)
+        return self._strategies[phase]
 
     # -- the teacher -------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
 from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
 from matchlib.registry import ALL, fields_of
@@ -111,7 +111,7 @@ class OpenSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _check_plugin_settings(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
+        if not isinstance(values, Mapping):  # refused as a value where a group is needed
             return values
         known, registry = set(cls.model_fields), ALL[cls.group]
         name = values.get("name", cls.model_fields["name"].default)
@@ -145,8 +145,9 @@ class TimeSettings(Settings):
     log_sigma: tuple[float, Positive] | None = None
     """(mean, standard deviation) of log(sqrt(b^2 + c^2) / a), EDM's P_mean and P_std; null for a uniform density."""
 
+    @model_serializer
     def changes(self) -> dict[str, Any]:
-        """Returns what was given."""
+        """Returns what was given: what was not is no part of ``config.yaml`` either."""
         return {key: getattr(self, key) for key in self.model_fields_set}
 
 

@@ -38,8 +38,8 @@ def test_distill_writes_what_the_contract_says(finished: Path, cli: Cli) -> None
     for name in ("config.yaml", "metrics.jsonl", "samples.png", "evaluation.json", "checkpoints"):
         assert (finished / name).exists()
     for kind in ("teacher", "student"):
-        assert {path.name for path in (finished / kind).iterdir()} == {"model.safetensors", "card.json"}
-    card = json.loads((finished / "student" / "card.json").read_text())
+        assert {path.name for path in (finished / kind).iterdir()} == {"model.safetensors", "config.json"}
+    card = json.loads((finished / "student" / "config.json").read_text())
     assert card["student"]["name"] == "onestep"
     assert card["model"]["interpolant"] == {"name": "linear"}
     tree = yaml.safe_load((finished / "config.yaml").read_text())
@@ -108,7 +108,7 @@ def test_every_family_distils(tmp_path: Path, cli: Cli, small: list[str], family
     [
         "teacher.interpolant.name=trigonometric",
         "teacher.coupling.name=minibatch-ot",
-        "teacher={objective: {name: data}, times: {low: 0.001}}",
+        "teacher={objective: {name: data}, times: {t_min: 0.001}}",
         "teacher.network={name: unet, channels: 8}",
         "teacher.sampler={name: ode, method: dopri5}",
         "loss={name: realuid, alpha: 2, beta: 2, gamma: 0.5}",
@@ -120,10 +120,10 @@ def test_every_family_distils(tmp_path: Path, cli: Cli, small: list[str], family
         "student.t_start=0.9",
         "data.labels=false",
         "trainer.max_grad_norm=1",
-        "trainer={critic_turns: 3, reuse: 3}",
-        "trainer={best: frechet-raw, checkpoint_every: 10}",
-        "trainer.engine={micro: 7, precision: bf16, teacher_precision: bf16, channels_last: true, checkpointing: true, split: true}",
-        "trainer={policy: roll-back, watch_every: 10, emas: [0.9, 0.99], keep: 1}",
+        "trainer={critic_steps: 3, critic_steps_per_batch: 3}",
+        "trainer={keep_best_by: frechet-raw, checkpoint_every: 10}",
+        "trainer.engine={micro_batch_size: 7, precision: bf16, teacher_precision: bf16, channels_last: true, checkpointing: true, split: true}",
+        "trainer={on_alarm: roll-back, monitor_every: 10, extra_ema_decays: [0.9, 0.99], keep_last: 1}",
         "teacher.times={t_min: 0.01, t_max: 1.0, log_sigma: [0, 1]}",
     ],
 )
@@ -160,7 +160,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("negative steps", ["distill", "--steps", "-5"], "steps must be at least 1, got -5"),
     ("steps not a number", ["distill", "--set", "trainer.steps=many"], "trainer.steps"),
     ("batch zero", ["distill", "--set", "trainer.batch_size=0"], "trainer.batch_size must be at least 1"),
-    ("negative seed", ["distill", "--seed", "-1"], "seed must be at least 0"),
+    ("negative seed", ["distill", "--seed", "-1"], "--seed"),
     ("unknown device", ["distill", "--device", "gpu9"], "device 'gpu9' is not available"),
     ("set without value", ["distill", "--set", "trainer.steps"], "PATH=VALUE"),
     ("set of a group", ["distill", "--set", "trainer=5"], "trainer must be a group of settings"),
@@ -184,11 +184,11 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("unknown format", ["sample", "{run}", "--out", "a.gif"], ".png or .npz"),
     ("teacher of another shape", ["distill", "--teacher", "{run}", "--data", "moons"], "made for events of shape"),
     ("corrupted weights", ["sample", "{corrupt}"], "missing or damaged"),
-    ("weights of another network", ["sample", "{swapped}"], "do not fit its card"),
+    ("weights of another network", ["sample", "{swapped}"], "do not fit its config.json"),
     ("card that is no JSON", ["sample", "{nocard}"], "cannot be read"),
     ("checkpoint damaged", ["resume", "{damaged}"], "cannot be loaded"),
     ("paired without source", ["distill", "--set", "teacher.coupling.name=paired"], "reads a source"),
-    ("dropped labels", ["distill", "--set", "teacher.training.label_dropout=1.5"], "must lie in [0, 1), got 1.5"),
+    ("dropped labels", ["distill", "--set", "teacher.training.label_dropout=1.5"], "must be less than 1, got 1.5"),
     ("guidance that is no number", ["distill", "--set", "teacher.guidance=strong"], "teacher.guidance"),
     ("guidance of an untaught teacher", ["distill", "--set", "teacher.guidance=2"], "trained with dropped labels"),
     ("balance without classes", ["distill", "--data", "moons", "--set", "data.balanced=true", "--set", "data.labels=false"], "no classes"),
@@ -206,7 +206,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("start outside", ["distill", "--set", "student.t_start=2"], "t_start must lie in"),
     ("unet for points", ["distill", "--data", "moons", "--set", "teacher.network={name: unet}"], "use mlp"),
     ("unknown recipe", ["distill", "--recipe", "corect"], "did you mean 'correct'"),
-    ("no rate", ["distill", "--set", "trainer.critic_lr_scale=0"], "trainer.critic_lr_scale must be positive"),
+    ("no rate", ["distill", "--set", "trainer.critic_lr_scale=0"], "trainer.critic_lr_scale must be greater than 0"),
     ("unknown critic", ["distill", "--set", "trainer.critic_network.name=mpl"], "did you mean 'mlp'"),
     ("ramp outside", ["distill", "--set", "loss.ramp=2"], "ramp must lie in"),
     ("unknown metric", ["distill", "--set", "evaluation.metrics=[fid]"], "'fid' is not registered"),
@@ -217,9 +217,9 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("unknown mode", ["distill", "--set", "trainer.engine.compile=fast"], "compile must be one of"),
     ("no micro-batch", ["distill", "--set", "trainer.engine.micro_batch_size=0"], "micro_batch_size must be at least 1"),
     ("unknown way of several processes", ["distill", "--set", "trainer.engine.parallel=dpp"], "did you mean 'ddp'"),
-    ("unknown policy", ["distill", "--set", "trainer.on_alarm=panic"], "policy must be one of"),
+    ("unknown policy", ["distill", "--set", "trainer.on_alarm=panic"], "on_alarm must be one of"),
     ("no reuse", ["distill", "--set", "trainer.critic_steps_per_batch=0"], "critic_steps_per_batch must be at least 1"),
-    ("an average that never moves", ["distill", "--set", "trainer.extra_ema_decays=[1.0]"], "must lie in [0, 1)"),
+    ("an average that never moves", ["distill", "--set", "trainer.extra_ema_decays=[1.0]"], "must be less than 1"),
     ("plan of a file that is not there", ["plan", "{base}/none.yaml"], "none.yaml"),
     ("memory that is none", ["plan", "{typo}", "--memory", "much"], "memory"),
     ("unknown command", ["distil"], "distil"),
@@ -242,10 +242,10 @@ def places(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> dict[str
         shutil.rmtree(made["cut"] / path)
     weights = made["corrupt"] / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    card = json.loads((made["swapped"] / "student" / "card.json").read_text())
+    card = json.loads((made["swapped"] / "student" / "config.json").read_text())
     card["network"]["width"] = 8
-    (made["swapped"] / "student" / "card.json").write_text(json.dumps(card))
-    (made["nocard"] / "student" / "card.json").write_text("{")
+    (made["swapped"] / "student" / "config.json").write_text(json.dumps(card))
+    (made["nocard"] / "student" / "config.json").write_text("{")
     (made["damaged"] / "evaluation.json").unlink()
     shutil.rmtree(made["damaged"] / "student")
     last = sorted((made["damaged"] / "checkpoints").glob("student-*"))[-1]
@@ -282,7 +282,8 @@ SLOW = [
     "--data", "moons", "--set", "teacher.network={name: mlp, width: 8, depth: 1}", "--set", "teacher.training.steps=150",
     "--set", "teacher.training.batch_size=16", "--set", "trainer.steps=150", "--set", "trainer.batch_size=16",
     "--set", "trainer.log_every=10",
-    "--set", "trainer.checkpoint_every=7", "--set", "evaluation.draws=1", "--set", "evaluation.metrics=[frechet-raw]",
+    "--set", "trainer.checkpoint_every=7", "--set", "teacher.training.checkpoint_every=7",
+    "--set", "teacher.training.log_every=10", "--set", "evaluation.draws=1", "--set", "evaluation.metrics=[frechet-raw]",
 ]  # fmt: skip
 
 

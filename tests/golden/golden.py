@@ -30,6 +30,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ RENAMED: dict[str, str] = {
     "teacher.sampler.clip": "teacher.sampler.clip_denoised",
     "teacher.law": "teacher.distribution",
 }
+
+# Settings of both phases in the old version (new names), which each phase has for itself in the new one.
+BOTH_PHASES = re.compile(r"trainer\.(log_every|checkpoint_every|keep_last|monitor_every|on_alarm|engine\..*)$")
 
 # (old dotted path, old value as text) to the new value as text, for names of plugins and choices.
 VALUES: dict[tuple[str, str], str] = {}
@@ -193,7 +197,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Cut:
-    """Takes a finished run back to a checkpoint, as if it had been killed right after it.
+    """Takes a finished run back to a checkpoint, as if killed there.
 
     Args:
         run: its folder.
@@ -676,7 +680,7 @@ def new_path(path: str) -> str:
 
 
 def new_value(path: str, value: Any) -> Any:
-    """Returns the new value of the setting of an old path, with the keys of mappings translated."""
+    """Returns the new value of a setting, keys of mappings translated."""
     if isinstance(value, Mapping):
         return {_inner(path, key): new_value(f"{path}.{key}", inside) for key, inside in value.items()}
     if (path, str(value)) in VALUES:
@@ -693,7 +697,10 @@ def _inner(path: str, key: str) -> str:
 
 def translated(settings: Settings, side: str) -> dict[str, Any]:
     """Returns settings by dotted path in the names of a side."""
-    return dict(settings) if side == "old" else {new_path(path): new_value(path, value) for path, value in settings.items()}
+    if side == "old":
+        return dict(settings)
+    new = {new_path(path): new_value(path, value) for path, value in settings.items()}
+    return new | {f"teacher.training.{path.removeprefix('trainer.')}": value for path, value in new.items() if BOTH_PHASES.match(path)}
 
 
 def command_line(argv: Sequence[str], side: str) -> list[str]:
@@ -712,7 +719,8 @@ def command_line(argv: Sequence[str], side: str) -> list[str]:
         else:
             words.append(WORDS.get(word, word))
         before = word
-    return words
+    both = [word for before, word in pairwise(words) if before == "--set" and BOTH_PHASES.match(word.partition("=")[0])]
+    return words + [part for word in both for part in ("--set", f"teacher.training.{word.removeprefix('trainer.')}")]
 
 
 def script(text: str, side: str) -> str:
@@ -723,7 +731,7 @@ def script(text: str, side: str) -> str:
 
 
 def list_cases(side: str) -> int:
-    """Prints every case in the names of a side, and the renamings that no case uses; returns the exit code."""
+    """Prints every case in the names of a side. Renamings that no case uses follow; returns the exit code."""
     lines = []
     for name, steps in CASES.items():
         lines += ["", f"# {name}"]
@@ -795,7 +803,7 @@ class Recorder:
         }
 
     def enter(self) -> None:
-        """Starts this script again in that environment, unless it is there already, and loads what the code uses.
+        """Starts this script again in that environment, and loads what the code uses.
 
         Raises:
             SystemExit: the code that would be imported is not that in ``root``.
@@ -864,8 +872,10 @@ class Recorder:
             several = "torch.distributed.run" in words
             ended = (self._start if self.fresh or several else self._fork)(words, work, cache, file.fileno())
         if ended != code:
-            tail = " | ".join(output.read_text(encoding="utf-8").splitlines()[-3:])
-            raise Failed(f"{' '.join(words[:4])} ... ended with {ended}, not {code}: {tail}")
+            said = [line for line in output.read_text(encoding="utf-8").splitlines() if line and not line.startswith("$ ")]
+            raise Failed(
+                f"{' '.join(words[:4])} ... ended with {ended}, not {code}: {said[-1][:300] if said else 'no output'} (see {output})"
+            )
 
     @staticmethod
     def _start(words: list[str], work: Path, cache: Path, output: int) -> int:
@@ -879,7 +889,7 @@ class Recorder:
 
     @staticmethod
     def _fork(words: list[str], work: Path, cache: Path, output: int) -> int:
-        """Does the same in a copy of this process, which has loaded what takes long to load."""
+        """Does the same in a copy of this process, its packages loaded."""
         child = os.fork()
         if child:
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -1076,7 +1086,7 @@ def numbers_in(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def scores_of(folder: Path, side: str) -> dict[str, float]:
-    """Returns every score of a recording by ``run:dotted.path``, and the steps of the checkpoints that were kept."""
+    """Returns every score of a recording by ``file:dotted.path``. The steps of the checkpoints that were kept are among them."""
     found: dict[str, float] = {}
     for name in (LAYOUT["old"].scores, "steps.json"):
         for path in sorted(folder.rglob(name)):
@@ -1086,7 +1096,10 @@ def scores_of(folder: Path, side: str) -> dict[str, float]:
 
 
 def rows_of(folder: Path) -> dict[str, list[float]]:
-    """Returns every row of a recording's logs by ``file:number``: its step, its sorted losses, its sorted readings, its alarms."""
+    """Returns every row of a recording's logs by ``file:number``.
+
+    A row is its step, its sorted losses, its sorted readings and the number of its alarms.
+    """
     found: dict[str, list[float]] = {}
     for path in sorted(folder.rglob(LAYOUT["old"].log)):
         for i, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
