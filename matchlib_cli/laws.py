@@ -27,7 +27,7 @@ def check(group: str | None, plugin: str | None) -> int:
     out.print(_table(outcomes))
     for outcome in outcomes:
         if not outcome.passed:
-            out.print(f"\n{outcome.explanation}", markup=False, highlight=False)
+            out.print(f"\n{outcome.explanation}", markup=False, highlight=False, soft_wrap=True)
     failed = sum(not outcome.passed for outcome in outcomes)
     laws = len({outcome.law.name for outcome in outcomes})
     out.print(f"{laws} laws, {sum(outcome.checks for outcome in outcomes)} checks, {failed} failed", markup=False)

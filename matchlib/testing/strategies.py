@@ -30,11 +30,11 @@ __all__ = [
     "generators",
     "is_row",
     "joint_models",
-    "made",
     "mixtures",
     "models",
     "moderate_times",
     "moderate_times_of",
+    "plugins_of",
     "readable",
     "realuids",
     "seen",
@@ -68,7 +68,7 @@ def _try(make: Any) -> Any:
         return None
 
 
-def made(registry: Registry[Any], name: str) -> st.SearchStrategy[Any]:
+def plugins_of(registry: Registry[Any], name: str) -> st.SearchStrategy[Any]:
     """The plugin with its default settings, or with one of its ``variants``."""
     return st.sampled_from([registry[name](**settings) for settings in variants(registry[name])])
 
@@ -172,7 +172,7 @@ def _covariances(count: int, size: int, generator: torch.Generator) -> Tensor:
 def joint_models(draw: st.DrawFn, name: str) -> MatchingModel:
     """Models of an objective with several heads, each of them a row that the model has."""
     one = draw(models())
-    model = _try(lambda: replace(one, objective=draw(made(objectives, name))))
+    model = _try(lambda: replace(one, objective=draw(plugins_of(objectives, name))))
     assume(model is not None)
     return model
 

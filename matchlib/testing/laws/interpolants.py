@@ -16,7 +16,7 @@ from matchlib.plugins.couplings import Independent
 from matchlib.plugins.objectives import Data
 from matchlib.registry import fields_of, interpolants, objectives
 from matchlib.testing.law import law
-from matchlib.testing.strategies import INSIDE, exactly_known, generators, made, mixtures, models, shapes, variants
+from matchlib.testing.strategies import INSIDE, exactly_known, generators, mixtures, models, plugins_of, shapes, variants
 from matchlib.testing.world import affine_divergence
 
 inner = st.floats(0.02, 0.98).map(lambda t: torch.tensor([t], dtype=torch.float64))
@@ -32,7 +32,7 @@ def derivatives_are_derivatives(name: str, data: st.DataObject) -> float:
 
     Advice: `coefficients(t).derivatives` is not the slope of (a, b, c): correct it, or state only `schedule` and let it be differentiated.
     """
-    path, t, h = data.draw(made(interpolants, name)), data.draw(inner), 1e-5
+    path, t, h = data.draw(plugins_of(interpolants, name)), data.draw(inner), 1e-5
     slope = (_triple(path, t + h) - _triple(path, t - h)) / (2 * h)
     exact = path.coefficients(t).velocity.stack(t)
     return ((slope - exact).norm() / (1 + exact.norm())).item()
@@ -62,7 +62,7 @@ def the_path_begins_at_the_data(name: str, data: st.DataObject) -> float:
 
     Advice: At t = 0 the state must be the data: a(0) = 1, b(0) = 0, c(0) = 0. If the path runs the other way, replace t by 1 - t.
     """
-    path = data.draw(made(interpolants, name))
+    path = data.draw(plugins_of(interpolants, name))
     ends = [_triple(path, torch.tensor([t], dtype=torch.float64)) - torch.tensor([1.0, 0.0, 0.0]) for t in (1e-3, 1e-6)]
     far, near = (end.norm().item() for end in ends)
     return near if near <= far else 1.0
@@ -74,7 +74,7 @@ def the_path_ends_at_the_source(name: str, data: st.DataObject) -> float:
 
     Advice: At t = 1 the source must dominate: let a fall towards 0 as t goes to 1, or let b or c grow.
     """
-    a, b, c = _triple(data.draw(made(interpolants, name)), torch.tensor([1.0], dtype=torch.float64))[0].tolist()
+    a, b, c = _triple(data.draw(plugins_of(interpolants, name)), torch.tensor([1.0], dtype=torch.float64))[0].tolist()
     return abs(a) / max((b * b + c * c) ** 0.5, 1e-12)
 
 
@@ -84,7 +84,7 @@ def states_hold_their_noise(name: str, data: st.DataObject) -> float:
 
     Advice: State c >= 0 in `schedule` and leave `noisy` alone: it is derived from the schedule.
     """
-    path, t, n = data.draw(made(interpolants, name)), data.draw(inner), 4000
+    path, t, n = data.draw(plugins_of(interpolants, name)), data.draw(inner), 4000
     model, zeros = MatchingModel(Independent(), path, Data(), INSIDE), torch.zeros(n, 1, dtype=torch.float64)
     generator = data.draw(generators())
     pair = model.coupling.pair(Batch(zeros), generator=generator)
@@ -101,7 +101,7 @@ def times_do_not_mix(name: str, data: st.DataObject) -> float:
 
     Advice: Compute each coefficient from its own time: no mean, sum, sort or shape of `t` may enter `schedule`.
     """
-    path = data.draw(made(interpolants, name))
+    path = data.draw(plugins_of(interpolants, name))
     t = torch.cat([data.draw(inner) for _ in range(3)])
     alone = torch.cat([_triple(path, one[None]) for one in t])
     return (_triple(path, t) - alone).abs().max().item()
@@ -113,7 +113,7 @@ def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
 
     Advice: `transition` draws states at s with another mean or variance than a(s), b(s), c(s) say: correct it, or drop it for the default.
     """
-    path, generator, n = data.draw(made(interpolants, name)), data.draw(generators()), 4000
+    path, generator, n = data.draw(plugins_of(interpolants, name)), data.draw(generators()), 4000
     t, s = sorted((data.draw(inner), data.draw(inner)), reverse=True)
     if (t - s).item() < 1e-3:
         return 0.0
@@ -135,7 +135,7 @@ def states_are_linear(name: str, data: st.DataObject) -> float:
 
     Advice: The coefficients may depend on t only: the state must be a data + b source + c noise, nothing else.
     """
-    path, generator, shape = data.draw(made(interpolants, name)), data.draw(generators()), data.draw(shapes)
+    path, generator, shape = data.draw(plugins_of(interpolants, name)), data.draw(generators()), data.draw(shapes)
     t = torch.cat([data.draw(inner) for _ in range(2)])
     x, y = torch.randn(2, 3, 2, *shape, dtype=torch.float64, generator=generator)
     row, k = path.coefficients(t).state, data.draw(st.floats(-2, 2))
@@ -170,7 +170,7 @@ def bridges_are_pinned_at_both_ends(name: str, data: st.DataObject) -> float:
 
     Advice: `prior` must have alpha = 1 and variance 0 at t = 0, and a variance that is finite and positive at t = 1.
     """
-    path = data.draw(made(interpolants, name))
+    path = data.draw(plugins_of(interpolants, name))
     ends = ((1e-14, [1.0, 0.0, 0.0]), (1 - 1e-14, [0.0, 1.0, 0.0]))
     return max((_triple(path, torch.tensor([t], dtype=torch.float64)) - torch.tensor(end)).abs().max().item() for t, end in ends)
 
