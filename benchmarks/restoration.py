@@ -25,7 +25,7 @@ MNIST = [
         "--set",
         "teacher.training.batch_size=64",
         "--set",
-        "teacher.sampler={name: ancestral, clip: true}",
+        "teacher.sampler={name: ancestral, clip_denoised: true}",
     ),
     *("--steps", "2000", "--set", "trainer.batch_size=64"),
     *("--set", "evaluation.draws=3", "--set", "evaluation.clip_samples=true", "--set", "evaluation.metrics=[frechet, frechet-raw]"),

@@ -1,7 +1,7 @@
 """Registries: names of plugins, and the plugins.
 
 Built-in plugins of a group are registered by importing ``matchlib.plugins.<group>``; those of other packages are entry points of the group
-``matchlib.<group>``. Nothing is imported before a name is asked for.
+``matchlib.<group>``. Names are listed without importing anything.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from matchlib.errors import SettingError, UnknownNameError, nearest
+from matchlib.errors import IncompatibleError, SettingError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from matchlib.algebra.coupling import Coupling
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALL",
+    "Metric",
+    "MetricRegistry",
     "Registry",
     "couplings",
     "datasets",
@@ -44,8 +49,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-
 P = TypeVar("P")
 
 
@@ -56,7 +59,7 @@ def fields_of(plugin: Any) -> dict[str, inspect.Parameter]:
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Names and plugins of one group.
+    """Names and plugins of one group, by item (``families["flow"]``) or by attribute (``families.flow``, ``couplings.minibatch_ot``).
 
     Args:
         group: the plural, as in ``matchlib.interpolants`` and in the entry-point group of the same name.
@@ -65,67 +68,90 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, group: str) -> None:
         self.group = group
         self._plugins: dict[str, T] = {}
-        self._imported = False
-
-    def _import_builtins(self) -> None:
-        """Imports the module, or the package's modules, that register the group's built-in plugins."""
-        if self._imported:
-            return
-        self._imported = True
-        module = importlib.import_module(f"matchlib.plugins.{self.group}")
-        for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
-            importlib.import_module(f"{module.__name__}.{part.name}")
-
-    @cached_property
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=f"matchlib.{self.group}")}
 
     @staticmethod
     def canonical(name: str) -> str:
         """Returns the registered spelling: hyphens, so that ``minibatch_ot`` and ``minibatch-ot`` are one name."""
         return name.replace("_", "-")
 
+    @cached_property
+    def _builtin(self) -> frozenset[str]:
+        """Names that matchlib's own files register, read from their text."""
+        place = Path(__file__).parent / "plugins"
+        files = [path for path in (place / f"{self.group}.py", *sorted((place / self.group).glob("*.py"))) if path.is_file()]
+        pattern = rf'^@{self.group}\.register\("([^"]+)"'
+        return frozenset(name for path in files for name in re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
+
+    @cached_property
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        return {self.canonical(point.name): point for point in entry_points(group=f"matchlib.{self.group}")}
+
+    def _names(self) -> set[str]:
+        return {*self._builtin, *self._entry_points, *self._plugins}
+
     def register(self, name: str) -> Callable[[P], P]:
-        """Returns a decorator that registers a plugin under ``name``; a name that is taken is refused.
+        """Returns a decorator that registers a plugin under ``name`` and returns it.
 
         Raises:
             SettingError: another plugin bears the name.
         """
-        key = self.canonical(name)
+        return lambda plugin: self._add(name, plugin)
 
-        def decorate(plugin: Any) -> Any:
-            if not plugin.__module__.startswith("matchlib.plugins."):
-                self._import_builtins()
-            reserved = self._entry_points.get(key)
-            if key in self._plugins or (reserved is not None and reserved.module != plugin.__module__):
-                raise SettingError(f"{self.group}: {name!r} is already registered; choose another name")
-            self._plugins[key] = plugin
-            return plugin
+    def _add(self, name: str, plugin: Any, value: Any = None) -> Any:
+        """Registers ``value``, or the plugin itself, under a name that is free."""
+        key, module = self.canonical(name), plugin.__module__
+        reserved = key in self._builtin and not module.startswith("matchlib.plugins.")
+        other = key in self._entry_points and self._entry_points[key].module != module
+        if key in self._plugins or reserved or other:
+            raise SettingError(f"{self.group}: {name!r} is already registered; choose another name")
+        self._plugins[key] = plugin if value is None else value
+        return plugin
 
-        return decorate
+    def unregister(self, name: str) -> None:
+        """Forgets a plugin that was registered in this process, so that its name is free again."""
+        self._plugins.pop(self.canonical(name), None)
 
     def __getitem__(self, name: str) -> T:
         key = self.canonical(name)
-        self._import_builtins()
         if key not in self._plugins:
             self._load(key)
         return self._plugins[key]
 
+    def __getattr__(self, name: str) -> T:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except UnknownNameError as error:
+            raise AttributeError(str(error)) from None
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *(name.replace("-", "_") for name in self)]
+
     def _load(self, key: str) -> None:
-        if key in self._entry_points:
-            loaded = self._entry_points[key].load()
-            if not isinstance(loaded, ModuleType) and key not in self._plugins:
-                self._plugins[key] = loaded
+        if key in self._builtin:
+            module = importlib.import_module(f"matchlib.plugins.{self.group}")
+            for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
+                importlib.import_module(f"{module.__name__}.{part.name}")
+        elif key in self._entry_points:
+            self._load_entry_point(key)
         if key not in self._plugins:
-            known = ", ".join(sorted(self)) or "none"
             raise UnknownNameError(
-                f"{self.group}: {key!r} is not registered (there are: {known}){nearest(key, self)}"
+                f"{self.group}: {key!r} is not registered (there are: {', '.join(self) or 'none'}){nearest(key, self)}"
                 f" A new one is added with @matchlib.{self.group}.register({key!r})"
             )
 
-    def _names(self) -> set[str]:
-        self._import_builtins()
-        return {*self._entry_points, *self._plugins}
+    def _load_entry_point(self, key: str) -> None:
+        point = self._entry_points[key]
+        try:
+            loaded = point.load()
+        except Exception as error:
+            raise IncompatibleError(
+                f"{self.group}: {key!r} is the entry point {point.value!r} of an installed package, which cannot be imported "
+                f"({type(error).__name__}: {error}); repair or uninstall that package"
+            ) from error
+        if not isinstance(loaded, ModuleType) and key not in self._plugins:
+            self.register(key)(loaded)
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._names()))
@@ -137,12 +163,22 @@ class Registry(Mapping[str, T], Generic[T]):
         return isinstance(name, str) and self.canonical(name) in self._names()
 
     def name_of(self, plugin: Any) -> str:
-        """Returns the name that a plugin, or the class of a value, is registered under."""
+        """Returns the name that a plugin, or the class of a value, is registered under.
+
+        Raises:
+            UnknownNameError: it has none.
+        """
         kind = plugin if isinstance(plugin, type) else type(plugin)
+        for key, point in self._entry_points.items():
+            if point.module == kind.__module__:
+                self[key]
         for name, registered in self._plugins.items():
             if registered is kind:
                 return name
-        raise UnknownNameError(f"{self.group}: {kind.__name__} is not registered, so no file can refer to it by name")
+        raise UnknownNameError(
+            f"{self.group}: {kind.__name__} is not registered, so no file can refer to it by name; "
+            f"decorate it with @matchlib.{self.group}.register(NAME)"
+        )
 
     def describe(self, value: Any) -> dict[str, Any]:
         """Returns the JSON form of a value: its registered name and its fields."""
@@ -152,66 +188,75 @@ class Registry(Mapping[str, T], Generic[T]):
         """Returns the value that a JSON form describes; the inverse of ``describe``.
 
         Args:
+            spec: ``name`` and settings.
             positional: what the constructor takes besides settings.
-            beside: keys that may stand beside the settings where the spec comes from, for the hint in an error.
+            also_accepted: keys that may stand beside the settings where the spec comes from, for the hint in an error.
 
         Raises:
-            UnknownNameError: the name, or one of the fields, does not exist.
+            SettingError: the spec has no name.
+            UnknownNameError: the name, or one of the settings, does not exist.
         """
-        fields = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"}
-        plugin: Any = self[spec["name"]]
+        name = spec.get("name")
+        if not isinstance(name, str):
+            raise SettingError(f"{self.group}: a plugin is given by its name, such as {next(iter(self), 'NAME')!r}, got name={name!r}")
+        settings = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"}
+        plugin: Any = self[name]
         accepted = list(fields_of(plugin))[len(positional) :]
-        for key in fields:
+        for key in settings:
             if key not in accepted:
                 raise UnknownNameError(
-                    f"{self.group} {spec['name']!r} has no setting {key!r} (it has: {', '.join(accepted) or 'none'})"
+                    f"{self.group} {name!r} has no setting {key!r} (it has: {', '.join(accepted) or 'none'})"
                     f"{nearest(key, [*accepted, *also_accepted])}"
                 )
-        return plugin(*positional, **fields)
+        return plugin(*positional, **settings)
+
+
+def _always(reference: Any) -> bool:
+    del reference
+    return True
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of samples against a reference, called as ``metric(reference, samples)``.
+
+    Args:
+        function: maps a ``matchlib.evaluation.reference.Reference`` and samples ``(n, size)`` in model units to a number.
+        better: -1 where lower is better, 1 where higher is, 0 where neither.
+        applies: whether the metric makes sense for a reference; it is left out of reports otherwise.
+    """
+
+    function: Callable[[Any, Any], float]
+    better: int = -1
+    applies: Callable[[Any], bool] = _always
+
+    def __call__(self, reference: Any, samples: Any) -> float:
+        return float(self.function(reference, samples))
+
+
+class MetricRegistry(Registry[Metric]):
+    """The registry of metrics: plain functions, with what a report needs to know of them."""
+
+    def register(self, name: str, *, better: int = -1, applies: Callable[[Any], bool] = _always) -> Callable[[P], P]:
+        """Returns a decorator that registers a function ``(reference, samples) -> float`` and returns it.
+
+        Args:
+            name: as it is asked for; the key in a report has underscores.
+            better, applies: as in ``Metric``.
+        """
+        return lambda function: self._add(name, function, Metric(function, better, applies))  # type: ignore[arg-type]
 
 
 couplings: Registry[type[Coupling]] = Registry("couplings")
-
-
 interpolants: Registry[type[Interpolant]] = Registry("interpolants")
-
-
 objectives: Registry[type[Objective]] = Registry("objectives")
-
-
 families: Registry[type[Family]] = Registry("families")
-
-
 students: Registry[type[Student]] = Registry("students")
-
-
 losses: Registry[type[DistillationLoss]] = Registry("losses")
-
-
 networks: Registry[Any] = Registry("networks")
-
-
 datasets: Registry[Any] = Registry("datasets")
-
-
 samplers: Registry[type[Sampler]] = Registry("samplers")
+metrics = MetricRegistry("metrics")
 
-
-metrics: Registry[Any] = Registry("metrics")
-
-
-ALL: dict[str, Registry[Any]] = {
-    registry.group: registry
-    for registry in (
-        couplings,
-        interpolants,
-        objectives,
-        families,
-        students,
-        losses,
-        networks,
-        datasets,
-        samplers,
-        metrics,
-    )
-}
+_EVERY: tuple[Registry[Any], ...] = (couplings, interpolants, objectives, families, students, losses, networks, datasets, samplers, metrics)
+ALL: dict[str, Registry[Any]] = {registry.group: registry for registry in _EVERY}

@@ -25,13 +25,16 @@ def check(group: str | None, plugin: str | None) -> int:
     outcomes = [Outcome(LAWS[name], *found) for (name, _), found in zip(todo, _run(todo), strict=True)]
     out = console()
     out.print(_table(outcomes))
+    for outcome in outcomes:
+        if not outcome.passed:
+            out.print(f"\n{outcome.explanation}", markup=False, highlight=False, soft_wrap=True)
     failed = sum(not outcome.passed for outcome in outcomes)
     laws = len({outcome.law.name for outcome in outcomes})
     out.print(f"{laws} laws, {sum(outcome.checks for outcome in outcomes)} checks, {failed} failed", markup=False)
     return 1 if failed else 0
 
 
-def _run(todo: list[tuple[str, str]]) -> list[tuple[str, int, float, str]]:
+def _run(todo: list[tuple[str, str]]) -> list[tuple[str, int, float, str, str]]:
     """Runs the cases, on every core if there are many; plugins are found by workers as they are by the command."""
     workers = min(os.cpu_count() or 1, len(todo) // WORTH)
     if workers < 2:
@@ -41,13 +44,13 @@ def _run(todo: list[tuple[str, str]]) -> list[tuple[str, int, float, str]]:
         return list(track(running, "laws", len(todo), console=console(), transient=True, disable=not sys.stdout.isatty()))
 
 
-def _case(case: tuple[str, str]) -> tuple[str, int, float, str]:
+def _case(case: tuple[str, str]) -> tuple[str, int, float, str, str]:
     """One law on one plugin: what travels between processes of its outcome."""
     law, name = case
     if law not in LAWS:
         list(cases())
     outcome = check_law(LAWS[law], name)
-    return outcome.plugin, outcome.checks, outcome.worst, outcome.message
+    return outcome.plugin, outcome.checks, outcome.worst, outcome.message, outcome.case
 
 
 def _table(outcomes: list[Outcome]) -> Table:
@@ -56,5 +59,7 @@ def _table(outcomes: list[Outcome]) -> Table:
         table.add_column(title, justify=justify)  # type: ignore[arg-type]
     table.add_column("verdict", overflow="fold")
     for o in outcomes:
-        table.add_row(o.law.name, o.plugin, str(o.checks), f"{o.worst:.2g}", f"{o.law.tolerance_for(o.plugin):.2g}", o.message or "holds")
+        table.add_row(
+            o.law.name, o.plugin, str(o.checks), f"{o.worst:.2g}", f"{o.law.tolerance_for(o.plugin):.2g}", "holds" if o.passed else "fails"
+        )
     return table

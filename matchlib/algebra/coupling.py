@@ -21,31 +21,25 @@ class Coupling(ABC):
     keeps pairs, the source is independent of the label, so that any source may be asked for any label.
 
     Attributes:
+        gaussian_source: the source is N(0, I), independent of the data.
+        reads_source: ``batch.source`` is needed: the source is data of its own.
         paired: a generated sample stays joined to the source it was made from (else the source that joins it is drawn anew).
         independent: the source is drawn independently of the data.
     """
 
+    gaussian_source: ClassVar[bool] = False
+    reads_source: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     independent: ClassVar[bool] = False
-
-    @property
-    @abstractmethod
-    def gaussian_source(self) -> bool:
-        """True only if source ~ N(0, I), independent of the data."""
-
-    @property
-    @abstractmethod
-    def reads_source(self) -> bool:
-        """True if ``batch.source`` is needed: the source is data of its own."""
 
     @property
     def draws_source(self) -> bool:
         """True if the source is drawn at random, so that a generator starts from nothing."""
         return not self.reads_source
 
-    @abstractmethod
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
-        """Returns data and source drawn jointly, with the data's labels."""
+        """Returns data and source drawn jointly, with the data's labels: each sample with its own ``source``, unless a plugin says else."""
+        return Pair(batch.data, self.source(batch, generator=generator), batch.label)
 
     @abstractmethod
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:

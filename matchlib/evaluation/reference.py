@@ -1,15 +1,18 @@
-"""Metrics: what a set of samples is compared with, and how."""
+"""What a set of samples is scored against."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-__all__ = ["Metric", "Reference", "flat"]
+__all__ = ["Reference", "flat"]
+
+T = TypeVar("T")
 
 
 def flat(x: Tensor) -> np.ndarray:
@@ -17,7 +20,7 @@ def flat(x: Tensor) -> np.ndarray:
     return x.detach().cpu().double().flatten(1).numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reference:
     """The data that samples are scored against: the training split, in model units.
 
@@ -31,43 +34,15 @@ class Reference:
     held_out: np.ndarray
     features: Callable[[np.ndarray], np.ndarray]
     size: int
+    _parts: dict[Callable[[Any], Any], Any] = field(default_factory=dict, init=False, repr=False)
 
-    def subset(self, seed: int = 0) -> np.ndarray:
-        """Returns ``size`` training samples, drawn without replacement as far as there are so many."""
-        rng = np.random.default_rng(seed)
-        return self.train[rng.permutation(len(self.train))[: self.size]]
+    @cached_property
+    def subset(self) -> np.ndarray:
+        """``size`` training samples, drawn without replacement as far as there are so many."""
+        return self.train[np.random.default_rng(0).permutation(len(self.train))[: self.size]]
 
-
-class Metric(ABC):
-    """One number for a set of samples, collected by ``update`` and finished by ``compute``.
-
-    Args:
-        reference: what to compare with.
-
-    Attributes:
-        better: -1 where lower is better, 1 where higher is, 0 where neither.
-    """
-
-    better: int = -1
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
-        self._parts: list[np.ndarray] = []
-
-    @staticmethod
-    def applies(reference: Reference) -> bool:
-        """Whether the metric makes sense for data of this size; it is left out of reports otherwise."""
-        del reference
-        return True
-
-    def update(self, samples: np.ndarray) -> None:
-        """Adds samples, ``(n, size)``, in model units."""
-        self._parts.append(samples)
-
-    def compute(self) -> float:
-        """Returns the score of all samples so far."""
-        return self.score(np.concatenate(self._parts))
-
-    @abstractmethod
-    def score(self, samples: np.ndarray) -> float:
-        """Returns the score of samples ``(n, size)``."""
+    def once(self, part: Callable[[Reference], T]) -> T:
+        """Returns ``part(reference)``, computed at the first call: what a metric needs of the reference whatever the samples."""
+        if part not in self._parts:
+            self._parts[part] = part(self)
+        return self._parts[part]

@@ -1,11 +1,10 @@
-"""Scores of samples beside those of held-out data, all against the training split and all at the same n."""
+"""Scores of samples, all against the training split and all at the same n."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.linear_model import Ridge
 from torch import Tensor
 
 from matchlib.data.dataset import Dataset
@@ -39,13 +38,7 @@ def scores(reference: Reference, samples: Tensor, names: Sequence[str] | None = 
     x = flat(samples)
     draws = np.split(x[: len(x) // reference.size * reference.size], len(x) // reference.size)
     chosen = [name for name in (metrics if names is None else names) if metrics[name].applies(reference)]
-    return {key_of(name): float(np.mean([_score(name, reference, draw) for draw in draws])) for name in chosen}
-
-
-def _score(name: str, reference: Reference, draw: np.ndarray) -> float:
-    metric = metrics[name](reference)
-    metric.update(draw)
-    return metric.compute()
+    return {key_of(name): float(np.mean([metrics[name](reference, draw) for draw in draws])) for name in chosen}
 
 
 RIDGE = 1e-3  # of the regression, relative to the number of training pairs: keeps it defined where entries never vary
@@ -64,6 +57,8 @@ def pair_scores(dataset: Dataset, samples: Tensor) -> dict[str, float]:
     Args:
         samples: ``(n, *event)`` in model units; whole rounds of the held-out sources count.
     """
+    from sklearn.linear_model import Ridge
+
     assert dataset.held_out.source is not None
     assert dataset.train.source is not None
     truth, source = flat(dataset.held_out.data), flat(dataset.held_out.source)

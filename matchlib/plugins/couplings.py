@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-import ot
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from matchlib.algebra.coupling import Coupling
@@ -24,82 +24,17 @@ __all__ = ["Independent", "IndependentData", "MinibatchOT", "MinibatchOTData", "
 class Independent(Coupling):
     """source ~ N(0, I)."""
 
+    gaussian_source: ClassVar[bool] = True
     independent: ClassVar[bool] = True
-
-    @property
-    def gaussian_source(self) -> bool:
-        return True
-
-    @property
-    def reads_source(self) -> bool:
-        return False
-
-    def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
-        return Pair(batch.data, draw_like(batch.data, generator), batch.label)
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
         return draw_like(batch.data, generator)
 
 
-@couplings.register("paired")
-@dataclass(frozen=True)
-class Paired(Coupling):
-    """Each sample stays with its own source (degraded to clean, night to day)."""
-
-    paired: ClassVar[bool] = True
-
-    @property
-    def gaussian_source(self) -> bool:
-        return False
-
-    @property
-    def reads_source(self) -> bool:
-        return True
-
-    def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
-        return Pair(batch.data, self.source(batch, generator=generator), batch.label)
-
-    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        del generator
-        if batch.source is None:
-            raise DataError("coupling 'paired' needs data with a source: an npz with an array 'source', or 'digits-restore'")
-        return batch.source
-
-
-@couplings.register("independent-data")
-@dataclass(frozen=True)
-class IndependentData(Coupling):
-    """The source is data of its own; sample i meets the source of sample i + 1, which is independent of it and of its own source."""
-
-    independent: ClassVar[bool] = True
-
-    @property
-    def gaussian_source(self) -> bool:
-        return False
-
-    @property
-    def reads_source(self) -> bool:
-        return True
-
-    def block_size(self, size: int) -> int:
-        return size
-
-    def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
-        return Pair(batch.data, self.source(batch, generator=generator), batch.label)
-
-    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        del generator
-        if batch.source is None:
-            raise DataError("coupling 'independent-data' needs data with a source; use 'independent' for a normal one")
-        if len(batch.source) < 2:
-            raise DataError("coupling 'independent-data' needs batches of at least 2: a sample may not meet its own source")
-        return batch.source.roll(1, 0)
-
-
 @couplings.register("mirror")
 @dataclass(frozen=True)
 class Mirror(Coupling):
-    """source = data: the state is (a + b) data + c noise, and a generator answers data with other data of the same law.
+    """source = data: the state is (a + b) data + c noise, and a generator answers data with other data of the same distribution.
 
     References:
         Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", 2023,
@@ -107,34 +42,60 @@ class Mirror(Coupling):
     """
 
     @property
-    def gaussian_source(self) -> bool:
-        return False
-
-    @property
-    def reads_source(self) -> bool:
-        return False
-
-    @property
     def draws_source(self) -> bool:
         return False
 
-    def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
-        return Pair(batch.data, self.source(batch, generator=generator), batch.label)
-
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        del generator
         return batch.data
 
     def given(self, batch: Batch) -> Tensor | None:
         return batch.data
 
     def partner(self, data: Tensor, source: Tensor) -> Tensor | None:
-        del source
         return data
 
     def relations(self, coefficients: Coefficients, *, source_seen: bool) -> tuple[Row, ...]:
-        del coefficients, source_seen
         return (Row(1.0, -1.0, 0.0),)
+
+
+@couplings.register("paired")
+@dataclass(frozen=True)
+class Paired(Coupling):
+    """Each sample stays with its own source (degraded to clean, night to day)."""
+
+    reads_source: ClassVar[bool] = True
+    paired: ClassVar[bool] = True
+
+    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
+        return _sources(self, batch)
+
+
+@couplings.register("independent-data")
+@dataclass(frozen=True)
+class IndependentData(Coupling):
+    """The source is data of its own; sample i meets the source of sample i + 1, which is independent of it and of its own source."""
+
+    reads_source: ClassVar[bool] = True
+    independent: ClassVar[bool] = True
+
+    def block_size(self, size: int) -> int:
+        return size
+
+    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
+        return _sources(self, batch, least=2).roll(1, 0)
+
+
+def _sources(coupling: Coupling, batch: Batch, least: int = 1) -> Tensor:
+    """Returns the batch's own sources, of which there are at least ``least``."""
+    name = couplings.name_of(coupling)
+    if batch.source is None:
+        raise DataError(
+            f"coupling {name!r} needs data with a source: an npz with an array 'source', or 'digits-restore'; "
+            "for a normal source use 'independent' or 'minibatch-ot'"
+        )
+    if len(batch.source) < least:
+        raise DataError(f"coupling {name!r} needs batches of at least {least}: a sample may not meet its own source")
+    return batch.source
 
 
 @couplings.register("minibatch-ot")
@@ -147,7 +108,7 @@ class MinibatchOT(Coupling):
     that this misses, so a student's fixed point is right and its gradient is biased.
 
     Args:
-        block: samples that share one plan, >= 1. Part of the law: a larger block straightens the paths.
+        block: samples that share one plan, >= 1. Part of the distribution: a larger block straightens the paths.
 
     References:
         Tong et al., "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", 2023,
@@ -157,19 +118,11 @@ class MinibatchOT(Coupling):
         https://arxiv.org/abs/2503.10636 (a plan that ignores the labels makes source and label dependent)
     """
 
-    block: int = 128
+    block: Annotated[int, Ge(1)] = 128
 
     def __post_init__(self) -> None:
         if self.block < 1:
             raise SettingError(f"{couplings.name_of(self)}: block must be at least 1, got {self.block}")
-
-    @property
-    def gaussian_source(self) -> bool:
-        return False
-
-    @property
-    def reads_source(self) -> bool:
-        return False
 
     def plan(self, size: int) -> int:
         """Returns how many samples of a batch share one plan."""
@@ -178,18 +131,18 @@ class MinibatchOT(Coupling):
     def block_size(self, size: int) -> int:
         return self.plan(size)
 
+    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
+        return draw_like(batch.data, generator)
+
     def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
         source = self.source(batch, generator=generator)
         group = _groups(batch.label, len(source), self.plan(len(source)))
         order = torch.arange(len(source))
         for i in range(int(group.max()) + 1):
             members = torch.nonzero(group == i)[:, 0]
-            there = members.to(source.device)
-            order[members] = members[_match(batch.data.detach()[there], source[there])]
+            rows = members.to(source.device)
+            order[members] = members[_match(batch.data.detach()[rows], source[rows])]
         return Pair(batch.data, source[order.to(source.device)], batch.label)
-
-    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        return draw_like(batch.data, generator)
 
 
 def _groups(label: Tensor | None, size: int, block: int) -> Tensor:
@@ -208,6 +161,8 @@ def _groups(label: Tensor | None, size: int, block: int) -> Tensor:
 
 def _match(data: Tensor, source: Tensor) -> Tensor:
     """Returns the order in which ``source`` is nearest to ``data``."""
+    import ot
+
     cost = torch.cdist(data.flatten(1).double(), source.flatten(1).double()).square().cpu().numpy()
     plan = ot.emd([], [], cost)  # uniform weights: the plan is a permutation
     return torch.as_tensor(plan.argmax(1))
@@ -228,9 +183,7 @@ class MinibatchOTData(MinibatchOT):
         https://arxiv.org/abs/2302.00482
     """
 
-    @property
-    def reads_source(self) -> bool:
-        return True
+    reads_source: ClassVar[bool] = True
 
     def plan(self, size: int) -> int:
         return min(self.block, size // 2)
@@ -239,9 +192,4 @@ class MinibatchOTData(MinibatchOT):
         return size
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        del generator
-        if batch.source is None:
-            raise DataError("coupling 'minibatch-ot-data' needs data with a source; use 'minibatch-ot' for a normal one")
-        if len(batch.source) < 2:
-            raise DataError("coupling 'minibatch-ot-data' needs batches of at least 2: a sample may not meet its own source")
-        return batch.source.roll(self.plan(len(batch.source)), 0)
+        return _sources(self, batch, least=2).roll(self.plan(len(batch.data)), 0)

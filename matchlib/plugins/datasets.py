@@ -1,9 +1,8 @@
-"""Data sets that come with matchlib's dependencies, or are drawn."""
+"""Data sets that come with scikit-learn, or are drawn in the plane."""
 
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits, make_moons, make_swiss_roll
 
 from matchlib.data.dataset import Dataset
 from matchlib.errors import SettingError
@@ -19,6 +18,8 @@ def digits() -> Dataset:
     References:
         Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998, https://doi.org/10.24432/C50P49
     """
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     return Dataset.from_arrays("digits", images.reshape(-1, 1, 8, 8), labels=labels)
 
@@ -30,11 +31,18 @@ def digits_restore(noise: float = 1.0) -> Dataset:
     Args:
         noise: standard deviation of the noise added to the source, in grey levels of 16, >= 0.
     """
+    from sklearn.datasets import load_digits
+
     images, labels = load_digits(return_X_y=True)
     clean = images.reshape(-1, 1, 4, 2, 4, 2)
     pooled = np.broadcast_to(clean.mean((3, 5), keepdims=True), clean.shape).reshape(-1, 1, 8, 8)
     degraded = pooled + noise * np.random.default_rng(0).standard_normal(pooled.shape)
     return Dataset.from_arrays("digits-restore", clean.reshape(-1, 1, 8, 8), source=degraded, labels=labels)
+
+
+def _validate(name: str, samples: int, noise: float) -> None:
+    if samples < 4 or noise < 0:
+        raise SettingError(f"{name}: samples >= 4 and noise >= 0 are required, got {samples}, {noise}")
 
 
 @datasets.register("moons")
@@ -46,8 +54,9 @@ def moons(samples: int = 10_000, noise: float = 0.05, seed: int = 0) -> Dataset:
         noise: standard deviation of Gaussian noise added to each coordinate, >= 0.
         seed: of the drawing.
     """
-    if samples < 4 or noise < 0:
-        raise SettingError(f"moons: samples >= 4 and noise >= 0 are required, got {samples}, {noise}")
+    _validate("moons", samples, noise)
+    from sklearn.datasets import make_moons
+
     points, labels = make_moons(samples, noise=noise, random_state=seed)
     return Dataset.from_arrays("moons", np.asarray(points), labels=labels)
 
@@ -61,8 +70,7 @@ def eight_gaussians(samples: int = 10_000, noise: float = 0.1, seed: int = 0) ->
         noise: standard deviation of Gaussian noise added to each coordinate, >= 0.
         seed: of the drawing.
     """
-    if samples < 4 or noise < 0:
-        raise SettingError(f"eight-gaussians: samples >= 4 and noise >= 0 are required, got {samples}, {noise}")
+    _validate("eight-gaussians", samples, noise)
     rng = np.random.default_rng(seed)
     labels = rng.integers(8, size=samples)
     angle = 2 * np.pi * labels / 8
@@ -79,8 +87,7 @@ def checkerboard(samples: int = 10_000, noise: float = 0.0, seed: int = 0) -> Da
         noise: standard deviation of Gaussian noise added to each coordinate, >= 0.
         seed: of the drawing.
     """
-    if samples < 4 or noise < 0:
-        raise SettingError(f"checkerboard: samples >= 4 and noise >= 0 are required, got {samples}, {noise}")
+    _validate("checkerboard", samples, noise)
     rng = np.random.default_rng(seed)
     x = rng.uniform(-2, 2, samples)
     row = 2 * rng.integers(2, size=samples) + np.floor(x) % 2
@@ -97,8 +104,9 @@ def swiss_roll(samples: int = 10_000, noise: float = 0.05, seed: int = 0) -> Dat
         noise: standard deviation of Gaussian noise added to each coordinate, >= 0.
         seed: of the drawing.
     """
-    if samples < 4 or noise < 0:
-        raise SettingError(f"swiss-roll: samples >= 4 and noise >= 0 are required, got {samples}, {noise}")
+    _validate("swiss-roll", samples, noise)
+    from sklearn.datasets import make_swiss_roll
+
     points, _ = make_swiss_roll(samples, noise=0.0, random_state=seed)
     flat = np.asarray(points)[:, [0, 2]] / 10
     return Dataset.from_arrays("swiss-roll", flat + noise * np.random.default_rng(seed).standard_normal(flat.shape))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
-from scipy.interpolate import PchipInterpolator
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor
 
 from matchlib.algebra.interpolant import Interpolant, ScheduledInterpolant
@@ -62,8 +62,7 @@ class NoisyLinear(ScheduledInterpolant):
         https://arxiv.org/abs/2303.08797 (section 4: gamma(t) = sin^2(pi t))
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"scale": 1.2},)
-    scale: float = 0.5
+    scale: Annotated[float, Gt(0)] = 0.5
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
@@ -87,9 +86,8 @@ class VE(PriorInterpolant, ScheduledInterpolant):
         https://arxiv.org/abs/2206.00364 (equation 5: evenly spaced t here are its sampling steps)
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"sigma_max": 3.0}, {"rho": 2.0})
-    sigma_max: float = 80.0
-    rho: float = 7.0
+    sigma_max: Annotated[float, Gt(0)] = 80.0
+    rho: Annotated[float, Ge(1)] = 7.0
 
     def __post_init__(self) -> None:
         if not (self.sigma_max > 0 and self.rho >= 1):
@@ -106,9 +104,17 @@ class VE(PriorInterpolant, ScheduledInterpolant):
         return 1.0, self.sigma_max * t**self.rho, 0.0
 
 
+class _NoisedData(PriorInterpolant, ScheduledInterpolant):
+    """A prior process from the data, whose noise is the source: a^2 and b^2 are those of ``prior``, c = 0."""
+
+    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+        alpha, variance = self.prior(t)
+        return alpha, variance.sqrt(), 0.0
+
+
 @interpolants.register("vp-linear")
 @dataclass(frozen=True)
-class VPLinear(PriorInterpolant, ScheduledInterpolant):
+class VPLinear(_NoisedData):
     """a = exp(-(t^2 (beta_max - beta_min)/4 + t beta_min/2)), b = sqrt(1 - a^2), c = 0.
 
     a(1) is small but positive (0.0066 with the defaults), so a start from pure source is off by a(1) times the data.
@@ -121,9 +127,8 @@ class VPLinear(PriorInterpolant, ScheduledInterpolant):
         2020, https://arxiv.org/abs/2011.13456 (equation 32: beta(t) = beta_min + t (beta_max - beta_min))
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"beta_min": 1.0}, {"beta_max": 4.0})
-    beta_min: float = 0.1
-    beta_max: float = 20.0
+    beta_min: Annotated[float, Gt(0)] = 0.1
+    beta_max: Annotated[float, Gt(0)] = 20.0
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_min <= self.beta_max:
@@ -133,14 +138,10 @@ class VPLinear(PriorInterpolant, ScheduledInterpolant):
         log_alpha = -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
         return log_alpha.exp(), -torch.expm1(2.0 * log_alpha)
 
-    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        alpha, variance = self.prior(t)
-        return alpha, variance.sqrt(), 0.0
-
 
 @interpolants.register("vp-cosine")
 @dataclass(frozen=True)
-class VPCosine(PriorInterpolant, ScheduledInterpolant):
+class VPCosine(_NoisedData):
     """a = cos(pi/2 (t + offset)/(1 + offset)) / cos(pi/2 offset/(1 + offset)), b = sqrt(1 - a^2), c = 0.
 
     Args:
@@ -150,8 +151,7 @@ class VPCosine(PriorInterpolant, ScheduledInterpolant):
         Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, https://arxiv.org/abs/2102.09672 (equation 17)
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"offset": 0.1},)
-    offset: float = 0.008
+    offset: Annotated[float, Ge(0)] = 0.008
 
     def __post_init__(self) -> None:
         if not self.offset >= 0:
@@ -164,17 +164,13 @@ class VPCosine(PriorInterpolant, ScheduledInterpolant):
         variance = torch.sin(angle - first) * torch.sin(angle + first) / math.cos(first) ** 2
         return angle.cos() / math.cos(first), variance
 
-    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        alpha, variance = self.prior(t)
-        return alpha, variance.sqrt(), 0.0
 
-
-SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+Kind = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 
 
 @interpolants.register("vp-discrete")
 @dataclass(frozen=True)
-class VPDiscrete(PriorInterpolant, ScheduledInterpolant):
+class VPDiscrete(_NoisedData):
     """a^2 = product of 1 - beta_i over the first ``steps`` t levels, its logarithm a monotone cubic between them; b = sqrt(1 - a^2), c = 0.
 
     Level k of DDPM, counted from 0, is t = (k + 1)/steps.
@@ -191,22 +187,16 @@ class VPDiscrete(PriorInterpolant, ScheduledInterpolant):
         Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021, https://arxiv.org/abs/2102.09672 (squared cosine)
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = (
-        {"kind": "squaredcos_cap_v2", "steps": 50},
-        {"kind": "scaled_linear"},
-        {"beta_start": 0.005},
-        {"beta_end": 0.01},
-        {"steps": 500},
-    )
     tolerances: ClassVar[dict[str, float]] = {"derivatives_are_derivatives": 1e-4}  # the second derivative jumps at each level
-    kind: str = "linear"
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    steps: int = 1000
+    kind: Kind = "linear"
+    beta_start: Annotated[float, Gt(0), Lt(1)] = 1e-4
+    beta_end: Annotated[float, Gt(0), Lt(1)] = 0.02
+    steps: Annotated[int, Ge(2)] = 1000
 
     def __post_init__(self) -> None:
-        if self.kind not in SCHEDULES:
-            raise SettingError(f"vp-discrete: kind must be one of {', '.join(SCHEDULES)}, got {self.kind!r}{nearest(self.kind, SCHEDULES)}")
+        kinds = get_args(Kind)
+        if self.kind not in kinds:
+            raise SettingError(f"vp-discrete: kind must be one of {', '.join(kinds)}, got {self.kind!r}{nearest(self.kind, kinds)}")
         if not (0 < self.beta_start <= self.beta_end < 1 and self.steps >= 2):
             raise SettingError(
                 "vp-discrete: 0 < beta_start <= beta_end < 1 and steps >= 2 are required, "
@@ -220,10 +210,6 @@ class VPDiscrete(PriorInterpolant, ScheduledInterpolant):
         log_alpha = ((cubic * x + square) * x + slope) * x + level
         return log_alpha.exp(), -torch.expm1(2.0 * log_alpha)
 
-    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        alpha, variance = self.prior(t)
-        return alpha, variance.sqrt(), 0.0
-
 
 @lru_cache(maxsize=16)
 def _log_alpha(path: VPDiscrete) -> Tensor:
@@ -235,7 +221,29 @@ def _log_alpha(path: VPDiscrete) -> Tensor:
         "squaredcos_cap_v2": lambda: _cosine(n),
     }[path.kind]()
     levels = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
-    return torch.as_tensor(PchipInterpolator(np.arange(n + 1) / n, levels).c)
+    return torch.as_tensor(monotone_cubic(np.arange(n + 1) / n, levels))
+
+
+def monotone_cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Returns the coefficients ``(4, n - 1)`` of a cubic between each two of n >= 3 points of a monotone sequence, itself monotone.
+
+    As scipy's ``PchipInterpolator(x, y).c``, without scipy.
+
+    References:
+        Fritsch, Butland, "A Method for Constructing Local Monotone Piecewise Cubic Interpolants", 1984, https://doi.org/10.1137/0905021
+    """
+    h = np.diff(x)
+    slope = np.diff(y) / h
+    left, right = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
+    inner = 1.0 / ((left / slope[:-1] + right / slope[1:]) / (left + right))  # a weighted harmonic mean
+
+    def end(h0: float, h1: float, m0: float, m1: float) -> float:
+        estimate = ((2 * h0 + h1) * m0 - h0 * m1) / (h0 + h1)  # of three points, from one side
+        return estimate if np.sign(estimate) == np.sign(m0) else 0.0
+
+    at = np.array([end(h[0], h[1], slope[0], slope[1]), *inner, end(h[-1], h[-2], slope[-1], slope[-2])])
+    bend = (at[:-1] + at[1:] - 2 * slope) / h
+    return np.stack([bend / h, (slope - at[:-1]) / h - bend, at[:-1], y[:-1]])
 
 
 def _cosine(n: int) -> np.ndarray:
@@ -258,8 +266,7 @@ class BrownianBridge(PinnedInterpolant):
         Shi, De Bortoli, Campbell, Doucet, "Diffusion Schrödinger Bridge Matching", 2023, https://arxiv.org/abs/2303.16852
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"epsilon": 0.3},)
-    epsilon: float = 1.0
+    epsilon: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         if not self.epsilon > 0:
@@ -286,10 +293,10 @@ class LinearSDEBridge(PinnedInterpolant):
         Zhou, Lou, Khanna, Ermon, "Denoising Diffusion Bridge Models", 2023, https://arxiv.org/abs/2309.16948
     """
 
-    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"rate": -0.5}, {"g2": 0.7}, {"warp": 1.0})
+    examples: ClassVar[tuple[dict[str, Any], ...]] = ({"rate": -0.5},)
     rate: float = 1.0
-    g2: float = 2.0
-    warp: float = 0.0
+    g2: Annotated[float, Gt(0)] = 2.0
+    warp: Annotated[float, Ge(0), Le(1)] = 0.0
 
     def __post_init__(self) -> None:
         if self.rate == 0 or not self.g2 > 0 or not 0 <= self.warp <= 1:

@@ -1,4 +1,11 @@
-"""Distillation losses, each a few coefficients of quadratics of critic, teacher and target."""
+"""Distillation losses: coefficients of ``q(square, teacher, target)``, the quadratic of ``Predictions``, for critic and student.
+
+With d = critic - teacher, q is ``weight (-square |d|^2 + 2 <d, target c - teacher f*>)``. Settings that the losses share:
+
+- ``space``: the prediction in which the loss is taken; None means the teacher's own. It only changes the time weight, unless a loss says
+  otherwise.
+- ``weight_power``: exponent of the per-sample weight of the student's loss, >= 0; 0 for none, 1 for that of SiD.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +24,64 @@ __all__ = ["FGM", "IBMD", "UID", "RealUID", "SiD"]
 class UID(BilinearLoss):
     """``q(1, 1, 1)`` on generated points: the teacher's excess loss over that of the critic.
 
-    Args:
-        space: prediction in which the loss is taken; None means the teacher's own. It only changes the time weight.
-        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
-
     References:
         "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
     """
 
     space: str | None = None
     weight_power: float = 1.0
+
+
+@losses.register("ibmd")
+@dataclass(frozen=True)
+class IBMD(BilinearLoss):
+    """``q(1, 1, 1)`` with the target ``-(state - alpha_t data)/sigma_t^2``, alpha_t and sigma_t those of the prior.
+
+    References:
+        Gushchin, Selikhanovych, Kholkin, Burnaev, Korotin, "Inverse Bridge Matching Distillation", 2025, https://arxiv.org/abs/2502.01362
+    """
+
+    space: str | None = "prior-score"
+    weight_power: float = 1.0
+
+
+@losses.register("fgm")
+@dataclass(frozen=True)
+class FGM(BilinearLoss):
+    """``2 <teacher - critic, critic - target>`` in velocity space (the part L2 that its authors train): ``q(2, 1, 1)`` for the student.
+
+    References:
+        Huang, Geng, Luo, Qi, "Flow Generator Matching", 2024, https://arxiv.org/abs/2410.19310
+    """
+
+    space: str | None = "velocity"
+    weight_power: float = 1.0
+
+    @property
+    def student(self) -> Quadratic:
+        return Quadratic(2.0, 1.0, 1.0)
+
+
+@losses.register("sid")
+@dataclass(frozen=True)
+class SiD(BilinearLoss):
+    """``w (-a |d|^2 + <d, data - teacher>)`` in data space, w the reciprocal of the teacher's mean absolute error at the sample.
+
+    Args:
+        a: weight of |d|^2 (the paper's alpha; 1.2 and 1.0 are its choices); only a = 1/2 has the gradient of the divergence.
+
+    References:
+        Zhou, Zheng, Wang, Yin, Huang, "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for
+        One-Step Generation", 2024, https://arxiv.org/abs/2404.04057
+    """
+
+    a: float = 1.2
+    space: str | None = "data"
+    weight_power: float = 1.0
+
+    @property
+    def student(self) -> Quadratic:
+        return Quadratic(self.a, 0.5, 0.5)
 
 
 @losses.register("realuid")
@@ -43,9 +98,8 @@ class RealUID(BilinearLoss):
         gamma: weight of |d|^2 on generated points, in (0, 1); 1 only with alpha = beta = 1. None means alpha.
         rescaled: whether the loss is written for e = d / alpha and divided by alpha^2: the same optimum for the student, reached by a
             critic that has alpha times less far to go and with gradients of order one. alpha = inf always is.
-        ramp: share of the turns, from the first, in which 1 / alpha goes from 1 (the teacher's law) to its value, linearly; in [0, 1].
-        space: prediction in which the loss is taken; None means the teacher's own row. For alpha != beta it changes the optimum.
-        weight_power: exponent of the per-sample weight of the student's loss, >= 0; 0 for none, 1 for that of SiD.
+        ramp: share of the steps, from the first, in which 1 / alpha goes from 1 (the teacher's law) to its value, linearly; in [0, 1].
+        space: for alpha != beta it changes the optimum.
 
     Raises:
         SettingError: outside that domain, where the inner maximum would be infinite.
@@ -107,65 +161,3 @@ class RealUID(BilinearLoss):
         ratio = 1.0 if math.isinf(self.alpha) else self.beta / self.alpha
         rescaled = self.rescaled or math.isinf(self.alpha)
         return replace(self, alpha=now, beta=ratio * now, gamma=self._gamma, rescaled=rescaled, ramp=0.0)
-
-
-@losses.register("sid")
-@dataclass(frozen=True)
-class SiD(BilinearLoss):
-    """``w (-a |d|^2 + <d, data - teacher>)`` in data space, w the reciprocal of the teacher's mean absolute error at the sample.
-
-    Args:
-        a: weight of |d|^2 (the paper's alpha; 1.2 and 1.0 are its choices); only a = 1/2 has the gradient of the divergence.
-        space: as in UID.
-        weight_power: exponent of w, >= 0.
-
-    References:
-        Zhou, Zheng, Wang, Yin, Huang, "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for
-        One-Step Generation", 2024, https://arxiv.org/abs/2404.04057
-    """
-
-    a: float = 1.2
-    space: str | None = "data"
-    weight_power: float = 1.0
-
-    @property
-    def student(self) -> Quadratic:
-        return Quadratic(self.a, 0.5, 0.5)
-
-
-@losses.register("fgm")
-@dataclass(frozen=True)
-class FGM(BilinearLoss):
-    """``2 <teacher - critic, critic - target>`` in velocity space (the part L2 that its authors train): ``q(2, 1, 1)`` for the student.
-
-    Args:
-        space: as in UID.
-        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
-
-    References:
-        Huang, Geng, Luo, Qi, "Flow Generator Matching", 2024, https://arxiv.org/abs/2410.19310
-    """
-
-    space: str | None = "velocity"
-    weight_power: float = 1.0
-
-    @property
-    def student(self) -> Quadratic:
-        return Quadratic(2.0, 1.0, 1.0)
-
-
-@losses.register("ibmd")
-@dataclass(frozen=True)
-class IBMD(BilinearLoss):
-    """``q(1, 1, 1)`` with the target ``-(state - alpha_t data)/sigma_t^2``, alpha_t and sigma_t those of the prior.
-
-    Args:
-        space: as in UID.
-        weight_power: exponent of the per-sample weight of the student's loss, >= 0.
-
-    References:
-        Gushchin, Selikhanovych, Kholkin, Burnaev, Korotin, "Inverse Bridge Matching Distillation", 2025, https://arxiv.org/abs/2502.01362
-    """
-
-    space: str | None = "prior-score"
-    weight_power: float = 1.0

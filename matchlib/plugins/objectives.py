@@ -41,7 +41,6 @@ class Data(Objective):
     """
 
     def row(self, model: PathModel, at: Coefficients) -> Row:
-        del model, at
         return Row(data=1.0)
 
     def weight(self, at: Coefficients) -> Scalar:
@@ -58,7 +57,6 @@ class Source(Objective):
     """
 
     def row(self, model: PathModel, at: Coefficients) -> Row:
-        del model, at
         return Row(source=1.0)
 
 
@@ -110,7 +108,6 @@ class V(Objective):
     """
 
     def row(self, model: PathModel, at: Coefficients) -> Row:
-        del model
         return Row(data=-1.0 * at.b, source=at.a)
 
 
@@ -124,7 +121,6 @@ class Velocity(Objective):
     """
 
     def row(self, model: PathModel, at: Coefficients) -> Row:
-        del model
         return at.velocity
 
 
@@ -143,9 +139,16 @@ class PathVelocity(Objective):
         return Row(velocity.data, velocity.source)
 
 
+class _InverseNoise(Objective):
+    """A row that grows as the reciprocal of the noise, so its square is weighted by b^2 + c^2."""
+
+    def weight(self, at: Coefficients) -> Scalar:
+        return at.variance
+
+
 @objectives.register("score")
 @dataclass(frozen=True)
-class Score(Objective):
+class Score(_InverseNoise):
     """Row (0, -b, -c)/(b^2 + c^2) with an unseen independent Gaussian source, else (0, 0, -1/c); weight b^2 + c^2.
 
     The two rows are equal up to a relation, so either is the score where both exist; the first stays finite where c vanishes.
@@ -165,13 +168,10 @@ class Score(Objective):
             "the source is not an unseen independent Gaussian, and c is zero"
         )
 
-    def weight(self, at: Coefficients) -> Scalar:
-        return at.variance
-
 
 @objectives.register("prior-score")
 @dataclass(frozen=True)
-class PriorScore(Objective):
+class PriorScore(_InverseNoise):
     """Row of ``-(state - alpha data)/var``, alpha and var those of the prior, not of the pinned bridge; weight b^2 + c^2.
 
     References:
@@ -184,9 +184,6 @@ class PriorScore(Objective):
         alpha, var = model.interpolant.prior(at.time)
         return (-1.0 / var) * at.state + Row(data=alpha / var)
 
-    def weight(self, at: Coefficients) -> Scalar:
-        return at.variance
-
 
 def drift_and_diffusion(interpolant: PriorInterpolant, t: Tensor) -> tuple[Tensor, Tensor]:
     """Returns (f, g^2) of the prior dX = f X dt + g dW: f = alpha'/alpha, g^2 = var' - 2 f var, each ``(b,)``."""
@@ -198,7 +195,7 @@ def drift_and_diffusion(interpolant: PriorInterpolant, t: Tensor) -> tuple[Tenso
 
 @objectives.register("drift")
 @dataclass(frozen=True)
-class Drift(Objective):
+class Drift(_InverseNoise):
     """Row of ``-f state - g^2 (state - alpha data)/var``, for a Brownian prior (data - state)/t; weight b^2 + c^2.
 
     References:
@@ -212,9 +209,6 @@ class Drift(Objective):
         f, g2 = drift_and_diffusion(interpolant, at.time)
         alpha, var = interpolant.prior(at.time)
         return (-f - g2 / var) * at.state + Row(data=g2 * alpha / var)
-
-    def weight(self, at: Coefficients) -> Scalar:
-        return at.variance
 
 
 @objectives.register("joint")

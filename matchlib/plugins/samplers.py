@@ -1,28 +1,142 @@
-"""Samplers: how a many-step teacher is sampled."""
+"""Samplers: from a source at t = 1 down to data, by what a field predicts along the way."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torchdiffeq import odeint
+from torch import Tensor
 
-from matchlib.algebra.convert import conversion, view
+from matchlib.algebra.convert import conversion
 from matchlib.algebra.interpolant import draw_like
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.pinned import PriorInterpolant
 from matchlib.algebra.rows import expand
 from matchlib.errors import IncompatibleError, SettingError, nearest
-from matchlib.fields.sampler import CachedField, ClippedField, CountedField, SampledField, Sampler, Samples, check_steps, times_down
+from matchlib.fields.sampler import SampledField, Sampler, Sampling
 from matchlib.plugins.objectives import Data, Noise, Score, Source, Velocity
 from matchlib.registry import samplers
 
 __all__ = ["DDIM", "ODE", "SDE", "Ancestral"]
+
+
+@samplers.register("ddim")
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """state_s = a(s) data + b(s) source + c(s) noise, with the latents that the field predicts from the state at t.
+
+    A step of the probability-flow ODE in which no coefficient is differentiated: where c' or b' is infinite, as at the ends of a bridge, it
+    stays finite. It needs a field that determines every latent.
+
+    Args:
+        steps: evenly spaced in t, >= 1; one evaluation each.
+        clip_denoised: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow.
+
+    References:
+        Song, Meng, Ermon, "Denoising Diffusion Implicit Models", 2020, https://arxiv.org/abs/2010.02502 (the case of one Gaussian source)
+    """
+
+    steps: int = 50
+    clip_denoised: bool = False
+
+    @property
+    def order(self) -> float:
+        return 1.0
+
+    def reads(self, model: MatchingModel) -> tuple[Objective, ...]:
+        return (Data(), Source(), *((Noise(),) if model.interpolant.noisy else ()))
+
+    def step(self, sampling: Sampling, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        data, source, *noise = sampling.read(state, t)
+        return sampling.model.interpolant.coefficients(s).state(data, source, *noise or (None,))
+
+
+@samplers.register("ancestral")
+@dataclass(frozen=True)
+class Ancestral(Sampler):
+    """state_s ~ transition(state_t, data), with the data that the field predicts; the last prediction is the sample.
+
+    For paths that are a process of their own (diffusion, bridges). Elsewhere a transition draws afresh what the data leave open, which
+    suits a generator's sharp samples but not a mean: with it, a teacher's samples would lose variance however many the steps.
+
+    Args:
+        steps: evenly spaced in t, >= 1; one evaluation each.
+        clip_denoised: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow.
+
+    References:
+        Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239
+    """
+
+    steps: int = 100
+    clip_denoised: bool = False
+    remainder: ClassVar[float] = 0.0
+
+    @property
+    def order(self) -> float:
+        return 1.0
+
+    def reads(self, model: MatchingModel) -> tuple[Objective, ...]:
+        if not isinstance(model.interpolant, PriorInterpolant):
+            raise IncompatibleError(
+                f"ancestral steps need a path that is a process of its own, which {type(model.interpolant).__name__} is not; "
+                "use the sampler ode or sde"
+            )
+        return (Data(),)
+
+    def grid(self, model: MatchingModel, like: Tensor) -> Tensor:
+        return super().grid(model, like)[:-1]
+
+    def denoises(self, model: MatchingModel) -> bool:
+        return True
+
+    def step(self, sampling: Sampling, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        (data,) = sampling.read(state, t)
+        source = sampling.model.coupling.partner(data, sampling.source)
+        return sampling.model.interpolant.transition(state, data, t, s, source=source, generator=sampling.generator)
+
+
+@samplers.register("sde")
+@dataclass(frozen=True)
+class SDE(Sampler):
+    """Along decreasing t: d state = (-velocity + g2/2 score) ds + g dW, with g2 = level min(sigma, 1).
+
+    ``sigma`` is the standard deviation of the noise that the score sees, the inverse length of its row: sqrt(b^2 + c^2) for an unseen
+    Gaussian source, else c; so the drift stays finite where it vanishes. Every level has the same marginals; level 0 is the ODE.
+
+    Args:
+        steps: evenly spaced in t, >= 1.
+        level: size of the diffusion, >= 0.
+
+    References:
+        Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants", 2023, https://arxiv.org/abs/2303.08797 (section 2.4)
+    """
+
+    steps: int = 100
+    level: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.level >= 0:
+            raise SettingError(f"sde: level must be at least 0, got {self.level}")
+
+    @property
+    def order(self) -> float:
+        return 1.0
+
+    def reads(self, model: MatchingModel) -> tuple[Objective, ...]:
+        return Velocity(), Score()
+
+    def step(self, sampling: Sampling, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        velocity, score = sampling.read(state, t)
+        row = Score().row(sampling.model, sampling.model.interpolant.coefficients(t))
+        sigma = torch.as_tensor(row.dot(row)).rsqrt().clamp(max=1.0)
+        g2, dt = expand(self.level * sigma.expand(t.shape), state), expand(t - s, state)
+        drift = -velocity + 0.5 * g2 * score
+        return state + dt * drift + (g2 * dt).sqrt() * draw_like(state, sampling.generator)
+
 
 FIXED: dict[str, float | None] = {
     "euler": 1.0,
@@ -34,18 +148,14 @@ FIXED: dict[str, float | None] = {
     "implicit_adams": 4.0,
     "fixed_adams": 4.0,
 }  # and their orders
-
-
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "scipy_solver")
-
-
 METHODS = (*FIXED, *ADAPTIVE)
 
 
 @samplers.register("ode")
 @dataclass(frozen=True)
 class ODE(Sampler):
-    """Integrates d state/dt = velocity from ``times.t_max`` to ``times.t_min``; a model with ``times.t_min > 0`` ends with one denoising.
+    """Integrates d state/dt = velocity with torchdiffeq.
 
     Args:
         method: any of torchdiffeq's: euler, midpoint, heun2, heun3, rk4, explicit_adams, implicit_adams, fixed_adams (fixed steps);
@@ -63,7 +173,7 @@ class ODE(Sampler):
     atol: float = 1e-4
 
     def __post_init__(self) -> None:
-        check_steps("ode", self.steps)
+        super().__post_init__()
         if self.method not in METHODS:
             raise SettingError(f"ode: method must be one of {', '.join(METHODS)}, got {self.method!r}{nearest(self.method, METHODS)}")
         if not (self.rtol > 0 and self.atol > 0):
@@ -73,189 +183,41 @@ class ODE(Sampler):
     def order(self) -> float | None:
         return FIXED.get(self.method)
 
+    def reads(self, model: MatchingModel) -> tuple[Objective, ...]:
+        return (Velocity(),)
+
     def check(self, model: MatchingModel) -> None:
-        velocity = conversion(model, Velocity())
-        velocity.check_at(model.times.t_min)
-        velocity.check_at(model.times.t_max)
-        if model.times.t_min > 0:
-            conversion(model, Data())
+        conversion(model, Velocity()).check_at(model.times.t_min)
+        super().check(model)
 
-    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
-        model, counted = of.model, CountedField(of.field)
-        condition = model.condition(source, label)
-        velocity: nn.Module = view(counted, model, Velocity())
-        size = source.shape[:1]
+    def grid(self, model: MatchingModel, like: Tensor) -> Tensor:
+        """Returns both ends of the interval, which one call of torchdiffeq joins."""
+        return torch.tensor([model.times.t_max, model.times.t_min], dtype=like.dtype, device=like.device)
 
-        def derivative(t: Tensor, state: Tensor) -> Tensor:
-            return velocity(state, t.to(state.dtype).expand(size), condition)
+    def step(self, sampling: Sampling, state: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return self._integrate(sampling, state, torch.stack([t[0], s[0]]))[-1]
 
-        ends = torch.tensor([model.times.t_max, model.times.t_min], dtype=source.dtype, device=source.device)
-        start = model.start(source, ends[0].expand(size), of.moments, generator=generator, remainder=1.0)
-        options = {"grid_constructor": self._grid} if self.method in FIXED else None
-        state = odeint(derivative, start, ends, method=self.method, rtol=self.rtol, atol=self.atol, options=options)[-1]
-        if model.times.t_min > 0:
-            state = view(counted, model, Data())(state, ends[1].expand(size), condition)
-        return Samples(state, counted.nfe)
+    def trajectory(
+        self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        sampling = self.begin(of, source, label, generator)
+        times = self._evenly(None, source, self.grid(of.model, source))
+        states = self._integrate(sampling, self.start(sampling, times[0], of.moments), times)
+        yield from zip(times, states, strict=True)
+        if self.denoises(of.model):
+            yield times.new_zeros(()), sampling.denoise(states[-1], times[-1].expand(source.shape[:1]))
 
-    def _grid(self, f: Callable[..., Any], y0: Tensor, t: Tensor) -> Tensor:
-        """The ``steps + 1`` points of a fixed grid between the two ends that torchdiffeq was given."""
+    def _integrate(self, sampling: Sampling, state: Tensor, times: Tensor) -> Tensor:
+        """Returns the states at ``times``, in steps of ``_evenly`` between the first and the last."""
+        from torchdiffeq import odeint
+
+        def velocity(t: Tensor, state: Tensor) -> Tensor:
+            return sampling.read(state, t.to(state.dtype).expand(state.shape[:1]))[0]
+
+        options = {"grid_constructor": self._evenly} if self.method in FIXED else None
+        return odeint(velocity, state, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options)
+
+    def _evenly(self, f: Callable[..., Any] | None, y0: Tensor, t: Tensor) -> Tensor:
+        """Returns ``steps + 1`` times between the first and the last of ``t``, as torchdiffeq asks for them."""
         del f, y0
         return torch.lerp(t[0], t[-1], torch.linspace(0, 1, self.steps + 1, dtype=t.dtype, device=t.device))
-
-
-@samplers.register("sde")
-@dataclass(frozen=True)
-class SDE(Sampler):
-    """Along decreasing t: d state = (-velocity + g2/2 score) ds + g dW, with g2 = level min(sigma, 1).
-
-    ``sigma`` is the standard deviation of the noise that the score sees, the inverse length of its row: sqrt(b^2 + c^2) for an unseen
-    Gaussian source, else c; so the drift stays finite where it vanishes. Every level has the same marginals; level 0 is the ODE. The
-    last step ends with one denoising where ``times.t_min > 0``.
-
-    Args:
-        steps: evenly spaced in t, >= 1.
-        level: size of the diffusion, >= 0.
-
-    References:
-        Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants", 2023, https://arxiv.org/abs/2303.08797 (section 2.4)
-    """
-
-    steps: int = 100
-    level: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_steps("sde", self.steps)
-        if not self.level >= 0:
-            raise SettingError(f"sde: level must be at least 0, got {self.level}")
-
-    @property
-    def order(self) -> float:
-        return 1.0
-
-    def check(self, model: MatchingModel) -> None:
-        for wanted in (Velocity(), Score(), *((Data(),) if model.times.t_min > 0 else ())):
-            conversion(model, wanted).check_at(model.times.t_max)
-
-    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
-        model, counted = of.model, CountedField(of.field)
-        condition = model.condition(source, label)
-        memory = CachedField(counted)
-        velocity, score = view(memory, model, Velocity()), view(memory, model, Score())
-        grid = times_down(model.times, self.steps, source)
-        size = source.shape[:1]
-        state = model.start(source, grid[0].expand(size), of.moments, generator=generator, remainder=1.0)
-        for now, then in pairwise(grid):
-            t, dt = now.expand(size), now - then
-            at = model.interpolant.coefficients(t)
-            memory.forget()
-            row = Score().row(model, at)
-            g2 = expand(self.level * torch.as_tensor(row.dot(row)).rsqrt().clamp(max=1.0).expand(size), state)
-            drift = -velocity(state, t, condition) + 0.5 * g2 * score(state, t, condition)
-            state = state + dt * drift + (g2 * dt).sqrt() * draw_like(state, generator)
-        if model.times.t_min > 0:
-            memory.forget()
-            state = view(memory, model, Data())(state, grid[-1].expand(size), condition)
-        return Samples(state, counted.nfe)
-
-
-@samplers.register("ddim")
-@dataclass(frozen=True)
-class DDIM(Sampler):
-    """state_s = a(s) data + b(s) source + c(s) noise, with the latents that the field predicts from the state at t.
-
-    A step of the probability-flow ODE in which no coefficient is differentiated: where c' or b' is infinite, as at the ends of a bridge, it
-    stays finite. It needs a field that determines every latent. A model with ``times.t_min > 0`` ends with one denoising.
-
-    Args:
-        steps: evenly spaced in t, >= 1; one evaluation each.
-        clip: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow from step to step.
-
-    References:
-        Song, Meng, Ermon, "Denoising Diffusion Implicit Models", 2020, https://arxiv.org/abs/2010.02502 (the case of one Gaussian source)
-    """
-
-    steps: int = 50
-    clip: bool = False
-
-    def __post_init__(self) -> None:
-        check_steps("ddim", self.steps)
-
-    @property
-    def order(self) -> float:
-        return 1.0
-
-    @staticmethod
-    def latents(model: MatchingModel) -> tuple[Objective, ...]:
-        """Returns the latents that the path is made of."""
-        return (Data(), Source(), *((Noise(),) if model.interpolant.noisy else ()))
-
-    def check(self, model: MatchingModel) -> None:
-        for wanted in self.latents(model):
-            conversion(model, wanted).check_at(model.times.t_max)
-
-    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
-        model, counted = of.model, CountedField(of.field)
-        condition = model.condition(source, label)
-        memory = CachedField(counted)
-        predict, *others = (view(memory, model, wanted) for wanted in self.latents(model))
-        predict = ClippedField(predict, of.limits if self.clip else None)
-        grid = times_down(model.times, self.steps, source)
-        size = source.shape[:1]
-        state = model.start(source, grid[0].expand(size), of.moments, generator=generator, remainder=1.0)
-        for now, then in pairwise(grid):
-            memory.forget()
-            data, from_, *noise = (read(state, now.expand(size), condition) for read in (predict, *others))
-            state = model.interpolant.coefficients(then.expand(size)).state(data, from_, *noise or (None,))
-        if model.times.t_min > 0:
-            memory.forget()
-            state = predict(state, grid[-1].expand(size), condition)
-        return Samples(state, counted.nfe)
-
-
-@samplers.register("ancestral")
-@dataclass(frozen=True)
-class Ancestral(Sampler):
-    """``steps`` data predictions; the last one is returned.
-
-    For paths that are a process of their own (diffusion, bridges). Elsewhere a transition draws afresh what the data leave open, which
-    suits a generator's sharp samples but not a mean: with it, a teacher's samples would lose variance however many the steps.
-
-    Args:
-        steps: evenly spaced in t, >= 1; one evaluation each.
-        clip: whether predicted data are clipped to the limits of the data, so that a network's mistakes do not grow from step to step.
-
-    References:
-        Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239
-    """
-
-    steps: int = 100
-    clip: bool = False
-
-    def __post_init__(self) -> None:
-        check_steps("ancestral", self.steps)
-
-    @property
-    def order(self) -> float:
-        return 1.0
-
-    def check(self, model: MatchingModel) -> None:
-        if not isinstance(model.interpolant, PriorInterpolant):
-            raise IncompatibleError(
-                f"ancestral steps need a path that is a process of its own, which {type(model.interpolant).__name__} is not; "
-                "use the sampler ode or sde"
-            )
-        conversion(model, Data())
-
-    def sample(self, of: SampledField, source: Tensor, label: Tensor | None, *, generator: torch.Generator) -> Samples:
-        model, counted = of.model, CountedField(of.field)
-        self.check(model)
-        condition = model.condition(source, label)
-        predict = ClippedField(view(counted, model, Data()), of.limits if self.clip else None)
-        grid = times_down(model.times, self.steps, source)
-        size = source.shape[:1]
-        state = model.start(source, grid[0].expand(size), of.moments, generator=generator)
-        for now, then in pairwise(grid[:-1]):
-            data = predict(state, now.expand(size), condition)
-            known = model.coupling.partner(data, source)
-            state = model.interpolant.transition(state, data, now.expand(size), then.expand(size), source=known, generator=generator)
-        return Samples(predict(state, grid[-2].expand(size), condition), counted.nfe)

@@ -7,16 +7,18 @@ import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from hypothesis.errors import Unsatisfiable
+from hypothesis.errors import Flaky, Unsatisfiable
 
-from matchlib.errors import MatchlibError
 from matchlib.registry import ALL
 
 __all__ = ["LAWS", "Law", "Outcome", "cases", "check", "law"]
+
+Function = Callable[[str, st.DataObject], float]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Law:
     Args:
         name: of the function that checks it.
         group: registry whose plugins it is about.
-        statement: first line of its docstring.
+        statement: first paragraph of its docstring.
+        advice: what is wrong with a plugin that fails, and what to change.
         function: called with (plugin name, draw); returns the error, which must not exceed the tolerance.
         tolerance: largest error, in the law's own unit; a plugin may state another by law name in a class attribute ``tolerances``.
         examples: drawn cases a plugin.
@@ -36,7 +39,8 @@ class Law:
     name: str
     group: str
     statement: str
-    function: Callable[[str, st.DataObject], float]
+    advice: str
+    function: Function
     tolerance: float
     examples: int
     where: Callable[[str], bool]
@@ -49,18 +53,35 @@ class Law:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One law on one plugin: how many cases, the worst error, and what went wrong."""
+    """One law on one plugin.
+
+    Args:
+        law, plugin: which.
+        checks: number of cases.
+        worst: the largest error.
+        message: what went wrong; empty if nothing did.
+        case: what was drawn where it went wrong.
+    """
 
     law: Law
     plugin: str
     checks: int
     worst: float
     message: str = ""
+    case: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether every case was within tolerance."""
         return not self.message
+
+    @property
+    def explanation(self) -> str:
+        """What failed, where, and what to change; empty if nothing failed."""
+        if self.passed:
+            return ""
+        lines = [f"{self.plugin} fails {self.law.name}: {self.message}", f"  the law: {self.law.statement}"]
+        return "\n".join([*lines, *([f"  the case: {self.case}"] if self.case else []), f"  what to change: {self.law.advice}"])
 
 
 LAWS: dict[str, Law] = {}
@@ -68,12 +89,13 @@ LAWS: dict[str, Law] = {}
 
 def law(
     group: str, *, tolerance: float, examples: int = 20, where: Callable[[str], bool] = lambda name: True
-) -> Callable[[Callable], Callable]:
-    """Returns a decorator that enrols a law."""
+) -> Callable[[Function], Function]:
+    """Returns a decorator that enrols a law; its statement and, after ``Advice:``, its advice stand in the function's docstring."""
 
-    def enrol(function: Callable[[str, st.DataObject], float]) -> Callable[[str, st.DataObject], float]:
-        statement = (function.__doc__ or "").strip().splitlines()[0]
-        LAWS[function.__name__] = Law(function.__name__, group, statement, function, tolerance, examples, where)
+    def enrol(function: Function) -> Function:
+        text, _, advice = (function.__doc__ or "").partition("Advice:")
+        statement, advice = (" ".join(part.split()) for part in (text.split("\n\n")[0], advice))
+        LAWS[function.__name__] = Law(function.__name__, group, statement, advice, function, tolerance, examples, where)
         return function
 
     return enrol
@@ -81,7 +103,6 @@ def law(
 
 def cases(group: str | None = None, plugin: str | None = None) -> Iterator[tuple[Law, str]]:
     """Yields every (law, plugin), or those of one group or plugin; a new plugin is enrolled by being registered."""
-    importlib.import_module("matchlib.testing.strategies").all_models()  # made once, outside of any drawing
     package = importlib.import_module("matchlib.testing.laws")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
@@ -91,9 +112,34 @@ def cases(group: str | None = None, plugin: str | None = None) -> Iterator[tuple
             yield from ((one, name) for name in names if one.where(name))
 
 
+class _Drawing:
+    """Draws for a law as hypothesis does, and remembers what a person can read of it."""
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.read: list[str] = []
+
+    def draw(self, strategy: st.SearchStrategy[Any]) -> Any:
+        value = self.data.draw(strategy)
+        self.read += _readable(value)
+        return value
+
+
+def _readable(value: Any) -> list[str]:
+    if isinstance(value, torch.Tensor):
+        return [str([round(x, 4) for x in value.flatten().tolist()])] if value.numel() <= 4 else []
+    if isinstance(value, float):
+        return [f"{value:.4g}"]
+    if hasattr(value, "model") and hasattr(value, "time"):
+        return [f"{value.model!r} at t = {value.time:.4g}"]
+    text = repr(value)
+    return [text] if len(text) <= 300 and not any(word in text for word in ("tensor(", "object at", "\n")) else []
+
+
 def check(one: Law, plugin: str) -> Outcome:
     """Runs a law on a plugin with drawn cases, the same ones every time."""
     errors: list[float] = []
+    drawings: list[_Drawing] = []
     tolerance = one.tolerance_for(plugin)
 
     @settings(
@@ -104,22 +150,34 @@ def check(one: Law, plugin: str) -> Outcome:
         suppress_health_check=list(HealthCheck),
         phases=(Phase.generate,),
         print_blob=False,
+        report_multiple_bugs=False,
     )
     @given(st.data())
     def run(data: st.DataObject) -> None:
-        error = float(one.function(plugin, data))
+        drawings[:] = [_Drawing(data)]
+        error = float(one.function(plugin, drawings[0]))  # type: ignore[arg-type]
         errors.append(error)
-        if not error <= tolerance:
-            raise AssertionError(f"error {error:.3g} > {tolerance:.3g}")
+        assert error <= tolerance, f"the error is {error:.3g}, and at most {tolerance:.3g} is allowed"
 
+    message = _ran(run)
+    case = "; ".join(drawings[0].read) if message and drawings else ""
+    return Outcome(one, plugin, len(errors), max(errors, default=math.nan), message, case)
+
+
+def _ran(run: Callable[[], None]) -> str:
+    """Returns what went wrong in a run of cases, in one line; an empty string if nothing did."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny tensors: threads only cost
     try:
         run()
     except Unsatisfiable:
-        return Outcome(one, plugin, 0, math.nan, "no case applies")
-    except (AssertionError, MatchlibError, RuntimeError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as failure:
-        return Outcome(one, plugin, len(errors), max(errors, default=math.nan), f"{type(failure).__name__}: {failure}".splitlines()[0])
+        return "no case applies"
+    except Flaky:
+        return "the same draws give other numbers: random numbers may come from the generator only"
+    except AssertionError as failure:
+        return str(failure).splitlines()[0] if str(failure) else "an assertion fails"
+    except Exception as failure:
+        return f"{type(failure).__name__}: {failure}".splitlines()[0]
     finally:
         torch.set_num_threads(threads)
-    return Outcome(one, plugin, len(errors), max(errors, default=math.nan))
+    return ""

@@ -1,11 +1,12 @@
-"""What hypothesis draws: times, shapes, models, laws of data, hyper-parameters."""
+"""What hypothesis draws: times, shapes, models, distributions of data, settings."""
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import product
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from hypothesis import assume
@@ -17,10 +18,10 @@ from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Batch
 from matchlib.algebra.times import TimeDistribution
-from matchlib.errors import IncompatibleError
+from matchlib.errors import IncompatibleError, SettingError
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.plugins.losses import RealUID
-from matchlib.registry import Registry, couplings, interpolants, objectives
+from matchlib.registry import Registry, couplings, fields_of, interpolants, objectives
 from matchlib.testing.world import World
 
 __all__ = [
@@ -29,11 +30,11 @@ __all__ = [
     "generators",
     "is_row",
     "joint_models",
-    "made",
     "mixtures",
     "models",
     "moderate_times",
     "moderate_times_of",
+    "plugins_of",
     "readable",
     "realuids",
     "seen",
@@ -67,14 +68,57 @@ def _try(make: Any) -> Any:
         return None
 
 
-def made(registry: Registry[Any], name: str) -> st.SearchStrategy[Any]:
-    """The plugin with its default settings, or with those that it names as examples."""
+def plugins_of(registry: Registry[Any], name: str) -> st.SearchStrategy[Any]:
+    """The plugin with its default settings, or with one of its ``variants``."""
     return st.sampled_from([registry[name](**settings) for settings in variants(registry[name])])
 
 
 def variants(plugin: Any) -> list[dict[str, Any]]:
-    """The settings that laws try: the defaults, and the plugin's ``examples``."""
-    return [{}, *getattr(plugin, "examples", ())]
+    """The settings that laws try: the defaults, each setting at other values, and the plugin's own ``examples``.
+
+    Other values are half and twice a number, the other choices of a ``Literal`` and of a boolean; those outside the bounds of an annotation
+    (``Annotated[float, Gt(0)]``), or refused by the constructor with a SettingError, are left out.
+    """
+    hints = _hints(plugin)
+    others = [{key: value} for key, p in fields_of(plugin).items() for value in _others(p.default, hints.get(key))]
+    return [{}, *(settings for settings in others if _accepted(plugin, settings)), *getattr(plugin, "examples", ())]
+
+
+def _hints(plugin: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(plugin, include_extras=True)
+    except (NameError, TypeError):  # of a class inside a function, names may be out of reach
+        return {}
+
+
+def _accepted(plugin: Any, settings: dict[str, Any]) -> bool:
+    try:
+        plugin(**settings)
+    except SettingError:
+        return False
+    return True
+
+
+def _others(default: Any, hint: Any) -> list[Any]:
+    """Values of a setting that are not its default."""
+    hint, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(hint) is Literal:
+        return [choice for choice in get_args(hint) if choice != default]
+    if isinstance(default, bool):
+        return [not default]
+    if not isinstance(default, int | float):
+        return []
+    bounds = [bound for note in notes for bound in getattr(note, "metadata", (note,))]  # as they are, or in pydantic's Field
+    halves = (default // 2, default * 2) if isinstance(default, int) and hint is not float else (default / 2, default * 2)
+    ends = [type(default)(end) for bound in bounds for end in (getattr(bound, "ge", None), getattr(bound, "le", None)) if end is not None]
+    tried = ([x for x in values if x != default and _inside(x, bounds)] for values in (halves, ends, (type(default)(1),)))
+    return next((values for values in tried if values), [])
+
+
+def _inside(x: float, bounds: list[Any]) -> bool:
+    limits = {"ge": operator.ge, "gt": operator.gt, "le": operator.le, "lt": operator.lt}
+    stated = ((within, getattr(bound, key, None)) for bound in bounds for key, within in limits.items())
+    return all(limit is None or within(x, limit) for within, limit in stated)
 
 
 def is_row(name: str) -> bool:
@@ -82,29 +126,27 @@ def is_row(name: str) -> bool:
     return len(objectives[name]().heads) == 1
 
 
-def all_models() -> tuple[tuple[str, str, str, MatchingModel], ...]:
-    """Every composition of registered pieces that is a model of one row, with the names of its pieces; interpolants with examples, too."""
-    return _compositions(tuple(couplings), tuple(interpolants), tuple(name for name in objectives if is_row(name)))
-
-
-@lru_cache(maxsize=4)
-def _compositions(*names: tuple[str, ...]) -> tuple[tuple[str, str, str, MatchingModel], ...]:
-    found = []
-    for c in names[0]:
-        for i, path in [(name, interpolants[name](**settings)) for name in names[1] for settings in variants(interpolants[name])]:
-            for o, sees in product(names[2], (False, True)):
-                parts = (couplings[c](), path, objectives[o](), INSIDE, sees)
-                model = _try(lambda parts=parts: MatchingModel(*parts))
-                if model is not None:
-                    found.append((c, i, o, model))
-    return tuple(found)
+@cache
+def _compositions(coupling: Any, interpolant: Any, objective: Any) -> tuple[MatchingModel, ...]:
+    """Every model of one row that three plugins make, the interpolant with its variants."""
+    head = objective()
+    if len(head.heads) > 1:
+        return ()
+    parts = [(coupling(), interpolant(**settings), head, INSIDE, sees) for settings in variants(interpolant) for sees in (False, True)]
+    tried = [_try(lambda one=one: MatchingModel(*one)) for one in parts]
+    return tuple(model for model in tried if model is not None)
 
 
 def models(**named: str) -> st.SearchStrategy[MatchingModel]:
-    """Models that use the named pieces: ``models(interpolant="linear")``."""
-    place = {"coupling": 0, "interpolant": 1, "objective": 2}
-    fitting = [entry[3] for entry in all_models() if all(entry[place[key]] == name for key, name in named.items())]
-    return st.sampled_from(fitting)
+    """Models that use the named pieces: ``models(interpolant="linear")``; a plugin that cannot be imported is in none."""
+    groups = (("coupling", couplings), ("interpolant", interpolants), ("objective", objectives))
+    plugins = ([registry[named[key]]] if key in named else _plugins(registry) for key, registry in groups)
+    return st.sampled_from([model for pieces in product(*plugins) for model in _compositions(*pieces)])
+
+
+def _plugins(registry: Registry[Any]) -> list[Any]:
+    found = (_try(lambda name=name: registry[name]) for name in registry)
+    return [plugin for plugin in found if plugin is not None]
 
 
 @lru_cache(maxsize=4096)
@@ -130,7 +172,7 @@ def _covariances(count: int, size: int, generator: torch.Generator) -> Tensor:
 def joint_models(draw: st.DrawFn, name: str) -> MatchingModel:
     """Models of an objective with several heads, each of them a row that the model has."""
     one = draw(models())
-    model = _try(lambda: replace(one, objective=draw(made(objectives, name))))
+    model = _try(lambda: replace(one, objective=draw(plugins_of(objectives, name))))
     assume(model is not None)
     return model
 

@@ -39,12 +39,11 @@ def clean_registries() -> object:
     """Plugins that a page registers are forgotten after it."""
     from matchlib.registry import ALL
 
-    before = {name: dict(registry._plugins) for name, registry in ALL.items()}
+    before = {name: set(registry) for name, registry in ALL.items()}
     yield
     for name, registry in ALL.items():
-        for plugin in set(registry._plugins) - set(before[name]):
-            if registry._owner(plugin) is None:
-                del registry._plugins[plugin]
+        for plugin in set(registry) - before[name]:
+            registry.unregister(plugin)
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

@@ -68,6 +68,8 @@ RENAMED: dict[str, str] = {
     "student.warm": "student.init_from_teacher",
     "student.start": "student.t_start",
     "evaluation.clip": "evaluation.clip_samples",
+    "teacher.sampler.clip": "teacher.sampler.clip_denoised",
+    "teacher.law": "teacher.distribution",
 }
 
 # Settings of both phases in the old version (new names), which each phase has for itself in the new one.

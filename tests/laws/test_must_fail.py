@@ -40,7 +40,7 @@ def registered(group: str, name: str, plugin: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        del registry._plugins[name]
+        registry.unregister(name)
 
 
 def test_a_dropped_real_term_breaks_stationarity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +86,67 @@ def test_times_that_mix_are_noticed() -> None:
 
     with registered("interpolants", "mixed", Mixed):
         assert fails("times_do_not_mix", "mixed")
+
+
+def test_negative_noise_is_noticed() -> None:
+    @dataclass(frozen=True)
+    class Negative(ScheduledInterpolant):
+        noisy = True
+
+        def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
+            return 1.0 - t, t, -t * (1.0 - t)
+
+    with registered("interpolants", "negative", Negative):
+        assert fails("states_hold_their_noise", "negative")
+
+
+def test_states_without_their_noise_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    interpolate = MatchingModel.interpolate
+
+    def quiet(self: MatchingModel, pair: Pair, t: Tensor, *, generator: torch.Generator) -> Any:
+        point = interpolate(self, pair, t, generator=generator)
+        return replace(point, state=point.coefficients.state(point.data, point.source, 0 * point.data))
+
+    monkeypatch.setattr(MatchingModel, "interpolate", quiet)
+    assert fails("states_hold_their_noise", "noisy-linear")
+
+
+def test_an_idle_setting_is_named_with_the_values_that_were_tried() -> None:
+    @dataclass(frozen=True)
+    class Idle(ScheduledInterpolant):
+        used: float = 1.0
+        idle: float = 4.0
+
+        def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
+            return 1.0 - t**self.used, t, 0.0
+
+    with registered("interpolants", "idle", Idle):
+        outcome = check(LAWS["every_setting_is_used"], "idle")
+    assert outcome.message == "the setting 'idle' changes nothing: the path is the same at 2.0, 8.0"
+    assert "remove it" in outcome.explanation
+
+
+def test_an_explanation_says_what_failed_where_and_what_to_change() -> None:
+    @dataclass(frozen=True)
+    class Wrong(ScheduledInterpolant):
+        scale: float = 0.5
+
+        def coefficients(self, t: Tensor) -> Coefficients:
+            return Coefficients(t, 1.0 - t, t, 0.0, derivatives=lambda: (-1.0, 1.0 + self.scale, 0.0))
+
+        def schedule(self, t: Tensor) -> tuple[Any, Any, Any]:
+            return 1.0 - t, t, 0.0
+
+    with registered("interpolants", "wrong", Wrong):
+        text = check(LAWS["derivatives_are_derivatives"], "wrong").explanation
+    assert "wrong fails derivatives_are_derivatives: the error is" in text
+    assert "1e-06 is allowed" in text
+    assert "Wrong(scale=" in text
+    assert "state only `schedule`" in text
+
+
+def test_every_law_has_a_statement_and_an_advice() -> None:
+    assert all(law.statement and law.advice for law in LAWS.values())
 
 
 def test_a_false_gaussian_is_noticed() -> None:

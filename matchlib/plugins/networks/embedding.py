@@ -20,7 +20,7 @@ class Embedding(nn.Module):
     A missing label (None, -1 or NaN) is a class of its own, or zeros with a flag, so that one network can be asked with and without.
 
     Args:
-        signature: says which labels there are.
+        spec: says which labels there are.
         width: of the result.
         frequencies: of sine and cosine, geometric from pi/2 to 32 pi radians per unit time.
 
@@ -30,17 +30,17 @@ class Embedding(nn.Module):
 
     rates: Tensor
 
-    def __init__(self, signature: NetworkSpec, width: int, frequencies: int = 32) -> None:
+    def __init__(self, spec: NetworkSpec, width: int, frequencies: int = 32) -> None:
         super().__init__()
         rates = torch.logspace(math.log10(0.5 * math.pi), math.log10(32 * math.pi), frequencies)
         self.register_buffer("rates", rates, persistent=False)
         self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
-        self.classes = signature.classes
+        self.classes = spec.classes
         self.label: nn.Module | None = None
-        if signature.classes is not None:
-            self.label = nn.Embedding(signature.classes + 1, width)
-        elif signature.label_shape is not None:
-            self.label = nn.Linear(math.prod(signature.label_shape) + 1, width)  # and whether it is there
+        if spec.classes is not None:
+            self.label = nn.Embedding(spec.classes + 1, width)
+        elif spec.label_shape is not None:
+            self.label = nn.Linear(math.prod(spec.label_shape) + 1, width)  # and whether it is there
 
     def forward(self, time: Tensor, condition: Condition) -> Tensor:
         angles = time[:, None] * self.rates.to(time.dtype)
@@ -61,10 +61,10 @@ class Embedding(nn.Module):
         return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
 
 
-def run(block: nn.Module, *given: Tensor, keep: bool) -> Tensor:
-    """Returns ``block(*given)``; unless ``keep``, what its gradient needs is computed again in the backward pass.
+def run(block: nn.Module, *inputs: Tensor, keep: bool) -> Tensor:
+    """Returns ``block(*inputs)``; unless ``keep``, what its gradient needs is computed again in the backward pass.
 
     References:
         Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost", 2016, https://arxiv.org/abs/1604.06174
     """
-    return block(*given) if keep else checkpoint(block, *given, use_reentrant=False)
+    return block(*inputs) if keep else checkpoint(block, *inputs, use_reentrant=False)

@@ -6,8 +6,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.covariance import LedoitWolf
-from sklearn.mixture import GaussianMixture
 from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel
@@ -31,7 +29,7 @@ class Gaussian(ExactField):
     large-dimensional covariance matrices", 2004, https://doi.org/10.1016/S0047-259X(03)00096-4), or a mixture by expectation maximisation.
 
     Args:
-        signature: shapes and conditions.
+        spec: shapes and conditions.
         model: its row is predicted.
         components: of the fit, for each class, >= 1.
         mean, std: numbers, or one for each component; both or neither; std > 0.
@@ -44,7 +42,7 @@ class Gaussian(ExactField):
 
     def __init__(
         self,
-        signature: NetworkSpec,
+        spec: NetworkSpec,
         model: MatchingModel,
         *,
         components: int = 1,
@@ -53,19 +51,19 @@ class Gaussian(ExactField):
         weights: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
-        if signature.label_shape is not None:
+        if spec.label_shape is not None:
             raise IncompatibleError("gaussian: labels must be classes; data.labels=false leaves them out")
         if not (model.coupling.independent or model.coupling.paired):
             raise IncompatibleError(f"gaussian: {type(model.coupling).__name__} does not join a Gaussian mixture to one")
-        self.classes, self.size = signature.classes or 1, math.prod(signature.shape)
-        self.components, self.given = components, (mean, std, weights)
+        self.classes, self.size = spec.classes or 1, math.prod(spec.shape)
+        self.components, self.settings = components, (mean, std, weights)
         self.model = model
         self.exact = GaussianField(model, self._placeholder() if mean is None and std is None else self._stated())
 
     def _placeholder(self) -> Mixture:
         if not isinstance(self.components, int) or self.components < 1:
             raise SettingError(f"gaussian: components must be a whole number of at least 1, got {self.components!r}")
-        if self.given[2] is not None:
+        if self.settings[2] is not None:
             raise SettingError("gaussian: weights belong to a given mean and std")
         distribution = Mixture.normal(dimension=self.size)
         shape = (self.classes, self.components)
@@ -77,16 +75,16 @@ class Gaussian(ExactField):
 
     def _stated(self) -> Mixture:
         try:
-            mean, std, weights = (None if x is None else np.atleast_1d(np.asarray(x, dtype=float)) for x in self.given)
+            mean, std, weights = (None if x is None else np.atleast_1d(np.asarray(x, dtype=float)) for x in self.settings)
         except (TypeError, ValueError) as error:
-            raise SettingError(f"gaussian: mean, std and weights are numbers or lists of numbers, got {self.given}") from error
+            raise SettingError(f"gaussian: mean, std and weights are numbers or lists of numbers, got {self.settings}") from error
         if self.components != 1:
             raise SettingError("gaussian: components belong to a fit; a given mean and std have one component for each number")
         if mean is None or std is None or mean.shape != std.shape or not (std > 0).all():
-            raise SettingError(f"gaussian: mean and std > 0 are given together, one of each for a component, got {self.given[:2]}")
+            raise SettingError(f"gaussian: mean and std > 0 are given together, one of each for a component, got {self.settings[:2]}")
         shares = np.ones(len(mean)) if weights is None else weights
         if shares.shape != mean.shape or not (shares > 0).all():
-            raise SettingError(f"gaussian: one weight > 0 for each component is needed, got {self.given[2]}")
+            raise SettingError(f"gaussian: one weight > 0 for each component is needed, got {self.settings[2]}")
         parts = [Mixture.normal(float(m), float(s), dimension=self.size) for m, s in zip(mean, std, strict=True)]
         whole = Mixture(
             torch.as_tensor(shares / shares.sum())[None],
@@ -100,8 +98,10 @@ class Gaussian(ExactField):
         )
 
     def fit(self, data: Batch) -> None:
-        if self.given[0] is not None:
+        if self.settings[0] is not None:
             return
+        from sklearn.covariance import LedoitWolf
+
         x = data.data.flatten(1).double().cpu()
         z = torch.zeros_like(x) if data.source is None else data.source.flatten(1).double().cpu()
         label = torch.zeros(len(x), dtype=torch.long) if data.label is None or self.classes == 1 else data.label.cpu()
@@ -121,6 +121,9 @@ class Gaussian(ExactField):
 
     def _class(self, x: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and covariances of one class, of (data, source); a source that is not read is standard normal."""
+        from sklearn.covariance import LedoitWolf
+        from sklearn.mixture import GaussianMixture
+
         k, d = self.components, self.size
         if len(x) < 2 * k:
             raise IncompatibleError(f"gaussian: {k} components need at least {2 * k} samples in each class, got {len(x)}")

@@ -41,25 +41,25 @@ class ResidualMLP(nn.Module):
     """Flattens the event, adds the source if it is seen, and runs residual blocks modulated by time and label.
 
     Args:
-        signature: shapes and conditions.
+        spec: shapes and conditions.
         width: of the hidden layers, >= 1.
         depth: number of residual blocks, >= 1.
         embedding: width of the embedding of time and label, >= 1.
     """
 
-    def __init__(self, signature: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
+    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
         super().__init__()
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
-        size = math.prod(signature.shape)
+        size = math.prod(spec.shape)
         self.checkpointing = False
-        self.embed = Embedding(signature, embedding)
-        self.enter = nn.Linear(size * (2 if signature.sees_source else 1), width)
+        self.embed = Embedding(spec, embedding)
+        self.enter = nn.Linear(size * (2 if spec.sees_source else 1), width)
         self.modulate = nn.Linear(embedding, 2 * depth * width)
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
-        self.shape = signature.output_shape
+        self.shape = spec.output_shape
         self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)

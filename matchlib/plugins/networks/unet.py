@@ -69,7 +69,7 @@ class UNet(nn.Module):
     """Levels of residual blocks, each half the resolution of the one above, with attention at the lowest.
 
     Args:
-        signature: an event shape ``(channels, height, width)``; sides need not be divisible by the scale (odd sides are rounded up).
+        spec: an event shape ``(channels, height, width)``; sides need not be divisible by the scale (odd sides are rounded up).
         channels: at the highest resolution, >= 1.
         multipliers: channels of each level relative to the first, at least one.
         blocks: residual blocks a level, >= 1.
@@ -78,16 +78,16 @@ class UNet(nn.Module):
         IncompatibleError: the event is no image.
     """
 
-    def __init__(self, signature: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
+    def __init__(self, spec: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
         super().__init__()
-        if len(signature.shape) != 3:
-            raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {signature.shape}; use mlp")
+        if len(spec.shape) != 3:
+            raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {spec.shape}; use mlp")
         if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
             raise SettingError(f"unet: channels, blocks and multipliers must be at least 1, got {channels}, {blocks}, {multipliers}")
         self.checkpointing = False
-        width, colours = 4 * channels, signature.shape[0]
-        self.embed = Embedding(signature, width)
-        self.enter = nn.Conv2d(colours * (2 if signature.sees_source else 1), channels, 3, padding=1)
+        width, colours = 4 * channels, spec.shape[0]
+        self.embed = Embedding(spec, width)
+        self.enter = nn.Conv2d(colours * (2 if spec.sees_source else 1), channels, 3, padding=1)
         sizes = [channels * m for m in multipliers]
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         carried, now = [], channels
@@ -105,8 +105,8 @@ class UNet(nn.Module):
                 now = size
             self.up.append(level)
         self.norm = nn.GroupNorm(_groups(now), now)
-        self.shape = signature.output_shape
-        self.leave = _zero(nn.Conv2d(now, colours * signature.heads, 3, padding=1))
+        self.shape = spec.output_shape
+        self.leave = _zero(nn.Conv2d(now, colours * spec.heads, 3, padding=1))
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """``(b, c, h, w), (b,) -> (b, *answer)``, answer ``(c, h, w)`` or ``(heads, c, h, w)``."""

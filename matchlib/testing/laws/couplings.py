@@ -19,7 +19,10 @@ several = st.sampled_from([2, 3, 5, 8])
 
 @law("couplings", tolerance=0.0)
 def data_and_labels_are_kept(name: str, data: st.DataObject) -> float:
-    """The pair's data are the batch's data in some order, and each keeps its own label."""
+    """The pair's data are the batch's data in some order, and each keeps its own label.
+
+    Advice: `pair` must return every sample of the batch once, with its own label: permute the sources, never the data alone.
+    """
     batch = batch_for(data.draw(several), data.draw(shapes), data.draw(generators()))
     pair = couplings[name]().pair(batch, generator=data.draw(generators()))
     assert pair.label is not None
@@ -33,7 +36,10 @@ def data_and_labels_are_kept(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=1e-12)
 def gradient_reaches_the_data(name: str, data: st.DataObject) -> float:
-    """Each entry of the data enters the pair once: the gradient of the sum is one everywhere."""
+    """Each entry of the data enters the pair once: the gradient of the sum is one everywhere.
+
+    Advice: `pair` must pass `batch.data` on as it is: no detach, copy or rounding of the data, or a student learns nothing.
+    """
     batch = batch_for(data.draw(several), data.draw(shapes), data.draw(generators()))
     x = batch.data.clone().requires_grad_(True)
     pair = couplings[name]().pair(replace(batch, data=x), generator=data.draw(generators()))
@@ -43,7 +49,10 @@ def gradient_reaches_the_data(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=5.0, examples=5, where=lambda name: couplings[name]().gaussian_source)
 def a_declared_gaussian_is_one(name: str, data: st.DataObject) -> float:
-    """If ``gaussian_source`` is declared, the source is standard normal and uncorrelated with the data, within 5 standard errors."""
+    """If ``gaussian_source`` is declared, the source is standard normal and uncorrelated with the data, within 5 standard errors.
+
+    Advice: Set `gaussian_source = False`, or draw the source from N(0, I) independently of the data.
+    """
     coupling = couplings[name]()
     generator = data.draw(generators())
     pair = coupling.pair(batch_for(4000, (1,), generator), generator=generator)
@@ -55,7 +64,10 @@ def a_declared_gaussian_is_one(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=1e-9, where=lambda name: couplings[name]().reads_source)
 def empirical_sources_are_kept(name: str, data: st.DataObject) -> float:
-    """A coupling that reads sources uses each of the batch's sources once."""
+    """A coupling that reads sources uses each of the batch's sources once.
+
+    Advice: `pair` must use each of `batch.source` once: return a permutation of them, or set `reads_source = False`.
+    """
     coupling = couplings[name]()
     batch = batch_for(data.draw(several), (2,), data.draw(generators()))
     pair = coupling.pair(batch, generator=data.draw(generators()))
@@ -65,7 +77,10 @@ def empirical_sources_are_kept(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=5.0, examples=5, where=lambda name: couplings[name]().independent)
 def independent_sources_are_independent(name: str, data: st.DataObject) -> float:
-    """A coupling that says so gives each sample a source that is independent of it, though the data set's own is not."""
+    """A coupling that says so gives each sample a source that is independent of it, though the data set's own is not.
+
+    Advice: Set `independent = False`, or draw the source without regard to the data (a sample may not meet its own source).
+    """
     n, generator = 4000, data.draw(generators())
     batch = batch_for(n, (1,), generator)
     pair = couplings[name]().pair(replace(batch, source=batch.data + 0.1), generator=generator)
@@ -75,7 +90,10 @@ def independent_sources_are_independent(name: str, data: st.DataObject) -> float
 
 @law("couplings", tolerance=5.0, examples=5)
 def points_beside_others_are_points(name: str, data: st.DataObject) -> float:
-    """Data placed beside other data's point have sources as correlated with them as on points of their own, within 5 standard errors."""
+    """Data placed beside other data's point have sources as correlated with them as on points of their own, within 5 standard errors.
+
+    Advice: `independent` or `paired` is declared wrongly: the source of one sample was reused for another that it does not belong to.
+    """
     n, generator, model = 2000, data.draw(generators()), data.draw(models(coupling=name))
     one, other = (batch_for(n, (1,), generator) for _ in range(2))
     assert other.source is not None
@@ -88,7 +106,10 @@ def points_beside_others_are_points(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=0.0, examples=5)
 def seeds_decide(name: str, data: st.DataObject) -> float:
-    """The same generator state gives the same pair."""
+    """The same generator state gives the same pair.
+
+    Advice: Draw every random number from the `generator` that is passed in, none from torch's or numpy's global state.
+    """
     coupling, seed = couplings[name](), data.draw(st.integers(0, 2**31))
     batch = batch_for(4, (2,), data.draw(generators()))
     first, second = (coupling.pair(batch, generator=torch.Generator().manual_seed(seed)) for _ in range(2))
@@ -97,7 +118,10 @@ def seeds_decide(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=1e-9, where=lambda name: name.startswith("minibatch-ot"))
 def transport_is_cheapest(name: str, data: st.DataObject) -> float:
-    """No exchange of sources among samples of one class and block lowers the mean squared distance of optimally coupled pairs."""
+    """No exchange of sources among samples of one class and block lowers the mean squared distance of optimally coupled pairs.
+
+    Advice: The plan within a block and class is not the cheapest for the squared distance: check the cost and the order it is applied in.
+    """
     coupling, size = couplings[name](), data.draw(st.sampled_from([2, 3, 4, 5, 8]))
     pair = coupling.pair(batch_for(size, (2,), data.draw(generators())), generator=data.draw(generators()))
     assert pair.label is not None
@@ -112,7 +136,10 @@ def transport_is_cheapest(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=5.0, examples=5, where=lambda name: not couplings[name]().paired and name != "mirror")
 def sources_do_not_know_the_label(name: str, data: st.DataObject) -> float:
-    """Unless it keeps pairs, a coupling's source is independent of the label, though data and the data set's sources are not."""
+    """Unless it keeps pairs, a coupling's source is independent of the label, though data and the data set's sources are not.
+
+    Advice: The source depends on the label: make a plan for each class, or declare `paired = True` if pairs belong together.
+    """
     n, generator = 2000, data.draw(generators())
     batch = batch_for(n, (1,), generator)
     assert batch.label is not None and batch.source is not None
@@ -125,7 +152,10 @@ def sources_do_not_know_the_label(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=5.0, examples=10)
 def declared_relations_vanish(name: str, data: st.DataObject) -> float:
-    """A row that a coupling declares to vanish given the state is uncorrelated with the state and with its square, on every path."""
+    """A row that a coupling declares to vanish given the state is uncorrelated with the state and with its square, on every path.
+
+    Advice: `relations` names a row whose mean given the state is not zero: return only rows that vanish, or none.
+    """
     coupling, n, generator = couplings[name](), 4000, data.draw(generators())
     model = data.draw(models(coupling=name).filter(lambda m: not m.sees_source))
     pair = coupling.pair(batch_for(n, (1,), generator), generator=generator)
@@ -142,7 +172,10 @@ def declared_relations_vanish(name: str, data: st.DataObject) -> float:
 
 @law("couplings", tolerance=0.0, examples=10)
 def a_batch_of_one_is_paired(name: str, data: st.DataObject) -> float:
-    """A batch of one gives a pair of the batch's shape, or is refused in one line because a sample may not meet its own source."""
+    """A batch of one gives a pair of the batch's shape, or is refused in one line because a sample may not meet its own source.
+
+    Advice: `pair` must return the batch's shape for one sample, or raise DataError where one sample cannot be paired.
+    """
     batch = batch_for(1, data.draw(shapes), data.draw(generators()))
     try:
         pair = couplings[name]().pair(batch, generator=data.draw(generators()))

@@ -60,7 +60,10 @@ def _gap(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:
 
 @law("losses", tolerance=1e-10, examples=12)
 def splitting_changes_no_gradient(name: str, data: st.DataObject) -> float:
-    """One graph or two in the student's turn, one evaluation or two in the critic's: the same losses and gradients, in every family."""
+    """One graph or two in the student's turn, one evaluation or two in the critic's: the same losses and gradients, in every family.
+
+    Advice: `separable` is declared wrongly, or the loss has state: it must be a function of the predictions alone.
+    """
     family, student = data.draw(st.sampled_from(list(families))), data.draw(st.sampled_from(list(students)))
     given, prompt, real, _ = _fitting(data, family, student, name)
     seed = data.draw(st.integers(0, 2**31))
@@ -74,7 +77,10 @@ TRIED = ((False, False), (True, False), (None, True))
 
 @law("losses", tolerance=0.0, examples=12)
 def a_separable_loss_has_two_parts(name: str, data: st.DataObject) -> float:
-    """A loss says that it is separable exactly if its slope in the teacher does not depend on the critic."""
+    """A loss says that it is separable exactly if its slope in the teacher does not depend on the critic.
+
+    Advice: Set `separable` to True exactly if the slope in the teacher does not depend on the critic.
+    """
     given, _, real, generator = _fitting(data, data.draw(st.sampled_from(list(families))), "onestep", name)
     point = given.model.sample_path(real, generator=generator)
     slopes = []
@@ -89,7 +95,10 @@ def a_separable_loss_has_two_parts(name: str, data: st.DataObject) -> float:
 
 @law("families", tolerance=1e-10, examples=12)
 def shares_of_a_batch_add_up(name: str, data: st.DataObject) -> float:
-    """What a batch gives in parts, each drawing its own samples' numbers, is what it gives at once: losses and gradients."""
+    """What a batch gives in parts, each drawing its own samples' numbers, is what it gives at once: losses and gradients.
+
+    Advice: A batch in parts gives other numbers than at once: draw per sample, and state `block_size` for what is drawn jointly.
+    """
     student, loss = data.draw(st.sampled_from(list(students))), data.draw(st.sampled_from(list(losses)))
     of, prompt, real, _ = _fitting(data, name, student, loss, size=SIZE)
     rows, seed = data.draw(st.integers(1, SIZE - 1)), data.draw(st.integers(0, 2**31))

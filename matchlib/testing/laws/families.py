@@ -1,4 +1,4 @@
-"""Laws of families, students and the training of either; T21 of the theory."""
+"""Laws of families, students and the training of either."""
 
 from __future__ import annotations
 
@@ -61,7 +61,10 @@ def _moved(module: torch.nn.Module, loss: torch.Tensor) -> bool:
 
 @law("families", tolerance=0.0, examples=15)
 def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
-    """T21: the student's loss reaches student and critic's input, the critic's loss never the student, nothing the teacher."""
+    """The student's loss reaches student and critic's input, the critic's loss never the student, nothing the teacher.
+
+    Advice: A gradient reaches a module that a step may not train, or misses the one it trains: check for detach in the model's pieces.
+    """
     distillation, prompt, real, generator = setting(data, name)
     student_loss = distillation.student_loss(prompt=prompt, real=real, generator=generator)
     critic_loss = distillation.critic_loss(prompt=prompt, real=real, generator=generator)
@@ -76,7 +79,10 @@ def turns_change_only_their_own_module(name: str, data: st.DataObject) -> float:
 
 @law("families", tolerance=0.0, examples=15)
 def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> float:
-    """T21: the student's loss does not depend on the real data."""
+    """The student's loss does not depend on the real data.
+
+    Advice: The student's loss must not read the real data: check `student_loss` and the coupling of generated points.
+    """
     distillation, prompt, real, _ = setting(data, name)
     values = [
         distillation.student_loss(prompt=prompt, real=replace(real, data=other), generator=torch.Generator().manual_seed(0))
@@ -87,7 +93,10 @@ def real_points_give_the_student_no_gradient(name: str, data: st.DataObject) -> 
 
 @law("families", tolerance=0.0, examples=15)
 def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
-    """Teacher, student and critic losses are finite, in float64, for any event shape and for a batch of one."""
+    """Teacher, student and critic losses are finite, in float64, for any event shape and for a batch of one.
+
+    Advice: A loss is not finite or changes its type: keep `times` away from singular ends, and cast no tensor to float32.
+    """
     distillation, prompt, real, generator = setting(data, name)
     model, field = distillation.teacher.model, distillation.critic
     parts = [
@@ -100,7 +109,10 @@ def losses_are_finite_for_any_batch(name: str, data: st.DataObject) -> float:
 
 @law("families", tolerance=0.0, examples=5)
 def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float:
-    """Generated and real points lie in the interval that a distillation is given, and in the teacher's own if it is given none."""
+    """Generated and real points lie in the interval that a distillation is given, and in the teacher's own if it is given none.
+
+    Advice: Draw times by `TimeDistribution.sample` only, within the interval that the model states.
+    """
     given, prompt, real, generator = setting(data, name, size=5)
     outside = 0
     for times in (TimeDistribution(0.4, 0.41), None):
@@ -114,14 +126,20 @@ def a_distillation_has_times_of_its_own(name: str, data: st.DataObject) -> float
 
 @law("families", tolerance=0.0, examples=2)
 def models_survive_their_description(name: str, data: st.DataObject) -> float:
-    """A model described by names and fields, and built again, is the same model."""
+    """A model described by names and fields, and built again, is the same model.
+
+    Advice: Every piece of the model must be a registered frozen dataclass whose fields are plain numbers, strings or tuples.
+    """
     model = families[name]().model(paired=data.draw(st.booleans()))
     return float(model_of(describe_model(model)) != model)
 
 
 @law("students", tolerance=0.0, examples=15)
 def students_answer_in_the_shape_of_data(name: str, data: st.DataObject) -> float:
-    """A student maps sources to finite data of the same shape, the same for the same seed, with a gradient to its weights."""
+    """A student maps sources to finite data of the same shape, the same for the same seed, with a gradient to its weights.
+
+    Advice: Return finite data in the shape of `source`, drawn from the `generator`, with a graph to the weights; set `nfe`.
+    """
     distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
     first, second = (distillation.generate(prompt, generator=torch.Generator().manual_seed(seed)).data for _ in range(2))
@@ -140,7 +158,10 @@ class _Silent(TorchFunctionMode):
 
 @law("students", tolerance=1e-12, examples=15)
 def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -> float:
-    """Sources are mapped one by one: with the same noise, a student's answer to a batch is that to its parts."""
+    """Sources are mapped one by one: with the same noise, a student's answer to a batch is that to its parts.
+
+    Advice: Map each source alone: no batch norm, and no number that depends on the size of the batch.
+    """
     distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name, size=4)
     model, student, generator = distillation.model, distillation.student.eval(), torch.Generator()
     assert prompt.source is not None
@@ -152,7 +173,10 @@ def a_sample_does_not_depend_on_its_neighbours(name: str, data: st.DataObject) -
 
 @law("students", tolerance=0.0, examples=15)
 def students_listen_to_labels(name: str, data: st.DataObject) -> float:
-    """Another label gives another sample from the same source and the same noise."""
+    """Another label gives another sample from the same source and the same noise.
+
+    Advice: Pass `condition.label` on to the field in every evaluation.
+    """
     distillation, prompt, _, _ = setting(data, data.draw(st.sampled_from(list(families))), name)
     seed = data.draw(st.integers(0, 2**31))
     other = replace(prompt, label=(prompt.label + 1) % CLASSES)

@@ -1,4 +1,4 @@
-"""Laws of whole distillations, by Monte Carlo through the library's own losses; T7, T9, T17 and T18 of the theory."""
+"""Laws of whole distillations, by Monte Carlo through the library's own losses."""
 
 from __future__ import annotations
 
@@ -96,7 +96,10 @@ def _errors(found: list[Tensor], exact: Tensor) -> float:
 
 @law("families", tolerance=6.0, examples=5)
 def the_best_critic_has_the_value(name: str, data: st.DataObject) -> float:
-    """T7, T17: the library's critic loss at the best critic is minus the value by quadrature, labels and all, within 6 standard errors."""
+    """The library's critic loss at the best critic is minus the value by quadrature, labels and all, within 6 standard errors.
+
+    Advice: The critic's loss through sampled points differs from its integral: check coupling, weight and labels of the family's model.
+    """
     given = data.draw(settings(name))
     distillation, generator = given.distillation(), data.draw(generators())
     with torch.no_grad():
@@ -108,7 +111,10 @@ def the_best_critic_has_the_value(name: str, data: st.DataObject) -> float:
 
 @law("families", tolerance=6.0, examples=5)
 def student_gradients_are_those_of_the_value(name: str, data: st.DataObject) -> float:
-    """T9: at the best critic the gradient of the library's student loss, through state and target, is the gradient of the value."""
+    """At the best critic the gradient of the library's student loss, through state and target, is the gradient of the value.
+
+    Advice: The gradient through state or target is cut or doubled: no detach in coupling, interpolant, objective or loss.
+    """
     given = data.draw(settings(name))
     distillation, generator = given.distillation(), data.draw(generators())
     parameters = [given.student.shift, given.student.stretch]
@@ -124,7 +130,10 @@ def student_gradients_are_those_of_the_value(name: str, data: st.DataObject) -> 
 
 @law("families", tolerance=5.0, examples=5)
 def joined_sources_are_fresh(name: str, data: st.DataObject) -> float:
-    """T18: the source that joins a sample is the one it was made from if the coupling keeps pairs, and independent of it if not."""
+    """The source that joins a sample is the one it was made from if the coupling keeps pairs, and independent of it if not.
+
+    Advice: The source that joins a sample is not what `coupling.paired` declares: set `paired` truthfully, and draw anew otherwise.
+    """
     given = data.draw(settings(name))
     distillation, generator = given.distillation(), data.draw(generators())
     prompt, other = given.batches(generator)
@@ -148,7 +157,10 @@ def joined_sources_are_fresh(name: str, data: st.DataObject) -> float:
 
 @law("families", tolerance=0.0, examples=5)
 def labels_matter(name: str, data: st.DataObject) -> float:
-    """T17: a student with its two classes swapped has the right law without labels (value 0) and the wrong one given them."""
+    """A student with its two classes swapped has the right law without labels (value 0) and the wrong one given them.
+
+    Advice: The label does not reach the field: return it from the coupling's `pair`, with its own sample.
+    """
     model = families[name]().model(paired=data.draw(st.booleans()))
     one = data.draw(mixtures(model.coupling, components=1))
     gap = data.draw(st.floats(0.5, 2))
@@ -177,7 +189,10 @@ class _First(nn.Module):
 
 @law("families", tolerance=0.0, examples=2)
 def a_guided_teacher_leaves_a_positive_optimum(name: str, data: st.DataObject) -> float:
-    """T17: guidance with w > 1 minimises no matching loss: the least value over Gaussian students stays positive; with w = 1 it is 0."""
+    """Guidance with w > 1 minimises no matching loss: the least value over Gaussian students stays positive; with w = 1 it is 0.
+
+    Advice: Guidance changes nothing, or the exact teacher leaves a positive value: check how the model reads missing labels.
+    """
     model = families[name]().model(paired=False)
     time, w = data.draw(moderate_times(model)), data.draw(st.floats(2, 4))
     real = _classes(*(replace(Mixture.normal(mean, 0.55), weights=torch.full((1, 1), 0.5, dtype=torch.float64)) for mean in (1.0, -1.5)))

@@ -28,7 +28,10 @@ def several(name: str) -> bool:
 
 @law("objectives", tolerance=1e-9, where=several)
 def the_loss_of_heads_is_their_sum(name: str, data: st.DataObject) -> float:
-    """The loss of a field with several heads is the sum of the losses of its heads, each on its own at the same points."""
+    """The loss of a field with several heads is the sum of the losses of its heads, each on its own at the same points.
+
+    Advice: `heads` must list one objective for each row that is predicted, in the order of the field's answer.
+    """
     model = data.draw(joint_models(name))
     batch, seed = batch_for(4, (2,), data.draw(generators())), data.draw(st.integers(0, 2**31))
     law_ = data.draw(mixtures(model.coupling, dimension=2))
@@ -41,7 +44,10 @@ def the_loss_of_heads_is_their_sum(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-7, examples=40, where=several)
 def heads_together_are_read_exactly(name: str, data: st.DataObject) -> float:
-    """T14, T16: whatever exact heads determine together is read exactly, as velocity and score from the split of a two-sided path."""
+    """Whatever exact heads determine together is read exactly, as velocity and score from the split of a two-sided path.
+
+    Advice: A head's row is not what it predicts: check the rows of `heads` one by one.
+    """
     model = data.draw(joint_models(name))
     assume(exactly_known(model))
     wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other) and not seen(model, other)]))
@@ -67,7 +73,10 @@ class _Named(torch.nn.Module):
 
 @law("objectives", tolerance=1e-8, examples=15, where=several)
 def heads_are_distilled_alone_or_together(name: str, data: st.DataObject) -> float:
-    """A loss in the space of one head is the distillation of that head alone; in the space of all, it is the sum over heads."""
+    """A loss in the space of one head is the distillation of that head alone; in the space of all, it is the sum over heads.
+
+    Advice: `heads` must be registered objectives of one row each, so that a loss can name one of them by `space`.
+    """
     model = data.draw(joint_models(name))
     assume(exactly_known(model))
     teacher, critic = (data.draw(mixtures(model.coupling)) for _ in range(2))

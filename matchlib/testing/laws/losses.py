@@ -1,4 +1,4 @@
-"""Laws of distillation losses; T1 to T5 of the theory."""
+"""Laws of distillation losses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def _plain(name: str) -> DistillationLoss:
 
 @law("losses", tolerance=1e-10)
 def per_sample_identity(name: str, data: st.DataObject) -> float:
-    """T1: |f* - c|^2 - |f - c|^2 = -|d|^2 + 2 <d, c - f*>, sample by sample; every loss is made of such squares."""
+    """|f* - c|^2 - |f - c|^2 = -|d|^2 + 2 <d, c - f*>, sample by sample; every loss is made of such squares.
+
+    Advice: Return one number for each sample, shape (b,), and build the loss from `Predictions.quadratic`.
+    """
     x = _contrast(data)
     squares = float(x.weight) * (square_norm(x.teacher - x.target) - square_norm(x.critic - x.target))
     shape_is_kept = losses[name]().student_loss(x).shape == (len(x.critic),)
@@ -53,7 +56,10 @@ def per_sample_identity(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-12)
 def value_is_zero_where_critic_is_teacher(name: str, data: st.DataObject) -> float:
-    """At f = f* both losses vanish, for any target."""
+    """At f = f* both losses vanish, for any target.
+
+    Advice: Where critic and teacher agree both losses must be 0: every term needs a factor critic - teacher.
+    """
     x, y = _two(data)
     x, y = replace(x, critic=x.teacher), replace(y, critic=y.teacher)
     loss = losses[name]()
@@ -69,7 +75,10 @@ def _critic_gradient(loss: DistillationLoss, x: Predictions, y: Predictions | No
 
 @law("losses", tolerance=1e-10)
 def teacher_is_stationary_on_its_own_law(name: str, data: st.DataObject) -> float:
-    """T5: at q = p and an exact teacher, f = f* is stationary; E[c] = f* is made exact by targets in antithetic pairs."""
+    """At q = p and an exact teacher, f = f* is stationary; E[c] = f* is made exact by targets in antithetic pairs.
+
+    Advice: The critic's linear terms do not cancel on real data: the coefficients of teacher and target must add up to equal sums.
+    """
     loss = data.draw(realuids()) if name == "realuid" else _plain(name)
     x = _contrast(data)
     mirrored = replace(x, target=2 * x.teacher - x.target)
@@ -79,7 +88,10 @@ def teacher_is_stationary_on_its_own_law(name: str, data: st.DataObject) -> floa
 
 @law("losses", tolerance=0.0)
 def critic_has_a_maximum(name: str, data: st.DataObject) -> float:
-    """The critic's loss grows without bound in every direction: its squares have positive total weight."""
+    """The critic's loss grows without bound in every direction: its squares have positive total weight.
+
+    Advice: The coefficients of |critic - teacher|^2, generated plus real, must be positive, or the critic runs away.
+    """
     loss = _plain(name)
     x, y = _two(data)
     far = [replace(z, critic=z.teacher + 1e6 * (z.critic - z.teacher)) for z in (x, y)]
@@ -88,7 +100,10 @@ def critic_has_a_maximum(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=0.0)
 def real_points_are_used_as_declared(name: str, data: st.DataObject) -> float:
-    """``uses_real`` is true exactly if real points change the critic's loss."""
+    """``uses_real`` is true exactly if real points change the critic's loss.
+
+    Advice: `uses_real` must be True exactly if `critic_loss` reads `real`.
+    """
     loss = losses[name]()
     x, y = _two(data)
     changes = bool((loss.critic_loss(x, y) != loss.critic_loss(x, None)).any())
@@ -97,7 +112,10 @@ def real_points_are_used_as_declared(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-10)
 def weight_power_is_per_sample(name: str, data: st.DataObject) -> float:
-    """The per-sample weight multiplies the student's loss only: positive, constant in the gradient, absent from the critic's."""
+    """The per-sample weight multiplies the student's loss only: positive, constant in the gradient, absent from the critic's.
+
+    Advice: Multiply the student's loss, and only it, by `Predictions.sample_weight(self.weight_power)`, which has no gradient.
+    """
     if not hasattr(losses[name](), "weight_power"):
         return 0.0
     off, on = (replace(losses[name](), weight_power=power) for power in (0.0, 1.0))  # type: ignore[type-var]
@@ -112,7 +130,7 @@ def weight_power_is_per_sample(name: str, data: st.DataObject) -> float:
 
 
 def _regression(loss: RealUID, x: Predictions, y: Predictions) -> torch.Tensor:
-    """T4: the critic's loss as a weighted regression, targets (beta c + (gamma - alpha) f*)/gamma and its real counterpart."""
+    """The critic's loss as a weighted regression, targets (beta c + (gamma - alpha) f*)/gamma and its real counterpart."""
     alpha, beta, gamma = loss.alpha, loss.beta, loss.alpha if loss.gamma is None else loss.gamma
     left = (beta * x.target + (gamma - alpha) * x.teacher) / gamma
     right = ((1 - beta) * y.target + (alpha - gamma) * y.teacher) / (1 - gamma)
@@ -121,7 +139,10 @@ def _regression(loss: RealUID, x: Predictions, y: Predictions) -> torch.Tensor:
 
 @law("losses", tolerance=1e-9, examples=60, where=lambda name: name == "realuid")
 def realuid_is_a_regression(name: str, data: st.DataObject) -> float:
-    """T2, T4: between two critics, RealUID's critic loss differs as its regression form does (gamma = alpha included)."""
+    """Between two critics, RealUID's critic loss differs as its regression form does (gamma = alpha included).
+
+    Advice: The critic's loss is not the regression that its coefficients stand for: check `generated` and `real`.
+    """
     loss = data.draw(realuids())
     x, y = _two(data)
     other = [replace(z, critic=torch.randn(3, 2, dtype=torch.float64, generator=data.draw(generators()))) for z in (x, y)]
@@ -132,7 +153,10 @@ def realuid_is_a_regression(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-9, examples=60, where=lambda name: name in ("realuid", "uid", "ibmd", "fgm", "sid"))
 def reductions(name: str, data: st.DataObject) -> float:
-    """T3: RealUID(1, 1) = UID; SiD(1/2) = UID/2; FGM = UID - |d|^2 (its L2), so that L1 + L2 = UID; IBMD = UID in its space."""
+    """RealUID(1, 1) = UID; SiD(1/2) = UID/2; FGM = UID - |d|^2 (its L2), so that L1 + L2 = UID; IBMD = UID in its space.
+
+    Advice: The loss is not what its paper says: check the coefficients of `student`, `generated` and `real`.
+    """
     x = _contrast(data)
     uid = x.quadratic(1, 1, 1)
     d2 = x.weight * square_norm(x.critic - x.teacher)
@@ -145,7 +169,10 @@ def reductions(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=0.0, where=lambda name: name == "realuid")
 def gamma_matters(name: str, data: st.DataObject) -> float:
-    """T4: changing gamma changes both losses."""
+    """Changing gamma changes both losses.
+
+    Advice: gamma must enter `generated` and `real`: as the coefficient of |d|^2, and as 1 - gamma.
+    """
     one, two = (RealUID(0.9, 0.9, gamma, weight_power=0.0) for gamma in (0.3, 0.6))
     x, y = _two(data)
     student = (one.student_loss(x) != two.student_loss(x)).all()
@@ -155,7 +182,10 @@ def gamma_matters(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-4, where=lambda name: name == "realuid")
 def limits_are_continuous(name: str, data: st.DataObject) -> float:
-    """T2, T19: alpha -> 1 gives UID; alpha = beta -> infinity, divided by alpha^2 with d = alpha e, gives the limit."""
+    """Alpha -> 1 gives UID; alpha = beta -> infinity, divided by alpha^2 with d = alpha e, gives the limit.
+
+    Advice: A limit (alpha to 1, or to infinity) is not the case that stands for it: check the branches for 1 and inf.
+    """
     x, y = _two(data)
     near_one = RealUID(1 - 1e-9, 1 - 1e-9, weight_power=0.0)
     gap = (near_one.critic_loss(x, y) - RealUID(weight_power=0.0).critic_loss(x, y)).abs().max()
@@ -169,7 +199,10 @@ def limits_are_continuous(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-9, examples=40, where=lambda name: name == "realuid")
 def rescaling_only_changes_the_unit(name: str, data: st.DataObject) -> float:
-    """For a critic f* + e the rescaled losses are those of f* + alpha e over alpha^2, for every alpha, beta and gamma."""
+    """For a critic f* + e the rescaled losses are those of f* + alpha e over alpha^2, for every alpha, beta and gamma.
+
+    Advice: `rescaled` must divide alpha and beta, on generated and real points, by alpha: nothing else.
+    """
     loss = data.draw(realuids())
     x, y = _two(data)
     far = [replace(z, critic=z.teacher + loss.alpha * (z.critic - z.teacher)) for z in (x, y)]
@@ -181,7 +214,10 @@ def rescaling_only_changes_the_unit(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-9, examples=40, where=lambda name: name == "realuid")
 def a_ramp_runs_from_the_teacher_to_the_loss(name: str, data: st.DataObject) -> float:
-    """1 / alpha goes from 1 to its value, halfway at half of the ramp, and stays there; beta / alpha and gamma never move."""
+    """1 / alpha goes from 1 to its value, halfway at half of the ramp, and stays there; beta / alpha and gamma never move.
+
+    Advice: `at(progress)` must move 1/alpha linearly from 1 to its value, beta/alpha and gamma fixed.
+    """
     end = data.draw(st.sampled_from([1.5, 4.0, math.inf]))
     loss = RealUID(end, end, 0.5, rescaled=True, ramp=data.draw(st.floats(0.1, 1.0)), weight_power=0.0)
     x, y = _two(data)

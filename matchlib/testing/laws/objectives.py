@@ -35,7 +35,10 @@ def _gap(left: torch.Tensor, right: torch.Tensor) -> float:
 
 @law("objectives", tolerance=1e-7, examples=30, where=is_row)
 def conversions_are_exact(name: str, data: st.DataObject) -> float:
-    """T14: an exact field read as another prediction is the exact field of that prediction (theory: one linear solve modulo relations)."""
+    """An exact field read as another prediction is the exact field of that prediction (theory: one linear solve modulo relations).
+
+    Advice: `row` is not what a field of this objective predicts, or divides by a coefficient that vanishes: check `row`.
+    """
     model = data.draw(models(objective=name))
     assume(exactly_known(model))
     wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other) and not seen(model, other)]))
@@ -48,7 +51,10 @@ def conversions_are_exact(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-9, where=is_row)
 def reading_as_itself_changes_nothing(name: str, data: st.DataObject) -> float:
-    """T14: the conversion of a prediction to itself is the identity."""
+    """The conversion of a prediction to itself is the identity.
+
+    Advice: `row` gives different numbers when it is asked twice: it must depend on model and coefficients only.
+    """
     model = data.draw(models(objective=name))
     generator, t = data.draw(generators()), data.draw(times_in(model))
     field, state, source = torch.randn(3, len(t), 2, dtype=torch.float64, generator=generator)
@@ -58,9 +64,11 @@ def reading_as_itself_changes_nothing(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-5, examples=30, where=is_row)
 def conversions_invert_and_compose(name: str, data: st.DataObject) -> float:
-    """T14: where p determines q and q determines r, reading p as q as r is reading p as r; with r = p, it is p.
+    """Where p determines q and q determines r, reading p as q as r is reading p as r; with r = p, it is p.
 
     For predictions that the field does not see anyway: of those any value is a possible one.
+
+    Advice: `row` is singular, or nearly, somewhere inside (0, 1): choose a scale that neither vanishes nor explodes.
     """
     model = data.draw(models(objective=name))
     unseen = [other for other in objectives if readable(model, other) and not seen(model, other)]
@@ -78,7 +86,10 @@ def conversions_invert_and_compose(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-9, examples=40, where=is_row)
 def conversions_hold_on_latents(name: str, data: st.DataObject) -> float:
-    """T14: as rows, wanted = sum of coefficients times (predicted, known), up to the relations of the model."""
+    """As rows, wanted = sum of coefficients times (predicted, known), up to the relations of the model.
+
+    Advice: `row` mixes the latents otherwise than its definition: check the order (data, source, noise) and the signs.
+    """
     model = data.draw(models(objective=name))
     wanted = data.draw(st.sampled_from([other for other in objectives if readable(model, other)]))
     t = data.draw(times_in(model))
@@ -97,7 +108,10 @@ def conversions_hold_on_latents(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=5.0, examples=10, where=is_row)
 def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
-    """The error of the exact field is uncorrelated with 1 and with the state, within 5 standard errors: it is the regression of the row."""
+    """The error of the exact field is uncorrelated with 1 and with the state, within 5 standard errors: it is the regression of the row.
+
+    Advice: The loss does not regress `row`: `row` must be linear in the latents, with coefficients of the time alone.
+    """
     model = data.draw(models(objective=name))
     assume(exactly_known(model))
     given = data.draw(mixtures(model.coupling))
@@ -112,7 +126,10 @@ def the_exact_field_minimises_the_loss(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=0.0, examples=40, where=is_row)
 def weights_are_positive(name: str, data: st.DataObject) -> float:
-    """lambda(t) > 0 and finite."""
+    """lambda(t) > 0 and finite.
+
+    Advice: `weight` must be finite and positive for every t inside the interval: clamp it, or leave it at 1.
+    """
     model = data.draw(models(objective=name))
     weight = torch.as_tensor(model.weight(model.interpolant.coefficients(data.draw(times_in(model)))))
     return float(not (torch.isfinite(weight).all() and (weight > 0).all()))
@@ -120,7 +137,10 @@ def weights_are_positive(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=5.0, examples=10, where=is_row)
 def preconditioning_has_unit_variance(name: str, data: st.DataObject) -> float:
-    """Karras et al. 2022: a preconditioned network's input and target have variance one, within 5 standard errors."""
+    """Karras et al. 2022: a preconditioned network's input and target have variance one, within 5 standard errors.
+
+    Advice: `row` grows or vanishes faster than float64 can follow: scale it so that its size is of order one.
+    """
     model = data.draw(models(objective=name))
     assume(exactly_known(model))
     given = data.draw(mixtures(model.coupling, components=1))
@@ -142,6 +162,8 @@ def scores_are_gradients(name: str, data: st.DataObject) -> float:
     """The score is the gradient of the logarithm of the state's density, and epsilon is minus the score times sqrt(b^2 + c^2).
 
     With a source that the field sees, of the density given the source (Vincent 2011).
+
+    Advice: `row` of the score must be -(b source + c noise)/(b^2 + c^2) for an unseen Gaussian source, else -noise/c; epsilon is scaled.
     """
     model = data.draw(models(objective=name).filter(exactly_known))
     given = data.draw(mixtures(model.coupling, dimension=2))
@@ -158,7 +180,10 @@ def scores_are_gradients(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-7, examples=20, where=is_row)
 def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
-    """T11: for alpha = beta another space multiplies the loss by A(t)^2, A the conversion's coefficient, whatever the teacher."""
+    """For alpha = beta another space multiplies the loss by A(t)^2, A the conversion's coefficient, whatever the teacher.
+
+    Advice: `row` or `weight` depends on more than the time, so a loss in this space has another optimum: use coefficients of t only.
+    """
     world = data.draw(worlds(space=name))
     model = world.model
     others = [other for other in objectives if readable(model, other) and not seen(model, other)]
@@ -175,7 +200,10 @@ def the_space_only_weighs_the_time(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-7, examples=25, where=is_row)
 def translation_is_felt_as_the_theory_says(name: str, data: st.DataObject) -> float:
-    """T12: moving all data leaves the value as it is if alpha = beta or if the row has no part of the data, and changes it otherwise."""
+    """Moving all data leaves the value as it is if alpha = beta or if the row has no part of the data, and changes it otherwise.
+
+    Advice: The coefficient of the data in `row` is wrong: it must be zero exactly where the prediction does not move with the data.
+    """
     world = data.draw(worlds(space=name, wrong_teacher=False))
     alpha, by = data.draw(st.floats(0.5, 2)), data.draw(st.floats(0.5, 2))
     beta = data.draw(st.sampled_from([alpha, alpha + 0.3]))
@@ -191,9 +219,11 @@ def translation_is_felt_as_the_theory_says(name: str, data: st.DataObject) -> fl
 
 @law("objectives", tolerance=1e-6, examples=10, where=lambda name: name == "score")
 def dmd_is_a_difference_of_scores(name: str, data: st.DataObject) -> float:
-    """T20: the slope of KL(alpha q + (1 - alpha) p || p) in the student's mean is alpha E_q[a (score of the mixture - score of p)].
+    """The slope of KL(alpha q + (1 - alpha) p || p) in the student's mean is alpha E_q[a (score of the mixture - score of p)].
 
     Yin et al., "One-step Diffusion with Distribution Matching Distillation", 2023, https://arxiv.org/abs/2311.18828; real data mixed in.
+
+    Advice: The row of the score has a wrong sign or scale: see `scores_are_gradients` first.
     """
     world = data.draw(worlds(space=name, gaussian=True, wrong_teacher=False))
     alpha = data.draw(st.floats(0.2, 1))
@@ -212,7 +242,10 @@ def dmd_is_a_difference_of_scores(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-7, examples=15, where=is_row)
 def losses_curve_by_their_weight(name: str, data: st.DataObject) -> float:
-    """The second difference of a model's loss, its field moved by a constant to either side, is 2 weight(t) times the constant's square."""
+    """The second difference of a model's loss, its field moved by a constant to either side, is 2 weight(t) times the constant's square.
+
+    Advice: The loss is not `weight` times the squared error: return lambda(t) from `weight`, one number for each time.
+    """
     model = data.draw(models(objective=name).filter(exactly_known))
     t, by, seed = data.draw(st.floats(0.2, 0.8)), data.draw(st.floats(0.5, 2)), data.draw(st.integers(0, 2**31))
     model = replace(model, times=TimeDistribution(t * (1 - 1e-12), t))
@@ -228,7 +261,10 @@ def losses_curve_by_their_weight(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-4, examples=15, where=lambda name: name == "drift")
 def drifts_are_limits_of_transitions(name: str, data: st.DataObject) -> float:
-    """The drift is the mean rate at which the prior process, run backwards from the state and knowing the data, moves in a short time."""
+    """The drift is the mean rate at which the prior process, run backwards from the state and knowing the data, moves in a short time.
+
+    Advice: The row of the drift is not that of the prior process: check f and g^2 against `prior`.
+    """
     model = data.draw(models(objective=name))
     assert isinstance(model.interpolant, PriorInterpolant)
     t, h = torch.tensor([data.draw(st.floats(0.2, 0.8))], dtype=torch.float64), 1e-6
@@ -241,7 +277,10 @@ def drifts_are_limits_of_transitions(name: str, data: st.DataObject) -> float:
 
 @law("objectives", tolerance=1e-9, examples=15, where=lambda name: name == "prior-score")
 def prior_scores_are_gradients(name: str, data: st.DataObject) -> float:
-    """The target of inverse bridge matching is the gradient of log N(state; alpha data, var) in the state, alpha and var of the prior."""
+    """The target of inverse bridge matching is the gradient of log N(state; alpha data, var) in the state, alpha and var of the prior.
+
+    Advice: The row must be -(state - alpha data)/var with alpha and var of `prior` itself, not of the pinned bridge.
+    """
     model = data.draw(models(objective=name))
     assert isinstance(model.interpolant, PriorInterpolant)
     t = torch.tensor([data.draw(st.floats(0.2, 0.8))], dtype=torch.float64)

@@ -25,7 +25,10 @@ from matchlib.testing.strategies import generators, moderate_times_of
 
 @law("samplers", tolerance=0.0, examples=4)
 def evaluations_are_counted(name: str, data: st.DataObject) -> float:
-    """``nfe`` is the number of times the field was asked, and n steps ask at least n times."""
+    """``nfe`` is the number of times the field was asked, and n steps ask at least n times.
+
+    Advice: Evaluate the field by `Sampling.read` or `denoise` only, at least once a step; whatever bypasses them is not counted.
+    """
     model = families["bridge"]().model(paired=False)
     model = replace(model, times=TimeDistribution(0.01, 0.99))
     sampler = samplers[name]()
@@ -69,7 +72,10 @@ def _exact_moments(sampler: Sampler, of: SampledField, rows: int) -> torch.Tenso
 
 @law("samplers", tolerance=0.08, examples=4)
 def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
-    """From an exact field the samples have the mean and standard deviation of the data (four times the default steps), every family."""
+    """From an exact field the samples have the mean and standard deviation of the data (four times the default steps), every family.
+
+    Advice: With an exact field the samples have other moments than the data: check the sign of time, the drift and the noise of `step`.
+    """
     plugin = families[data.draw(st.sampled_from(list(families)))]()
     model = plugin.model(paired=False)
     if model.interpolant.noisy:  # a stochastic path's velocity is singular at its ends
@@ -82,8 +88,8 @@ def exact_fields_carry_source_to_data(name: str, data: st.DataObject) -> float:
     mean, std = data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2))
     given = Mixture.normal(mean, std)
     of = SampledField(GaussianField(model, given), model, given.moments())
-    sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var, attr-defined]
-    found = _exact_moments(sampler, of, 2 * sampler.steps + 4)  # type: ignore[attr-defined]
+    sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var]
+    found = _exact_moments(sampler, of, 2 * sampler.steps + 4)
     return max((found[0] - mean).abs().item(), (found[1].sqrt() / std - 1).abs().item())
 
 
@@ -101,13 +107,16 @@ def _takes_two_heads(name: str) -> bool:
 
 @law("samplers", tolerance=0.08, examples=3, where=_takes_two_heads)
 def two_heads_carry_any_source_to_data(name: str, data: st.DataObject) -> float:
-    """T16: on a two-sided path the split into path velocity and noise carries the sources' moments to those of the data."""
+    """On a two-sided path the split into path velocity and noise carries the sources' moments to those of the data.
+
+    Advice: With two heads the samples have other moments than the data: read velocity and score by `reads`, not a head by position.
+    """
     model, sampler = _two_sided(data.draw(st.floats(0.3, 1.0))), samplers[name]()
     mean, std = data.draw(st.floats(-0.5, 0.5)), data.draw(st.floats(0.6, 1.2))
     given = Mixture.normal(mean, std, correlation=data.draw(st.floats(-0.8, 0.8)))
     of = SampledField(GaussianField(model, given), model, given.moments())
-    sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var, attr-defined]
-    found = _exact_moments(sampler, of, 2 * sampler.steps + 4)  # type: ignore[attr-defined]
+    sampler = replace(sampler, steps=4 * sampler.steps)  # type: ignore[type-var]
+    found = _exact_moments(sampler, of, 2 * sampler.steps + 4)
     return max((found[0] - mean).abs().item(), (found[1].sqrt() / std - 1).abs().item())
 
 
@@ -127,12 +136,15 @@ def _accepted(name: str) -> MatchingModel:
 
 @law("samplers", tolerance=0.25, examples=2, where=lambda name: samplers[name]().order is not None)
 def measured_order_is_the_declared_order(name: str, data: st.DataObject) -> float:
-    """Halving the step divides what the step changes in the samples' mean and variance by 2 to the declared order (32, 64, 128 steps)."""
+    """Halving the step divides what the step changes in the samples' mean and variance by 2 to the declared order (32, 64, 128 steps).
+
+    Advice: `order` is not the order that is measured: state the measured one, or correct `step`.
+    """
     model = _accepted(name)
     given = Mixture.normal(data.draw(st.floats(0.5, 1)), data.draw(st.floats(0.4, 0.8)))
     of = SampledField(GaussianField(model, given), model, given.moments())
     runs = [replace(samplers[name](), steps=n) for n in (32, 64, 128)]  # type: ignore[type-var]
-    coarse, middle, fine = (_exact_moments(run, of, 2 * run.steps + 4) for run in runs)  # type: ignore[attr-defined]
+    coarse, middle, fine = (_exact_moments(run, of, 2 * run.steps + 4) for run in runs)
     order = ((coarse - middle).norm() / (middle - fine).norm()).log2().item()
     declared = samplers[name]().order
     assert declared is not None

@@ -1,4 +1,4 @@
-"""Laws of distillation losses in the Gaussian world; T6 to T13, T19 and T20 of the theory, each by quadrature of the library's own loss.
+"""Laws of distillation losses in the Gaussian world, each by quadrature of the library's own loss.
 
 Notation: p and q are the laws of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the teacher,
 N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p with a loss's weights (g, a, b) and (g', a', b').
@@ -48,7 +48,10 @@ def _relative(left: Tensor, right: Tensor) -> float:
 
 @law("losses", tolerance=1e-8, examples=25, where=_bilinear)
 def the_best_critic_is_stationary(name: str, data: st.DataObject) -> float:
-    """T7: what the critic maximises has no slope at f~ + N/m, for any real and generated law and any teacher."""
+    """What the critic maximises has no slope at f~ + N/m, for any real and generated law and any teacher.
+
+    Advice: The critic's gradient does not vanish at its optimum: check the signs of `generated` and `real`.
+    """
     loss = _loss(name, data)
     world = data.draw(worlds(space=loss.space))
     critics = [x.detach().requires_grad_(True) for x in (world.best(loss)(*world.point), world.teacher_prediction)]
@@ -58,7 +61,10 @@ def the_best_critic_is_stationary(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-7, examples=25, where=_bilinear)
 def other_critics_gain_less(name: str, data: st.DataObject) -> float:
-    """T7: the maximum is the integral of |N|^2/m, and a critic that is off by delta misses it by the integral of m |delta|^2."""
+    """The maximum is the integral of |N|^2/m, and a critic that is off by delta misses it by the integral of m |delta|^2.
+
+    Advice: The critic's gain is not quadratic with its maximum at the best critic: check the factor 2 of the linear terms.
+    """
     loss = _loss(name, data)
     world = data.draw(worlds(space=loss.space))
     best = world.best(loss)(*world.point)
@@ -71,7 +77,10 @@ def other_critics_gain_less(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
 def data_free_gains_are_lower_bounds(name: str, data: st.DataObject) -> float:
-    """T6: without real data a critic f gains D - E_q|f - f_q|^2, with D = E_q|f_p - f_q|^2 in closed form."""
+    """Without real data a critic f gains D - E_q|f - f_q|^2, with D = E_q|f_p - f_q|^2 in closed form.
+
+    Advice: Without real data the critic's gain must be the teacher's excess loss: coefficients (1, 1, 1) for `generated`.
+    """
     loss = _loss(name, data)
     if name == "realuid":
         loss = RealUID(weight_power=0.0)
@@ -83,7 +92,10 @@ def data_free_gains_are_lower_bounds(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=0.0, examples=25, where=_bilinear)
 def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> float:
-    """T8: with an exact teacher and an unseen Gaussian source the maximum over critics is 0 if q = p, and positive if q is another law."""
+    """With an exact teacher and an unseen Gaussian source the maximum over critics is 0 if q = p, and positive if q is another law.
+
+    Advice: The loss is zero for a wrong student, or positive for a right one: check the coefficients of teacher and target.
+    """
     loss = _loss(name, data)
     world = data.draw(worlds(space=loss.space, gaussian=True, wrong_teacher=False))
     same = replace(world, made=world.real)
@@ -92,7 +104,10 @@ def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> f
 
 @law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
 def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
-    """T10: at f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM."""
+    """At f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM.
+
+    Advice: The student's coefficients do not fit the critic's: `student` is (g, a, a), worth 2a - g times the divergence.
+    """
     loss = _loss(name, data)
     loss = RealUID(weight_power=0.0) if name == "realuid" else loss
     if isinstance(loss, SiD):
@@ -106,7 +121,10 @@ def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=1e-7, examples=25, where=lambda name: name == "realuid")
 def a_wrong_teacher_is_felt_at_the_real_law(name: str, data: st.DataObject) -> float:
-    """T13: at q = p the value is E_p|f~ - f_p|^2 for every alpha, beta and gamma: the real law is not a zero if the teacher is wrong."""
+    """At q = p the value is E_p|f~ - f_p|^2 for every alpha, beta and gamma: the real law is not a zero if the teacher is wrong.
+
+    Advice: At the real data the value must be the teacher's mean squared error: check `real`.
+    """
     loss = _loss(name, data)
     world = data.draw(worlds(wrong_teacher=True))
     world = replace(world, made=world.real)
@@ -115,9 +133,11 @@ def a_wrong_teacher_is_felt_at_the_real_law(name: str, data: st.DataObject) -> f
 
 @law("losses", tolerance=0.05, examples=15, where=lambda name: name == "realuid")
 def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
-    """T13: for alpha = beta and a teacher whose law is shifted by a small h, the student's optimum is shifted by h/alpha.
+    """For alpha = beta and a teacher whose law is shifted by a small h, the student's optimum is shifted by h/alpha.
 
     The slope of the value in the student's mean there is compared with that at the real law.
+
+    Advice: alpha = beta must divide the teacher's error by alpha: check `generated` and `real` together.
     """
     alpha, h = data.draw(st.floats(0.3, 8)), 1e-3
     loss = RealUID(alpha, alpha, data.draw(st.floats(0.2, 0.8)), weight_power=0.0)
@@ -136,6 +156,8 @@ def the_optimum_is_a_mixture(name: str, data: st.DataObject) -> float:
 
     So for alpha >= 1 the optimum draws real data with probability 1 - 1/alpha, and else what the teacher would; for alpha < 1 it
     overshoots. The teacher is the exact field of a law, however far that is from the real one.
+
+    Advice: alpha q + (1 - alpha) p must be the teacher's distribution at the optimum: check `generated` and `real` together.
     """
     alpha, gamma = data.draw(st.sampled_from([0.3, 0.7, 1.5, 2.0, 8.0])), data.draw(st.floats(0.1, 0.9))
     loss = RealUID(alpha, alpha, gamma, rescaled=data.draw(st.booleans()), weight_power=0.0)
@@ -152,6 +174,8 @@ def the_optimum_is_a_mixture_in_any_dimension(name: str, data: st.DataObject) ->
     """The mixture again, for events of several numbers and any covariances: the best critic there is the teacher at every state.
 
     At the teacher's own law, which is the optimum for alpha = 1 only, it is not.
+
+    Advice: As `the_optimum_is_a_mixture`, for events of several numbers: sum over event dimensions, never average.
     """
     alpha, gamma = data.draw(st.sampled_from([1.5, 2.0, 8.0])), data.draw(st.floats(0.1, 0.9))
     model, size = data.draw(models().filter(exactly_known)), data.draw(st.integers(2, 4))
@@ -177,7 +201,10 @@ def _moved(law_: Mixture, by: Tensor) -> Mixture:
 
 @law("losses", tolerance=0.0, examples=40, where=lambda name: name == "realuid")
 def settings_outside_the_domain_are_refused(name: str, data: st.DataObject) -> float:
-    """T19: exactly alpha, beta > 0 with gamma in (0, 1), or alpha = beta = gamma = 1, are accepted; elsewhere no maximum exists."""
+    """Exactly alpha, beta > 0 with gamma in (0, 1), or alpha = beta = gamma = 1, are accepted; elsewhere no maximum exists.
+
+    Advice: Refuse, by SettingError, exactly the alpha, beta and gamma for which the critic has no maximum.
+    """
     number = st.sampled_from([-1.0, 0.0, 0.3, 1.0, 1.5, 4.0, math.nan])
     alpha, beta, gamma = data.draw(number), data.draw(number), data.draw(st.one_of(st.none(), number))
     tied = alpha if gamma is None else gamma
@@ -191,7 +218,10 @@ def settings_outside_the_domain_are_refused(name: str, data: st.DataObject) -> f
 
 @law("losses", tolerance=1e-3, examples=15, where=lambda name: name == "realuid")
 def the_normalised_loss_is_worth_the_integral_of_n(name: str, data: st.DataObject) -> float:
-    """T20: with d/|d| in place of d in the linear terms the maximum is 2 times the integral of |N|; any other direction gains less."""
+    """With d/|d| in place of d in the linear terms the maximum is 2 times the integral of |N|; any other direction gains less.
+
+    Advice: The linear terms have a wrong factor: 2 <d, beta target - alpha teacher> on generated points.
+    """
     loss = _loss(name, data)
     world = data.draw(worlds())
     direction = torch.sign(world.best(loss)(*world.point) - world.teacher_prediction)
@@ -210,7 +240,10 @@ def the_normalised_loss_is_worth_the_integral_of_n(name: str, data: st.DataObjec
 
 @law("losses", tolerance=1e-7, examples=15, where=lambda name: name == "uid")
 def uid_is_realuid_at_one(name: str, data: st.DataObject) -> float:
-    """T3, in values: the limit alpha = beta -> 1 of RealUID's value is UID's, at gamma = 1 - 1e-9."""
+    """The limit alpha = beta -> 1 of RealUID's value is UID's, at gamma = 1 - 1e-9.
+
+    Advice: RealUID at alpha = beta = gamma near 1 must be UID: check the limit of `real`.
+    """
     world = data.draw(worlds(components=1, wrong_teacher=False))
     near = RealUID(1.0, 1.0, 1 - 1e-9, weight_power=0.0)
     return _relative(world.value(near), world.value(UID(weight_power=0.0)))
@@ -218,7 +251,10 @@ def uid_is_realuid_at_one(name: str, data: st.DataObject) -> float:
 
 @law("losses", tolerance=0.02, examples=15, where=lambda name: name == "realuid")
 def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> float:
-    """T13: near the real law N/p = beta (f_q - f_p) - (f~ - f_p) + (beta - alpha)(q/p - 1) f_p, to first order."""
+    """Near the real law N/p = beta (f_q - f_p) - (f~ - f_p) + (beta - alpha)(q/p - 1) f_p, to first order.
+
+    Advice: For alpha != beta the linear terms differ from their expansion: check alpha and beta are not swapped.
+    """
     loss, h = data.draw(realuids()), 1e-4
     world = data.draw(worlds(components=1, gaussian=True))
     teacher = GaussianField(world.model, world.real.shifted(data.draw(st.floats(-1, 1)) * h))

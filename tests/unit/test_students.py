@@ -1,4 +1,4 @@
-"""Few-step students."""
+"""Students: one step, a few, and networks of their own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ from matchlib.algebra.model import Moments
 from matchlib.algebra.records import Condition
 from matchlib.errors import SettingError
 from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
+from matchlib.runs.artifact import build_field
 
 FLOW = matchlib.families["flow"]().model(paired=False)
+
+
 EXACT = Mixture.normal(0.7, 0.5)
 
 
@@ -44,7 +48,39 @@ def sample(of: matchlib.Student, n: int = 5, seed: int = 0) -> Tensor:
     return of(source, Condition(), generator=generator)
 
 
-def test_one_step_is_onestep() -> None:
+def teacher_on(shape: tuple[int, ...], family: str = "flow") -> tuple[Teacher, NetworkSpec]:
+    model = matchlib.families[family]().model(paired=False)
+    signature = NetworkSpec(shape, 3)
+    moments = Teacher(nn.Identity(), model).moments
+    return Teacher(build_field({"name": "mlp", "width": 8, "depth": 1}, signature, model, moments), model, moments), signature
+
+
+def test_onestep_begins_as_one_denoising_step_of_its_teacher() -> None:
+    """The untrained student is the teacher's own data prediction at the start: for a flow, source - velocity(source, 1)."""
+    teacher, _ = teacher_on((2,))
+    for weight in teacher.parameters():
+        nn.init.normal_(weight, std=0.3)
+    student = matchlib.students["onestep"](teacher, None, t_start=1.0)
+    source = torch.randn(4, 2)
+    condition = FLOW.condition(source, torch.tensor([0, 1, 2, 0]))
+    expected = source - teacher(source, torch.ones(4), condition)
+    assert torch.allclose(student(source, condition, generator=torch.Generator()), expected, atol=1e-6)
+
+
+def test_student_network_may_be_another_than_the_teachers(tmp_path: Path) -> None:
+    settings = {
+        "student.network": {"name": "mlp", "width": 12, "depth": 2},
+        "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
+        "teacher.training.steps": 3,
+        "evaluation.draws": 1,
+    }
+    made = matchlib.distill(data="moons", steps=4, out=tmp_path / "run", settings=settings)
+    again = matchlib.load(tmp_path / "run")
+    assert torch.equal(made.sample(5, seed=1), again.sample(5, seed=1))
+    assert again.module.field.network.enter.out_features == 12
+
+
+def test_fewstep_of_one_step_is_onestep() -> None:
     few = student(1).eval()
     one = matchlib.students["onestep"](Teacher(Counting(FLOW), FLOW), None, t_start=1.0)
     assert torch.allclose(sample(few), sample(one))
@@ -52,7 +88,7 @@ def test_one_step_is_onestep() -> None:
 
 @pytest.mark.parametrize("family", list(matchlib.families))
 @pytest.mark.parametrize("steps", [2, 4])
-def test_k_steps_are_k_evaluations_down_an_even_grid(family: str, steps: int) -> None:
+def test_fewstep_evaluates_once_a_step_down_an_even_grid(family: str, steps: int) -> None:
     few = student(steps, family).eval()
     x = sample(few)
     assert torch.isfinite(x).all()
@@ -63,7 +99,7 @@ def test_k_steps_are_k_evaluations_down_an_even_grid(family: str, steps: int) ->
     assert torch.allclose(asked, expected)
 
 
-def test_training_asks_for_one_graph_at_a_time_of_its_own_for_each_sample() -> None:
+def test_fewstep_variant_one_has_one_graph_at_a_time_of_its_own_for_each_sample() -> None:
     few = student(4, variant="one").train()
     sample(few, 400)
     *walk, last = few.field.asked
@@ -73,7 +109,7 @@ def test_training_asks_for_one_graph_at_a_time_of_its_own_for_each_sample() -> N
     assert counts.min() > 60
 
 
-def test_the_chain_carries_the_gradient_through_every_step() -> None:
+def test_fewstep_variant_chain_carries_the_gradient_through_every_step() -> None:
     chain = student(4).train()
     (slope,) = torch.autograd.grad(sample(chain, 50).sum(), chain.field.weight)
     assert torch.isfinite(slope)
@@ -86,19 +122,19 @@ def test_the_chain_carries_the_gradient_through_every_step() -> None:
     assert torch.allclose(slope, (values[0] - values[1]) / (2 * h), rtol=1e-5)
 
 
-def test_more_steps_of_an_exact_process_are_nearer_to_the_law() -> None:
+def test_fewstep_with_more_steps_of_an_exact_process_is_nearer_to_the_distribution() -> None:
     """On a diffusion, whose transitions are its posterior, an exact mean gains variance with every step."""
     spread = [sample(student(k, "diffusion-vp").eval(), 4000).std().item() for k in (1, 4, 16)]
     assert spread[0] < spread[1] < spread[2] < 0.55
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 2.5}, {"steps": 2, "variant": "none"}])
-def test_wrong_settings_are_refused(settings: dict) -> None:
+def test_fewstep_refuses_wrong_settings(settings: dict) -> None:
     with pytest.raises(SettingError, match="fewstep"):
         matchlib.students["fewstep"](Teacher(Counting(FLOW), FLOW), None, **settings)
 
 
-def test_a_saved_student_brings_its_own_grid(tmp_path: Path) -> None:
+def test_fewstep_is_saved_with_its_own_grid(tmp_path: Path) -> None:
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "student.steps": 3}
     made = matchlib.distill("flow", "moons", "fewstep", steps=4, out=tmp_path / "run", settings=settings | {"evaluation.draws": 1})
     again = matchlib.load(tmp_path / "run")

@@ -1,0 +1,57 @@
+"""Finished runs: loading, sampling, labels, sources, shapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import matchlib
+from matchlib.data.readers import load_dataset
+from matchlib.errors import SettingError
+
+
+def test_load_gives_a_student_that_samples_the_same(finished: Path) -> None:
+    one, two = matchlib.load(finished), matchlib.load(finished / "student")
+    assert torch.equal(one.sample(7, seed=3), two.sample(7, seed=3))
+    assert one.nfe == 1
+    assert not torch.equal(one.sample(7, seed=3), one.sample(7, seed=4))
+
+
+def test_run_folder_holds_no_pickle(finished: Path) -> None:
+    allowed = {".safetensors", ".json", ".jsonl", ".yaml", ".png"}
+    assert {path.suffix for path in finished.rglob("*") if path.is_file()} <= allowed
+
+
+@pytest.mark.parametrize("labels", [10, -1, [1, 2], 0.5])
+def test_pipeline_refuses_labels_out_of_range(finished: Path, labels: object) -> None:
+    with pytest.raises(SettingError, match="integers from 0 to 9"):
+        matchlib.load(finished).sample(3, labels=labels)
+
+
+def test_pipeline_draws_sources_from_the_held_out_pairs_unless_they_are_given(tmp_path: Path) -> None:
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "evaluation.draws": 1}
+    made = matchlib.distill("bridge", data="digits-restore", steps=2, out=tmp_path / "run", settings=settings)
+    data = load_dataset("digits-restore")
+    sources = data.denormalize(data.held_out.source[:4])
+    drawn = made.sample(4, seed=0, labels=data.held_out.label[:4])
+    assert torch.allclose(made.sample(4, seed=0, labels=data.held_out.label[:4], source=sources), drawn, atol=1e-4)
+    with pytest.raises(SettingError, match="source must have shape"):
+        made.sample(4, source=sources[:3])
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 7), (3, 32, 32), (2, 3, 4, 5)])
+def test_distill_takes_any_event_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", data=rng.standard_normal((40, *shape)))
+    settings = {
+        "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
+        "teacher.training.steps": 2,
+        "trainer.batch_size": 4,
+        "evaluation.draws": 1,
+    }
+    made = matchlib.distill(data=tmp_path / "data.npz", steps=2, out=tmp_path / "run", settings=settings)
+    assert made.sample(1).shape == (1, *shape)
+    assert (tmp_path / "run" / "samples.png").stat().st_size > 1000

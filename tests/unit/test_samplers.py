@@ -1,0 +1,123 @@
+"""Samplers: numbers of evaluations, orders, trajectories, clipping."""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import matchlib
+from matchlib.algebra.records import Condition
+from matchlib.algebra.rows import expand
+from matchlib.errors import SettingError
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.sampler import SampledField, Sampler, Sampling
+from matchlib.plugins.samplers import ADAPTIVE, FIXED, ODE
+
+FLOW = matchlib.families["flow"]().model(paired=False)
+
+
+def exact_flow(law: Mixture, sampler: ODE, source: torch.Tensor) -> tuple[torch.Tensor, int]:
+    result = sampler.sample(SampledField(GaussianField(FLOW, law), FLOW), source, None, generator=torch.Generator())
+    return result.data, result.nfe
+
+
+STAGES = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4}
+
+
+@pytest.mark.parametrize("method", sorted(STAGES))
+def test_ode_evaluates_each_stage_of_each_step(method: str) -> None:
+    _, nfe = exact_flow(Mixture.normal(), ODE(method, steps=7), torch.zeros(1, 1, dtype=torch.float64))
+    assert nfe == 7 * STAGES[method]
+
+
+@pytest.mark.parametrize(("method", "order"), [(m, order) for m, order in FIXED.items() if order])
+def test_ode_has_the_order_that_it_declares(method: str, order: float) -> None:
+    """The exact flow of a Gaussian carries source z to mean + std z: the slope of log error against log step is the order or more."""
+    law, source = Mixture.normal(1.0, 0.3), torch.tensor([[-1.3], [0.2], [2.1]], dtype=torch.float64)
+    errors = [(exact_flow(law, ODE(method, steps=n), source)[0] - (1 + 0.3 * source)).abs().max().item() for n in (32, 128)]
+    assert np.log(errors[0] / errors[1]) / np.log(4) > order - 0.35
+
+
+@pytest.mark.parametrize("method", [*FIXED, *ADAPTIVE])
+def test_ode_integrates_with_every_method_of_torchdiffeq(method: str) -> None:
+    source = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    data, nfe = exact_flow(Mixture.normal(1.0, 0.5), ODE(method, steps=40, rtol=1e-6, atol=1e-6), source)
+    assert torch.allclose(data, 1 + 0.5 * source, atol=0.05)
+    assert nfe > 1
+
+
+class TooLarge(nn.Module):
+    """Exact, but for data that it predicts a thousand times too large."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, state: torch.Tensor, time: torch.Tensor, condition: Condition) -> torch.Tensor:
+        return 1000 * self.field(state, time, condition)
+
+
+@pytest.mark.parametrize("name", ["ancestral", "ddim"])
+def test_sampler_with_clip_denoised_keeps_samples_within_the_limits_of_the_data(name: str) -> None:
+    """A clipped sampler ends inside the limits whatever the field says, one without is carried away, and wide limits change nothing."""
+    model = matchlib.families["diffusion"]().model(paired=False)
+    exact = GaussianField(model, Mixture.normal(0.0, 1.0))
+    source = torch.randn(64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def drawn(field: nn.Module, clip: bool, limits: tuple[float, float]) -> torch.Tensor:
+        sampler = matchlib.samplers.build({"name": name, "steps": 8, "clip_denoised": clip})
+        return sampler.sample(SampledField(field, model, limits=limits), source, None, generator=torch.Generator().manual_seed(1)).data
+
+    assert drawn(TooLarge(exact), True, (-2.0, 2.0)).abs().max() <= 2
+    assert drawn(TooLarge(exact), False, (-2.0, 2.0)).abs().max() > 100
+    assert torch.equal(drawn(exact, True, (-1e3, 1e3)), drawn(exact, False, (-2.0, 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        *product(["flow"], ["ode", "sde", "ddim", "explicit_adams", "dopri5"]),
+        *product(["diffusion-vp"], ["ode", "sde", "ddim", "explicit_adams", "ancestral"]),
+    ],
+)
+def test_trajectory_runs_from_the_start_to_the_sample(family: str, name: str) -> None:
+    """Times fall from ``t_max``; the last state, at time 0 where the model stops short of it, is what ``sample`` returns, bit for bit."""
+    spec = {"name": name} if name in matchlib.samplers else {"name": "ode", "method": name}
+    sampler, model = matchlib.samplers.build(spec | {"steps": 6}), matchlib.families[family]().model(paired=False)
+    source = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    of = SampledField(GaussianField(model, Mixture.normal(0.3, 0.6, dimension=2)), model)
+    times, states = zip(*sampler.trajectory(of, source, None, generator=torch.Generator().manual_seed(1)), strict=True)
+    assert len(times) == 7 + (model.times.t_min > 0) - (name == "ancestral")
+    assert times[0] == model.times.t_max and times[-1] == 0
+    assert all(now > then for now, then in pairwise(times))
+    samples = sampler.sample(of, source, None, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(states[-1], samples.data)
+
+
+class Stretch(Sampler):
+    """A sampler as a stranger writes it: Euler steps of the velocity."""
+
+    steps = 50
+
+    def reads(self, model: matchlib.MatchingModel) -> tuple[matchlib.Objective, ...]:
+        return (matchlib.objectives.velocity(),)
+
+    def step(self, sampling: Sampling, state: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        (velocity,) = sampling.read(state, t)
+        return state + expand(s - t, state) * velocity
+
+
+def test_sampler_needs_reads_and_step_alone() -> None:
+    source = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    data, nfe = exact_flow(Mixture.normal(1.0, 0.5), Stretch(), source)
+    assert torch.allclose(data, 1 + 0.5 * source, atol=0.05)
+    assert nfe == 50
+
+
+def test_sampler_refuses_steps_below_one() -> None:
+    with pytest.raises(SettingError, match="steps must be at least 1, got 0"):
+        ODE(steps=0)
