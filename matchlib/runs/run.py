@@ -19,11 +19,11 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ArtifactError, SettingError
-from matchlib.evaluation.features import cache_folder
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
+from matchlib.io import cache_folder
 from matchlib.registry import families, losses, metrics, samplers
 from matchlib.runs.artifact import ArtifactConfig, dataset_of, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Distilled, device_of, distillation_of, prepared, student_steps, teacher_steps

@@ -15,10 +15,8 @@ from torch import nn
 import matchlib
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
-from matchlib.data.dataset import Dataset, split
 from matchlib.data.readers import load_dataset
-from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
-from matchlib.evaluation.features import extractor
+from matchlib.errors import ArtifactError, IncompatibleError, SettingError
 from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import reference_of, scores
@@ -169,64 +167,6 @@ def test_the_unet_works_at_32_by_32_by_3_and_on_odd_sides() -> None:
         matchlib.networks["unet"](NetworkSpec((5,)))
 
 
-# -- data --------------------------------------------------------------------------------------------------------------
-
-
-def test_splits_are_fixed_disjoint_and_never_empty() -> None:
-    for n in (4, 5, 1797):
-        train, held = split(n)
-        assert sorted([*train.tolist(), *held.tolist()]) == list(range(n))
-        assert len(train) and len(held)
-        assert torch.equal(split(n)[1], held)
-
-
-def test_npz_and_folders_are_read(tmp_path: Path) -> None:
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "a.npz", data=rng.integers(0, 255, (20, 3, 4), dtype=np.uint8), labels=np.arange(20) % 4)
-    assert load_dataset(str(tmp_path / "a.npz")).classes == 4
-    for i in range(8):
-        folder = tmp_path / "images" / f"class{i % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (6, 5, 3), dtype=np.uint8)).save(folder / f"{i}.png")
-    images = load_dataset(str(tmp_path / "images"))
-    assert images.shape == (3, 6, 5)
-    assert images.classes == 2
-
-
-def test_data_units_come_back() -> None:
-    x = np.random.default_rng(0).normal(5, 3, (100, 2))
-    dataset = Dataset.from_arrays("x", x, held_out=np.arange(20))
-    back = dataset.denormalize(dataset.held_out.data).numpy()
-    assert np.allclose(back, x[:20], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({"data": np.full((9, 2), np.nan)}, "NaN"),
-        ({"data": np.ones((9, 2))}, "constant"),
-        ({"data": np.arange(9.0)}, "shape"),
-        ({"data": np.random.rand(9, 2), "labels": -np.ones(9, int)}, "labels"),
-        ({"data": np.random.rand(9, 2), "labels": np.ones(8, int)}, "8 labels"),
-        ({"data": np.random.rand(9, 2), "source": np.random.rand(9, 3)}, "'source'"),
-        ({"data": np.random.rand(3, 2)}, "n >= 4"),
-        ({"data": np.array([["a", "b"]] * 9)}, "numbers"),
-    ],
-)
-def test_unusable_arrays_are_refused_by_name(tmp_path: Path, arrays: dict, message: str) -> None:
-    np.savez(tmp_path / "bad.npz", **arrays)
-    with pytest.raises(DataError, match=message):
-        load_dataset(str(tmp_path / "bad.npz"))
-
-
-def test_pickles_are_not_loaded(tmp_path: Path) -> None:
-    np.savez(tmp_path / "bad.npz", data=np.array([{"a": 1}] * 9, dtype=object))
-    with pytest.raises(DataError, match="plain arrays"):
-        load_dataset(str(tmp_path / "bad.npz"))
-
-
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
@@ -287,22 +227,6 @@ def test_manifold_metrics_at_their_extremes() -> None:
         same.update(x + 1e-9)
         assert far.compute() == 0.0
         assert same.compute() >= 0.99
-
-
-@pytest.mark.parametrize("labels", [True, False])
-def test_no_feature_outweighs_the_others(labels: bool, tmp_path: Path) -> None:
-    """No digit lies dozens of deviations out in any feature, so a unit that hardly ever fires is not blown up."""
-    digits = load_dataset("digits")
-    x, y = digits.train.data.flatten(1).numpy(), digits.train.label.numpy()
-    assert np.abs(extractor(x, y if labels else None, cache=tmp_path)(x)).max() < 10
-
-
-def test_features_are_deterministic_and_cached(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
-    first = extractor(x, None, cache=tmp_path / "a")(x)
-    assert np.array_equal(first, extractor(x, None, cache=tmp_path / "b")(x))
-    assert np.array_equal(first, extractor(x, None, cache=tmp_path / "a")(x))
-    assert len(list((tmp_path / "a").iterdir())) == 1
 
 
 def test_held_out_digits_score_better_than_noise() -> None:
