@@ -50,6 +50,7 @@ class Teacher(nn.Module):
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
         self.model, self.moments, self.guidance, self.units = model, moments, guidance, units
         self.defaults = defaults
+        self.origin: dict[str, Any] | None = None  # how an adapter makes the field again; None if only Python knows
 
     @classmethod
     def from_callable(
