@@ -26,6 +26,7 @@ __all__ = [
     "CopiedWeights",
     "cache_folder",
     "copy_fitting",
+    "lock",
     "read_checkpoint",
     "read_json",
     "read_tensors",
@@ -33,7 +34,7 @@ __all__ = [
     "read_yaml",
     "remove_partial",
     "select",
-    "shapes",
+    "tensor_shapes",
     "write_atomically",
     "write_json",
     "write_tensors",
@@ -41,7 +42,10 @@ __all__ = [
 ]
 
 PARTIAL = ".partial-"  # what the names of files that are being written begin with
+LOCK = ".lock"
 CHECKSUM = "blake2b"  # key of the checksum in the metadata of safetensors
+
+_locks: dict[Path, int] = {}  # folders that this process has locked, and the open files that hold the locks
 
 
 def cache_folder() -> Path:
@@ -88,6 +92,40 @@ def remove_partial(folder: Path) -> None:
             file.unlink(missing_ok=True)
     except OSError:
         return  # they only take space
+
+
+def lock(folder: Path) -> None:
+    """Keeps other processes out of a folder until this one ends, and removes what killed ones were writing there.
+
+    Raises:
+        ArtifactError: another process works in the folder, or it cannot be written.
+    """
+    if folder.resolve() in _locks:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written: {_reason(error)}") from error
+    try:
+        _take(file)
+    except OSError as error:
+        os.close(file)
+        raise ArtifactError(f"another process works in {folder}: wait for it, or choose another --out") from error
+    _locks[folder.resolve()] = file
+    remove_partial(folder)
+
+
+def _take(file: int) -> None:
+    """Locks an open file, without waiting; the system releases it when the process ends, however it ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -208,14 +246,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, note
 
 
-def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, torch.Size]:
     """Returns the shapes of a safetensors file's tensors, from its header alone.
 
     Raises:
         ArtifactError: the file is missing or damaged.
     """
     with _reading(path), safe_open(path, framework="pt") as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 # -- weights of others ------------------------------------------------------------------------------------------------------

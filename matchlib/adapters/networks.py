@@ -42,7 +42,9 @@ def _of_unet(unet: Any) -> Description:
         "learn_sigma": unet.out_channels == 2 * unet.in_channels,
         "class_cond": unet.num_classes is not None,
         **({} if unet.num_classes is None else {"num_classes": unet.num_classes}),
-        "attention_resolutions": ",".join(str(unet.image_size // step) for step in unet.attention_resolutions),
+        "attention_resolutions": ",".join(
+            str(unet.image_size // step if step else 2 * unet.image_size) for step in unet.attention_resolutions
+        ),
         "use_scale_shift_norm": any(part.use_scale_shift_norm for part in residual),
         "resblock_updown": any(part.updown for part in residual),
         "use_fp16": unet.dtype == torch.float16,
@@ -93,9 +95,9 @@ def build(description: Mapping[str, Any]) -> nn.Module:
         MatchlibError: its package is not installed.
     """
     name, config = description.get("import"), description.get("config")
-    if name not in CLASSES or not isinstance(config, Mapping):
+    if not isinstance(name, str) or name not in CLASSES or not isinstance(config, Mapping):
         raise ArtifactError(f"a network is made without --trust only of the classes {', '.join(CLASSES)} and a config, got {name!r}")
-    module, _, attribute = str(name).partition(":")
+    module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except ImportError as error:

@@ -63,7 +63,7 @@ def rebuild(origin: Mapping[str, Any], *, trust: bool) -> Teacher:
         MatchlibError: a package is not installed.
     """
     adapter, network, settings = (origin.get(key) for key in ("adapter", "network", "settings"))
-    if adapter not in (*adapters.PREFIXES, PYTHON):
+    if not isinstance(adapter, str) or adapter not in (*adapters.PREFIXES, PYTHON):
         raise ArtifactError(f"the adapter of a teacher is one of {', '.join(adapters.PREFIXES)}, got {adapter!r}")
     if isinstance(network, Mapping):
         make: Callable[..., Teacher] = getattr(adapters, "of_unet" if adapter == "diffusers" else adapter)
@@ -95,10 +95,12 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
     if name not in names:
         raise UnknownNameError(f"{file} defines no {name!r}{nearest(name, [key for key in names if not key.startswith('_')])}")
     value = names[name]
-    if not isinstance(value, kind) and callable(value):
+    if callable(value) and not isinstance(value, nn.Module):
         value = _run(_without_arguments(value, spec, wanted), f"{name}() of {file}")
     if not isinstance(value, kind):
-        raise SettingError(f"{spec} must be {wanted}, or a function without arguments that returns one, got {value!r}"[:400])
+        prefixes = ", ".join(f"{prefix}:{spec}" for prefix in adapters.PREFIXES[1:])
+        hint = f"; a network alone is opened as one of {prefixes}" if isinstance(value, nn.Module) else ""
+        raise SettingError(f"{spec} must be {wanted}, or a function without arguments that returns one, got {type(value).__name__}{hint}")
     return value, {"path": str(path.absolute()), "name": name, "digest": _digest(path)}
 
 
