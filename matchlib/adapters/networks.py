@@ -34,6 +34,7 @@ def _of_unet(unet: Any) -> Description:
     parts = list(unet.modules())
     attention = [part for part in parts if type(part).__name__ == "AttentionBlock"]
     residual = [part for part in parts if type(part).__name__ == "ResBlock"]
+    size = unet.image_size
     same = ("num_res_blocks", "num_heads", "num_head_channels", "num_heads_upsample", "dropout", "use_checkpoint")
     return {
         "dim": [unet.in_channels, unet.image_size, unet.image_size],
@@ -42,9 +43,7 @@ def _of_unet(unet: Any) -> Description:
         "learn_sigma": unet.out_channels == 2 * unet.in_channels,
         "class_cond": unet.num_classes is not None,
         **({} if unet.num_classes is None else {"num_classes": unet.num_classes}),
-        "attention_resolutions": ",".join(
-            str(unet.image_size // step if step else 2 * unet.image_size) for step in unet.attention_resolutions
-        ),
+        "attention_resolutions": ",".join(str(size // step if step else 2 * size) for step in unet.attention_resolutions),
         "use_scale_shift_norm": any(part.use_scale_shift_norm for part in residual),
         "resblock_updown": any(part.updown for part in residual),
         "use_fp16": unet.dtype == torch.float16,

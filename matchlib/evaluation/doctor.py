@@ -18,11 +18,11 @@ from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.data.dataset import Dataset
 from matchlib.errors import IncompatibleError
-from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained
+from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import objectives
 
-__all__ = ["Diagnosis", "examine", "guess_normalization"]
+__all__ = ["Diagnosis", "check_answer", "examine", "guess_normalization"]
 
 GRID = 33  # times that a noise schedule is looked for at
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
