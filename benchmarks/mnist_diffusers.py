@@ -21,7 +21,7 @@ from record import CACHE, RESULTS, save
 from torch.nn import functional
 
 import matchlib
-from matchlib.adapters.diffusers import diffusers
+from matchlib.adapters import diffusers
 from matchlib.io import read_json
 from matchlib.runs.run import Hooks
 

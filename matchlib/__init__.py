@@ -90,10 +90,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adapters":
+        return importlib.import_module("matchlib.adapters")
     if name not in _HOMES:
         raise AttributeError(f"module 'matchlib' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "adapters"})

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read without running code; and the cache folder."""
+"""Files: written whole or not at all, read without running code, and the folder for caches."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import math
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,55 +24,118 @@ from matchlib.errors import ArtifactError, nearest
 
 __all__ = [
     "CopiedWeights",
+    "cache_folder",
     "copy_fitting",
+    "lock",
     "read_checkpoint",
     "read_json",
     "read_tensors",
+    "read_text",
+    "read_yaml",
+    "remove_partial",
     "select",
+    "tensor_shapes",
     "write_atomically",
     "write_json",
     "write_tensors",
     "write_text",
 ]
 
+PARTIAL = ".partial-"  # what the names of files that are being written begin with
+LOCK = ".lock"
+CHECKSUM = "blake2b"  # key of the checksum in the metadata of safetensors
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets ``write`` fill a temporary file beside ``path``, flushes it to disk and moves it into place.
+_locks: dict[Path, int] = {}  # folders that this process has locked, and the open files that hold the locks
+
+
+def cache_folder() -> Path:
+    """Returns the user's cache folder of this library: ``$XDG_CACHE_HOME/matchlib`` where that is set to an absolute path."""
+    from platformdirs import user_cache_dir  # imported here: a saved model is loaded without it
+
+    folder = Path(user_cache_dir("matchlib", appauthor=False))
+    return folder if folder.is_absolute() else Path.home() / ".cache" / "matchlib"
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` fill a new file of the same folder, flushes it to disk and moves it to ``path``.
+
+    A link at ``path`` is replaced, never followed. What a killed process leaves is removed by ``remove_partial``.
 
     Raises:
-        CardError: the folder cannot be written, or the disk is full; ``path`` is as it was.
+        ArtifactError: the folder cannot be written, or the disk is full; ``path`` is as it was.
     """
-    temporary = None
+    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
         os.close(handle)
-        temporary = Path(name)
-        write(temporary)
-        with temporary.open("rb") as file:
+        partial = Path(name)
+        write(partial)
+        with partial.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        partial.chmod(0o644)
+        partial.replace(path)
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} cannot be written: {error}") from error
+        raise ArtifactError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object atomically; NaN becomes null and infinities strings, so that every reader can read it."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
-    write_text(path, text)
+def remove_partial(folder: Path) -> None:
+    """Removes what killed processes left of files that they were writing into ``folder``; nobody may be writing there now."""
+    try:
+        for file in folder.glob(f"{PARTIAL}*"):
+            file.unlink(missing_ok=True)
+    except OSError:
+        return  # they only take space
+
+
+def lock(folder: Path) -> None:
+    """Keeps other processes out of a folder until this one ends, and removes what killed ones were writing there.
+
+    Raises:
+        ArtifactError: another process works in the folder, or it cannot be written.
+    """
+    if folder.resolve() in _locks:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    except OSError as error:
+        raise ArtifactError(f"{folder} cannot be written: {_reason(error)}") from error
+    try:
+        _take(file)
+    except OSError as error:
+        os.close(file)
+        raise ArtifactError(f"another process works in {folder}: wait for it, or choose another --out") from error
+    _locks[folder.resolve()] = file
+    remove_partial(folder)
+
+
+def _take(file: int) -> None:
+    """Locks an open file, without waiting; the system releases it when the process ends, however it ends."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes text as UTF-8, atomically."""
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
 
-    write_atomically(path, write)
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object atomically; NaN becomes null and infinities strings, so that every reader can read it."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -83,47 +148,11 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
-
-    Raises:
-        CardError: it is missing or damaged.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is not a JSON object")
-    return value
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> None:
     """Writes tensors as safetensors, atomically, with a note of strings and a checksum of all of it."""
     whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
     note = dict(note or {})
-    write_atomically(path, lambda temporary: save_file(whole, temporary, {**note, CHECKSUM: _checksum(whole, note)}))
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads tensors and their note.
-
-    Raises:
-        CardError: the file is missing or damaged, or its checksum, if it has one, is another.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            note = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"{path} is missing or damaged: {error}") from error
-    told = note.pop(CHECKSUM, None)
-    if told is not None and told != _checksum(tensors, note):
-        raise ArtifactError(f"{path} is damaged: its checksum is wrong")
-    return tensors, note
-
-
-CHECKSUM = "blake2b"
+    write_atomically(path, lambda partial: save_file(whole, partial, {**note, CHECKSUM: _checksum(whole, note)}))
 
 
 def _checksum(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
@@ -136,9 +165,103 @@ def _checksum(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+# -- reading ----------------------------------------------------------------------------------------------------------------
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of what an error says."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return next(iter(text.splitlines()), "") or type(error).__name__
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever reading a file raises into one line."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} cannot be read: it is not text in UTF-8") from error
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        raise ArtifactError(f"{path} cannot be read: {_reason(error)}") from error
+
+
+def read_text(path: Path) -> str:
+    """Reads text in UTF-8.
+
+    Raises:
+        ArtifactError: it is missing, a folder, or no text.
+    """
+    with _reading(path):
+        return path.read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    with _reading(path):
+        return _mapping(path, json.loads(read_text(path)), "a JSON object")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML mapping of plain values; an empty file is an empty mapping.
+
+    Raises:
+        ArtifactError: it is missing, damaged, or something else.
+    """
+    import yaml
+
+    text = read_text(path)
+    with _reading(path):
+        try:
+            tree = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ArtifactError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    return _mapping(path, {} if tree is None else tree, "a YAML mapping")
+
+
+def _mapping(path: Path, value: Any, wanted: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ArtifactError(f"{path} must hold {wanted} whose keys are text, got {type(value).__name__}")
+    return value
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads tensors and their note.
+
+    Raises:
+        ArtifactError: the file is missing or damaged, or its checksum, if it has one, is another.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = file.metadata() or {}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ArtifactError(f"{path} is missing or damaged: {_reason(error)}") from error
+    checksum = note.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, note):
+        raise ArtifactError(f"{path} is damaged: its checksum is wrong")
+    return tensors, note
+
+
+def tensor_shapes(path: Path) -> dict[str, torch.Size]:
+    """Returns the shapes of a safetensors file's tensors, from its header alone.
+
+    Raises:
+        ArtifactError: the file is missing or damaged.
+    """
+    with _reading(path), safe_open(path, framework="pt") as file:
+        return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+# -- weights of others ------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class CopiedWeights:
-    """What became of a copy of weights.
+    """Outcome of a copy of weights.
 
     Args:
         copied: names that were filled.
@@ -163,74 +286,65 @@ class CopiedWeights:
 @torch.no_grad()
 def copy_fitting(module: nn.Module, tensors: Mapping[str, Tensor]) -> CopiedWeights:
     """Copies the tensors whose name and shape fit into a module, and says what did not."""
-    own = module.state_dict()
-    fits = [name for name, there in own.items() if name in tensors and tensors[name].shape == there.shape]
-    for name in fits:
-        own[name].copy_(tensors[name])
-    filled, total = (sum(own[name].numel() for name in names) for names in (fits, own))
-    missing, unused = (tuple(name for name in names if name not in fits) for names in (own, tensors))
-    return CopiedWeights(tuple(fits), missing, unused, filled / max(total, 1))
+    state = module.state_dict()
+    fitting = [name for name, x in state.items() if name in tensors and tensors[name].shape == x.shape]
+    for name in fitting:
+        state[name].copy_(tensors[name])
+    filled, total = (sum(state[name].numel() for name in names) for names in (fitting, state))
+    missing, unused = (tuple(name for name in names if name not in fitting) for names in (state, tensors))
+    return CopiedWeights(tuple(fitting), missing, unused, filled / max(total, 1))
 
 
 def read_checkpoint(path: str | Path, entry: str = "") -> dict[str, Tensor]:
     """Reads named tensors of a checkpoint: safetensors, or a file of ``torch.save`` with ``weights_only=True``.
 
     Args:
-        entry: keys to the tensors with dots between, such as ``ema_models.0.9999``; empty for the top.
+        entry: keys to the tensors with dots between, such as ``ema_models.0.9999``; empty for the top. Safetensors have no entries.
 
     Raises:
-        CardError: it is missing, cannot be read without running its code, or has no such entry.
+        ArtifactError: it is missing, cannot be read without running its code, or has no such entry.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
+    with _reading(path):
+        pickled = _pickled(path)
+    if not pickled:
+        raise ArtifactError(f"{path} is no checkpoint: neither FILE.safetensors nor written by torch.save")
     try:
         tree = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"there is no checkpoint at {path}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path} cannot be read without running code that it holds; if you trust who wrote it: "
             f"matchlib convert {path} --trust --out {path.with_suffix('.safetensors').name}"
         ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ArtifactError(f"{path} is damaged: {_reason(error)}") from error
     return select(tree, entry, path)
+
+
+def _pickled(path: Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` do: an archive, or a pickle in older versions."""
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80" or zipfile.is_zipfile(path)
 
 
 def select(tree: Any, entry: str, path: Path) -> dict[str, Tensor]:
     """Returns the named tensors at an entry of a tree of mappings; keys may hold dots themselves.
 
     Raises:
-        CardError: there is no such entry, or no tensors in it.
+        ArtifactError: there is no such entry, or no tensors in it.
     """
     rest = entry
     while rest:
-        keys = [key for key in tree if rest == str(key) or rest.startswith(f"{key}.")] if isinstance(tree, Mapping) else []
-        if not keys:
-            there = [str(key) for key in tree] if isinstance(tree, Mapping) else []
-            raise ArtifactError(f"{path} has no entry {entry!r} (there are: {', '.join(there[:12]) or 'none'}){nearest(rest, there)}")
-        key = max(keys, key=lambda x: len(str(x)))
-        tree, rest = tree[key], rest[len(str(key)) + 1 :]
-    found = {str(name): x for name, x in tree.items() if isinstance(x, Tensor)} if isinstance(tree, Mapping) else {}
-    if not found:
+        keys = [str(key) for key in tree] if isinstance(tree, Mapping) else []
+        fitting = [key for key in keys if rest == key or rest.startswith(f"{key}.")]
+        if not fitting:
+            raise ArtifactError(f"{path} has no entry {entry!r} (there are: {', '.join(keys[:12]) or 'none'}){nearest(rest, keys)}")
+        longest = max(fitting, key=len)
+        tree, rest = next(value for key, value in tree.items() if str(key) == longest), rest[len(longest) + 1 :]
+    tensors = {str(name): x for name, x in tree.items() if isinstance(x, Tensor)} if isinstance(tree, Mapping) else {}
+    if not tensors:
         inside = ", ".join(str(key) for key in tree) if isinstance(tree, Mapping) else type(tree).__name__
         raise ArtifactError(f"{path} holds no named tensors at {entry or 'its top'} (there is: {inside[:200]}); choose an entry")
-    return found
-
-
-def cache_folder() -> Path:
-    """STUB."""
-    from matchlib.evaluation.features import cache_folder as found
-
-    return found()
-
-
-def tensor_shapes(path: Path) -> dict[str, torch.Size]:
-    """STUB."""
-    return {k: x.shape for k, x in read_tensors(path)[0].items()}
-
-
-_locks: dict[str, Any] = {}
-
-
-def lock(folder: Path) -> None:
-    """STUB."""
+    return tensors

@@ -1,11 +1,57 @@
-"""Teachers of other packages, a file for each; what a file needs is imported when it is used."""
+"""Teachers of other packages, a function for each: ``matchlib.adapters.torchcfm(network)``.
 
-PREFIXES = ("diffusers", "torchcfm")
+What a package needs is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matchlib.adapters.denoisers import EDMPrecond, edm
+    from matchlib.adapters.flows import flow_matching, realuid, torchcfm
+    from matchlib.adapters.networks import build, describe
+    from matchlib.adapters.origin import open_teacher, rebuild
+    from matchlib.adapters.pipelines import diffusers, of_unet
+
+__all__ = [
+    "PREFIXES",
+    "EDMPrecond",
+    "build",
+    "describe",
+    "diffusers",
+    "edm",
+    "flow_matching",
+    "of_unet",
+    "open_teacher",
+    "realuid",
+    "rebuild",
+    "torchcfm",
+]
+
+PREFIXES = ("diffusers", "torchcfm", "flow_matching", "edm")  # of PREFIX:PATH where a teacher is named
+
+_HOMES = {
+    "EDMPrecond": "denoisers",
+    "build": "networks",
+    "describe": "networks",
+    "diffusers": "pipelines",
+    "edm": "denoisers",
+    "flow_matching": "flows",
+    "of_unet": "pipelines",
+    "open_teacher": "origin",
+    "realuid": "flows",
+    "rebuild": "origin",
+    "torchcfm": "flows",
+}
 
 
-def open_teacher(spec, *, trust):
-    return None
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'matchlib.adapters' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"matchlib.adapters.{_HOMES[name]}"), name)
 
 
-def rebuild(origin, *, trust):
-    raise NotImplementedError
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

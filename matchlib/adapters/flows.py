@@ -14,36 +14,47 @@ from typing import Any
 
 from torch import nn
 
+from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
-from matchlib.errors import ArtifactError
+from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting, read_checkpoint
 from matchlib.registry import couplings, interpolants, objectives
 
 __all__ = ["flow_matching", "realuid", "torchcfm"]
 
+CLASSES = ("label_emb", "class_emb", "class_embedding", "map_label")  # what weights of classes are called
 
-def _towards_data(fn: Callable[..., Any], arguments: Sequence[str], coupling: str, normalization: tuple[float, float] | None) -> Teacher:
+
+def _towards_data(
+    adapter: str, fn: Callable[..., Any], arguments: Sequence[str], coupling: str, normalization: tuple[float, float] | None
+) -> Teacher:
     """``fn`` predicts data - source on ``s data + (1 - s) source``; here t = 1 - s, so the velocity changes its sign."""
     model = MatchingModel(couplings[coupling](), interpolants["linear"](), objectives["velocity"]())
-    return Teacher.from_callable(fn, model, normalization=normalization, arguments=arguments, time=lambda t: 1 - t, output=-1.0)
+    teacher = Teacher.from_callable(fn, model, normalization=normalization, arguments=arguments, time=lambda t: 1 - t, output=-1.0)
+    network = describe(fn)
+    if network is not None:
+        teacher.origin = {"adapter": adapter, "network": network, "settings": {"arguments": list(arguments)}}
+    return teacher
 
 
 def torchcfm(
     network: Callable[..., Any],
     *,
-    arguments: Sequence[str] = ("time", "state"),
+    arguments: Sequence[str] | None = None,
     coupling: str = "independent",
     normalization: tuple[float, float] | None = None,
 ) -> Teacher:
     """Returns the teacher of a network trained with torchcfm's matchers at ``sigma = 0``.
 
     Args:
-        network: called as ``network(t, x)``; with ``arguments=("time", "state", "label")`` as ``network(t, x, y)``.
+        network: called as ``network(t, x)``, or as ``network(t, x, y)`` where it has ``num_classes``, unless ``arguments`` differ.
+        arguments: names of what ``network`` takes by position, as for ``Teacher.from_callable``.
         coupling: ``minibatch-ot`` for the exact optimal-transport matcher.
         normalization: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
-    return _towards_data(network, arguments, coupling, normalization)
+    labelled = ("label",) if getattr(network, "num_classes", None) else ()
+    return _towards_data("torchcfm", network, arguments or ("time", "state", *labelled), coupling, normalization)
 
 
 def flow_matching(
@@ -54,7 +65,7 @@ def flow_matching(
     normalization: tuple[float, float] | None = None,
 ) -> Teacher:
     """Returns the teacher of a velocity model of flow_matching on its ``CondOTScheduler`` path; arguments as for ``torchcfm``."""
-    return _towards_data(model, arguments, coupling, normalization)
+    return _towards_data("flow_matching", model, arguments, coupling, normalization)
 
 
 def realuid(
@@ -62,7 +73,7 @@ def realuid(
     network: nn.Module,
     *,
     entry: str = "ema_models.0.9999",
-    arguments: Sequence[str] = ("time", "state"),
+    arguments: Sequence[str] | None = None,
     normalization: tuple[float, float] | None = (127.5, 127.5),
 ) -> Teacher:
     """Returns the teacher of a checkpoint in the layout of the RealUID release.
@@ -74,9 +85,21 @@ def realuid(
         entry: ``net_model``, or ``ema_models.DECAY``.
 
     Raises:
-        CardError: the file cannot be read safely, has no such entry, or leaves a part of the network without weights.
+        ArtifactError: the file cannot be read safely, has no such entry, or leaves a part of the network without weights.
+        IncompatibleError: the checkpoint has classes, and the network has none.
     """
-    fit = copy_fitting(network, read_checkpoint(path, entry))
+    tensors, kind = read_checkpoint(path, entry), type(network).__name__
+    fit, state = copy_fitting(network, tensors), network.state_dict()
+    classes = [name for name in fit.unused if name not in state and name.startswith(CLASSES)]
+    if classes:
+        raise IncompatibleError(
+            f"{path} was trained with classes ({classes[0]}, {tuple(tensors[classes[0]].shape)}) and {kind} has none; "
+            "make the network with them (torchcfm: class_cond=True, num_classes=...)"
+        )
+    other = [name for name in fit.missing if name in tensors]
+    if other:
+        shapes = f"{tuple(tensors[other[0]].shape)} in the file and {tuple(state[other[0]].shape)} in the network"
+        raise ArtifactError(f"{path} does not fill {kind}: {other[0]} has shape {shapes}; make the network as it was trained")
     if fit.missing:
-        raise ArtifactError(f"{path} does not fill {type(network).__name__}: {fit}")
+        raise ArtifactError(f"{path} does not fill {kind}: {fit}")
     return torchcfm(network, arguments=arguments, normalization=normalization)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ __all__ = ["Dataset", "map_batch", "split"]
 LARGE = 1 << 26  # bytes of a tensor that is worth being made smaller
 CHUNK = 1 << 20  # numbers that are looked at at once
 PAIRED = 4096  # training samples that second moments of pairs are measured on
+FAR = 256.0  # distance from zero, in standard deviations, beyond which float32 keeps too little of the data
+HUGE, TINY = 1e30, 1e-30  # numbers beyond are near the limits of float32
+CLASSES = 1000  # so many classes are accepted of however few samples
 
 
 def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -81,29 +85,30 @@ class Dataset:
         """Checks, splits and normalises arrays.
 
         Args:
-            data: shape ``(n, *event)``, at least 4 samples, finite, not constant.
+            data: shape ``(n, *event)``, numbers of any type, at least 4 samples, finite, not constant. What lies far from zero, compared
+                with its spread, is centred in float64; everything else in float32.
             source: the same shape, paired with ``data``.
-            labels: integers >= 0 of shape ``(n,)``, or floats ``(n, *)``.
+            labels: integers >= 0 of shape ``(n,)``, below n or 1,000; or floats ``(n, *)``, finite.
             held_out: indices of the held-out samples; by default a fixed fifth.
 
         Raises:
             DataError: naming the array and what is wrong with it.
         """
-        x, z = _floats(name, "data", data), None if source is None else _floats(name, "source", source)
+        x, z = _numbers(name, "data", data), None if source is None else _numbers(name, "source", source)
         y, classes = _labels(name, labels, len(x))
         if z is not None and z.shape != x.shape:
             raise DataError(f"{name}: 'source' must have the shape of 'data' {tuple(x.shape)}, got {tuple(z.shape)}")
-        if held_out is None:
-            train_index, held_index = split(len(x))
-        else:
-            held_index = torch.as_tensor(np.asarray(held_out))
-            train_index = torch.as_tensor(np.setdiff1d(np.arange(len(x)), held_out))
-        shift = float(x[train_index].double().mean())
-        scale = float((x[train_index].double() - shift).square().mean().sqrt())
-        if not scale > 0:
+        train_index, held_index = split(len(x)) if held_out is None else _chosen(name, held_out, len(x))
+        part = x[train_index].double()
+        low, high = float(part.min()), float(part.max())
+        if low == high:
             raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
+        width = high / 2 - low / 2
+        unit = 1.0 if TINY < width < HUGE else width  # so that squares are numbers
+        shift = float(part.mean())
+        scale = float(((part - shift) / unit).square().mean().sqrt()) * unit
         limits = float(x.min()), float(x.max())
-        both = Batch((x - shift) / scale, None if z is None else (z - shift) / scale, y)
+        both = Batch(((x - shift) / scale).float(), None if z is None else ((z - shift) / scale).float(), y)
         train, held = (map_batch(both, lambda part, i=i: part[i]) for i in (train_index, held_index))  # type: ignore[misc]
         return cls(name, train, held, shift, scale, classes, limits)
 
@@ -171,13 +176,13 @@ class Dataset:
         if (shift, scale) == (self.shift, self.scale):
             return self
 
-        def again(x: Tensor) -> Tensor:
-            return (self.shift - shift + self.scale * x) / scale
+        def converted(x: Tensor) -> Tensor:
+            return ((self.shift - shift + self.scale * self._exact(x)) / scale).float()
 
-        def converted(part: Batch) -> Batch:
-            return Batch(again(part.data), None if part.source is None else again(part.source), part.label)
+        def batch(part: Batch) -> Batch:
+            return Batch(converted(part.data), None if part.source is None else converted(part.source), part.label)
 
-        return replace(self, train=converted(self.train), held_out=converted(self.held_out), shift=shift, scale=scale)
+        return replace(self, train=batch(self.train), held_out=batch(self.held_out), shift=shift, scale=scale)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draws ``size`` training samples with replacement."""
@@ -201,30 +206,69 @@ class Dataset:
         cross = float((pair.data.double() * pair.source.double()).mean())
         return Moments(own, mean_square(pair.source), cross)
 
+    def _exact(self, x: Tensor) -> Tensor:
+        """The numbers in a type that holds them in data units as well."""
+        return x if TINY < self.scale < HUGE and abs(self.shift) < FAR * self.scale else x.double()
+
     def denormalize(self, x: Tensor) -> Tensor:
-        """Returns samples of model units in the units of the data."""
-        return self.shift + self.scale * x
+        """Returns samples of model units in the units of the data; in float64 where float32 would not hold them."""
+        return self.shift + self.scale * self._exact(x)
+
+    def summary(self) -> str:
+        """Returns one line: numbers of samples, shape, range, classes."""
+        labels = (
+            "no labels" if self.train.label is None else "labels that are numbers" if self.classes is None else f"{self.classes} classes"
+        )
+        return (
+            f"{self.name}: {len(self.train.data):,} training and {len(self.held_out.data):,} held-out "
+            f"{'pairs' if self.paired else 'samples'} of shape {self.shape}, values {self.limits[0]:.6g} to {self.limits[1]:.6g}, {labels}"
+        )
 
 
-def _floats(name: str, key: str, array: np.ndarray) -> Tensor:
-    array = np.asarray(array)
+def _numbers(name: str, key: str, array: Any) -> Tensor:
+    """An array as a tensor of the type that it is centred in."""
+    try:
+        array = np.asarray(array.detach().cpu() if isinstance(array, Tensor) else array)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: {key!r} must be an array of numbers, got {type(array).__name__}") from error
     if array.dtype.kind not in "fiub" or array.ndim < 2 or len(array) < 4 or 0 in array.shape:
         raise DataError(f"{name}: {key!r} must be numbers of shape (n, *event) with n >= 4, got {array.dtype} of shape {array.shape}")
-    x = torch.as_tensor(array.astype(np.float32))
-    bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
+    bad = int((~np.isfinite(array)).reshape(len(array), -1).any(1).sum()) if array.dtype.kind == "f" else 0
     if bad:
-        raise DataError(f"{name}: {key!r} has NaN or infinite values in {bad} of {len(x)} samples; remove them")
-    return x
+        raise DataError(f"{name}: {key!r} has NaN or infinite values in {bad} of {len(array)} samples; remove them")
+    return torch.as_tensor(array.astype(np.float32 if _is_near(array) else np.float64))
 
 
-def _labels(name: str, labels: np.ndarray | None, n: int) -> tuple[Tensor | None, int | None]:
+def _is_near(array: np.ndarray) -> bool:
+    """Whether float32 keeps what matters: no value is large, or far from zero compared with the spread."""
+    if array.itemsize == 1:
+        return True
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    return TINY < largest < HUGE and largest < FAR * float(array.std(dtype=np.float64))
+
+
+def _labels(name: str, labels: Any, n: int) -> tuple[Tensor | None, int | None]:
+    """Labels as a tensor, and the number of classes if they are integers."""
     if labels is None:
         return None, None
-    array = np.asarray(labels)
-    if len(array) != n:
-        raise DataError(f"{name}: {n} samples but {len(array)} labels")
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    if array.ndim == 0 or len(array) != n:
+        raise DataError(f"{name}: {n} samples but {len(array) if array.ndim else 'no array of'} labels")
     if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise DataError(f"{name}: 'labels' has NaN or infinite values; remove those samples, or the labels")
         return torch.as_tensor(array.astype(np.float32)), None
     if array.dtype.kind not in "iub" or array.ndim != 1 or array.min() < 0:
         raise DataError(f"{name}: labels must be integers >= 0 of shape (n,) or floats (n, *), got {array.dtype} {array.shape}")
-    return torch.as_tensor(array.astype(np.int64)), int(array.max()) + 1
+    classes = int(array.max()) + 1
+    if classes > max(n, CLASSES):
+        raise DataError(f"{name}: labels go up to {classes - 1} for {n} samples; number the classes from 0, without gaps")
+    return torch.as_tensor(array.astype(np.int64)), classes
+
+
+def _chosen(name: str, held_out: Any, n: int) -> tuple[Tensor, Tensor]:
+    """Training and held-out indices, where the latter are given."""
+    index = np.asarray(held_out)
+    if index.ndim != 1 or index.dtype.kind not in "iu" or not 0 < len(np.unique(index)) < n or index.min() < 0 or index.max() >= n:
+        raise DataError(f"{name}: 'held_out' must be indices from 0 to {n - 1}, some of them, got {index.dtype} of shape {index.shape}")
+    return torch.as_tensor(np.setdiff1d(np.arange(n), index)), torch.as_tensor(index)

@@ -1,60 +1,40 @@
 """Examination of a teacher before anything is trained on it: does it predict what its model says, at the time it says?
 
-Real data are noised at eight times and the teacher is asked for its row. Errors are relative to those of the best multiple of the state, so
-1 means that the teacher knows no more than second moments; a teacher that is right is below. The same answers are then read under other
-conventions, and a mistake is named if another reading fits clearly better than the stated one.
+Real data are noised at eight times and the teacher is asked for its row; a teacher that is right is better than the best multiple of the
+state. The same answers are then read under other conventions, and a mistake is named if another reading fits clearly better than the
+stated one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
-from matchlib.algebra.records import Batch, PathSample
-from matchlib.algebra.rows import Row
 from matchlib.data.dataset import Dataset
-from matchlib.errors import DataError, IncompatibleError
-from matchlib.fields.sampler import SampledField, Sampler
+from matchlib.errors import IncompatibleError
+from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer
 from matchlib.fields.teacher import Teacher
-from matchlib.registry import objectives, samplers
+from matchlib.registry import objectives
 
-__all__ = ["Diagnosis", "Finding", "examine"]
+__all__ = ["Diagnosis", "check_answer", "examine", "guess_normalization"]
 
-SAMPLES, LEVELS = 256, 8
-RATIO = (0.1, 10.0)  # noise to signal between which the levels lie
+GRID = 33  # times that a noise schedule is looked for at
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
 CHOICE = 1.4  # handicap of a reading that chooses the best of many times: a brief training can gain by it, too
-TOLD = 0.97  # labels help if the error with them is below this share of that with others
+HELPFUL = 0.97  # labels help if the error with them is below this share of that with others
 NEAR = 1.1  # readings whose errors are within this factor of the least are as good, and the simplest of them is named
 LINEAR = 0.97  # a teacher whose error is nowhere below this knows no more than a multiple of the state
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One reading of the teacher's answers: what it would mean, what to change, and its relative error at each time."""
-
-    reading: str
-    remedy: str
-    errors: tuple[float, ...]
-
-    @property
-    def error(self) -> float:
-        """Geometric mean over times; infinite where an answer was not finite."""
-        finite = all(math.isfinite(e) for e in self.errors)
-        return math.exp(sum(math.log(max(e, 1e-12)) for e in self.errors) / len(self.errors)) if finite else math.inf
-
-
-@dataclass(frozen=True)
 class Diagnosis:
-    """What an examination found.
+    """Result of an examination.
 
     Args:
         times: asked at, from little noise to much.
@@ -71,228 +51,163 @@ class Diagnosis:
     spread: float | None
 
 
-def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Diagnosis:
+def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> Diagnosis:
     """Examines a teacher on real data.
 
     Args:
         dataset: what it was trained for; held-out samples are used.
         seed: of the noise.
+        on_progress: called with the number of the teacher's evaluations until now, and of all that there can be.
 
     Raises:
         DataError: the model's source is data, and the data set has none.
         IncompatibleError: the teacher answers in another shape.
     """
-    of = _Examination(teacher, dataset.normalized_as(*teacher.normalization) if teacher.normalization else dataset, seed)
-    stated = of.stated
-    if not all(math.isfinite(e) for e in stated.errors):
-        mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
+    most = LEVELS * (len(CLOCKS) + 3 + 5 + GRID)
+    probe = Probe(teacher, as_trained(teacher, dataset), seed, None if on_progress is None else lambda n: on_progress(n, most))
+    stated = Finding("as stated", "", probe.errors(Convention()))
+    spread = probe.spread()
+    if all(math.isfinite(e) for e in stated.errors):
+        mistakes = _wrong_convention(probe, stated) or _useless_labels(probe, stated) or _wrong_spread(probe, spread)
     else:
-        mistakes = of.convention() or of.labels() or of.samples()
-    return Diagnosis(tuple(of.times.tolist()), stated, tuple(mistakes), sum(w.numel() for w in teacher.parameters()), of.spread)
+        mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
+    weights = sum(weight.numel() for weight in teacher.parameters())
+    return Diagnosis(tuple(probe.times.tolist()), stated, tuple(mistakes), weights, spread)
 
 
-class _Examination:
-    """The teacher's answers at fixed points, read in many ways."""
+# -- conventions ------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, teacher: Teacher, dataset: Dataset, seed: int) -> None:
-        self.teacher = Teacher(teacher.field, teacher.model, teacher.moments)  # guidance moves answers away from what is learned
-        self.model, self.seed, self.dataset = teacher.model, seed, dataset
-        if self.model.coupling.reads_source and not dataset.paired:
-            raise DataError(f"the teacher's source is data, but {dataset.name} has none")
-        index = torch.arange(SAMPLES) % len(dataset.held_out.data)
-        held = dataset.held_out
-        self.batch = Batch(*(None if x is None else x[index] for x in (held.data, held.source, held.label)))  # type: ignore[arg-type]
-        self.times = _levels(self.model)
-
-    @cached_property
-    def at(self) -> list[PathSample]:
-        """Points of the batch at each time, always from the same noise."""
-        return [self._point(t.to(self.batch.data.dtype)) for t in self.times]
-
-    def _point(self, t: Tensor) -> PathSample:
-        generator = torch.Generator().manual_seed(self.seed)
-        pair = self.model.coupling.pair(self.batch, generator=generator)
-        return self.model.interpolate(pair, t.expand(len(self.batch.data)), generator=generator)
-
-    @torch.no_grad()
-    def answers(self, points: list[PathSample], clock: Callable[[Tensor], Tensor] = torch.clone) -> list[tuple[Tensor, ...]]:
-        """The teacher's heads at each point, asked at times of another clock."""
-        return [self.model.split(self.teacher(x.state, clock(x.time), x.condition)) for x in points]
-
-    @cached_property
-    def stated(self) -> Finding:
-        heads = self.model.objective.heads
-        given = self.answers(self.at)
-        return Finding("as stated", "", tuple(_joint(heads, self.model, x, answer) for x, answer in zip(self.at, given, strict=True)))
-
-    def convention(self) -> list[str]:
-        """What is wrong with the convention, if another reading of the answers is clearly better than the stated one."""
-        stated, readings = self.stated, list(self.readings())
-        least = min(finding.error for finding in readings)
-        if least < min(BETTER * stated.error, LINEAR):
-            simplest = next(finding for finding in readings if finding.error <= NEAR * least)
-            return [f"{simplest.reading}; {simplest.remedy}"]
-        if min(stated.errors) > LINEAR:
-            return ["the teacher knows no more than a multiple of the state, at any time: its weights were probably not loaded"]
-        return []
-
-    def readings(self) -> Iterator[Finding]:
-        """Every other convention that the answers are tried in."""
-        clocks: tuple[tuple[str, str, Callable[[Tensor], Tensor]], ...] = (
-            ("", "", torch.clone),
-            ("time runs the other way", "give time=lambda t: 1 - t", lambda t: 1 - t),
-            ("time is counted to 1,000", "give time=lambda t: 999 * t", lambda t: 999 * t),
-            ("time is counted to 1,000, the other way", "give time=lambda t: 999 * (1 - t)", lambda t: 999 * (1 - t)),
-            ("time is divided by 1,000 once too often", "leave the factor out of time", lambda t: t / 1000),
-        )
-        for reading, remedy, clock in clocks:
-            answers = self.answers(self.at, clock)
-            for what, change, rows in self._rows():
-                errors = tuple(_error(rows, self.model, x, answer) for x, answer in zip(self.at, answers, strict=True))
-                yield Finding(" and ".join(filter(None, (reading, what))), " and ".join(filter(None, (remedy, change))), errors)
-        yield from self._classes()
-        yield from self._units()
-        yield from self._schedules()
-
-    def _rows(self) -> Iterator[tuple[str, str, Callable[[PathSample], list[Row]]]]:
-        """The stated rows, their negatives, and the same for each other row in the place of a single head."""
-        heads = self.model.objective.heads
-        yield "", "", self._reader(heads, 1.0)
-        yield "its sign is the opposite", "give output=-1", self._reader(heads, -1.0)
-        if len(heads) > 1:
-            return
-        own = objectives.name_of(heads[0])
-        for name, other in _others(self.model):
-            yield f"it predicts {name}, not {own}", f"state the objective {name}", self._reader((other,), 1.0)
-            yield f"it predicts minus {name}, not {own}", f"state the objective {name} and output=-1", self._reader((other,), -1.0)
-
-    def _reader(self, heads: Sequence[Objective], sign: float) -> Callable[[PathSample], list[Row]]:
-        return lambda x: [sign * head.row(self.model, x.coefficients) for head in heads]
-
-    def _units(self) -> Iterator[Finding]:
-        """Data in other units: what the teacher was trained on may not be what the data set is normalised to."""
-        low, high = self.dataset.limits
-        units = {
-            "[-1, 1]": ((low + high) / 2, (high - low) / 2),
-            "[0, 1]": (low, high - low),
-            "the data's own units": (0.0, 1.0),
-            "mean 0 and standard deviation 1": _standard(self.dataset),
-            "mean 0 and standard deviation 1/2": (_standard(self.dataset)[0], 2 * _standard(self.dataset)[1]),
-        }
-        for name, (shift, scale) in units.items():
-            if np.allclose((shift, scale), (self.dataset.shift, self.dataset.scale), rtol=0.02, atol=0.02 * scale):
-                continue
-            other = _Examination(self.teacher, self.dataset.normalized_as(shift, scale), self.seed)
-            yield Finding(f"it was trained on data scaled to {name}", f"give normalization=({shift:.6g}, {scale:.6g})", other.stated.errors)
-
-    def _schedules(self) -> Iterator[Finding]:
-        """The times at which the teacher answers best; those of another noise schedule, if they are others."""
-        t = self.model.times
-        grid = torch.linspace(t.t_min + 0.01 * (t.t_max - t.t_min), t.t_max, 33, dtype=torch.float64)
-        errors = np.array([self._asked_at(float(then)) for then in grid])
-        best = [float(grid[i]) for i in np.nan_to_num(errors, nan=np.inf).argmin(0)]
-        pairs = ", ".join(f"{now:.2f} as {then:.2f}" for now, then in list(zip(self.times.tolist(), best, strict=True))[1::3])
-        reading = f"its noise schedule is another: it answers best at other times ({pairs})"
-        yield Finding(reading, "state its own interpolant", tuple(CHOICE * errors.min(0)))
-
-    def _asked_at(self, then: float) -> list[float]:
-        """The errors of answers to every point at one and the same time."""
-
-        def clock(now: Tensor) -> Tensor:
-            return torch.full_like(now, then)
-
-        pairs = zip(self.at, self.answers(self.at, clock), strict=True)
-        return [_joint(self.model.objective.heads, self.model, x, answer) for x, answer in pairs]
-
-    @cached_property
-    def spread(self) -> float | None:
-        """Standard deviation of samples of 20 Euler steps, relative to the data's; None where the ODE cannot be solved from the field."""
-        euler: Sampler = samplers.build({"name": "ode", "method": "euler", "steps": 20})
-        try:
-            euler.check(self.model)
-        except IncompatibleError:
-            return None
-        generator = torch.Generator().manual_seed(self.seed)
-        source = self.model.coupling.source(self.batch, generator=generator)
-        of = SampledField(self.teacher, self.model, self.teacher.moments)
-        with torch.no_grad():
-            made = euler.sample(of, source, self.batch.label, generator=generator).data
-        return float(made.std() / self.batch.data.std())
-
-    def samples(self) -> list[str]:
-        """Whether 20 Euler steps end at about the size of the data, for a model whose samples do not hang on their source alone."""
-        if self.spread is None or not self.model.gaussian or 0.5 < self.spread < 2:
-            return []
-        return [f"samples of 20 Euler steps have {self.spread:.3g} times the data's standard deviation: times or moments may be wrong"]
-
-    def _classes(self) -> Iterator[Finding]:
-        """Labels that are counted from another number."""
-        label = self.batch.label
-        if label is None or label.is_floating_point():
-            return
-        for by, what in ((1, "k + 1"), (-1, "k - 1")):
-            errors = self._told((label + by) % int(label.max() + 1))
-            yield Finding(f"labels are off by one: class k answers to the label {what}", "renumber them", errors)
-
-    def _told(self, label: Tensor) -> tuple[float, ...]:
-        """The errors of answers to every point with other labels."""
-        points = [replace(x, condition=replace(x.condition, label=label)) for x in self.at]
-        pairs = zip(points, self.answers(points), strict=True)
-        return tuple(_joint(self.model.objective.heads, self.model, x, answer) for x, answer in pairs)
-
-    def labels(self) -> list[str]:
-        """Whether labels help."""
-        label = self.batch.label
-        if label is None or self.stated.error < TOLD * Finding("", "", self._told(label.flip(0))).error:
-            return []
-        return ["labels make no difference: the teacher ignores them, or they are not those that it was trained with"]
+CLOCKS: tuple[Convention, ...] = (
+    Convention(),
+    Convention("time runs the other way", "give time=lambda t: 1 - t", lambda t: 1 - t),
+    Convention("time is counted to 1,000", "give time=lambda t: 999 * t", lambda t: 999 * t),
+    Convention("time is counted to 1,000, the other way", "give time=lambda t: 999 * (1 - t)", lambda t: 999 * (1 - t)),
+    Convention("time is divided by 1,000 once too often", "leave the factor out of time", lambda t: t / 1000),
+)
 
 
-def _levels(model: MatchingModel) -> Tensor:
-    """Eight times of the model's interval at which noise and signal are of comparable size, float64."""
-    at = model.probe(1025)
-    ratio = (torch.as_tensor(at.variance).sqrt() / torch.as_tensor(at.a)).expand(at.time.shape)
-    inside = at.time[(ratio > RATIO[0]) & (ratio < RATIO[1])]
-    inside = inside if len(inside) >= LEVELS else at.time
-    return inside[torch.linspace(0, len(inside) - 1, LEVELS + 2).long()][1:-1]
+def _conventions(probe: Probe) -> Iterator[Convention]:
+    """Every convention that a teacher may have been meant in: times with rows, then labels, then units."""
+    rows = list(_rows(probe.model))
+    for clock in CLOCKS:
+        for row in rows:
+            reading, remedy = (" and ".join(filter(None, pair)) for pair in ((clock.reading, row.reading), (clock.remedy, row.remedy)))
+            yield replace(row, reading=reading, remedy=remedy, clock=clock.clock)
+    label = probe.batch.label
+    if label is not None and not label.is_floating_point():
+        classes = int(label.max() + 1)
+        one_off = "labels are off by one: class k answers to the label"
+        yield Convention(f"{one_off} k + 1", "renumber them", labels=lambda label: (label + 1) % classes)
+        yield Convention(f"{one_off} k - 1", "renumber them", labels=lambda label: (label - 1) % classes)
+    yield from _units(probe.dataset)
 
 
-def _standard(dataset: Dataset) -> tuple[float, float]:
-    x = dataset.denormalize(dataset.train.data.double())
-    return float(x.mean()), float(x.std())
+def _rows(model: MatchingModel) -> Iterator[Convention]:
+    """The stated rows, their negatives, and the same for each other row in the place of a single head."""
+    heads = model.objective.heads
+    yield Convention()
+    yield Convention("its sign is the opposite", "give output=-1", sign=-1.0)
+    if len(heads) > 1:
+        return
+    stated = objectives.name_of(heads[0])
+    for name, other in _other_objectives(model):
+        yield Convention(f"it predicts {name}, not {stated}", f"state the objective {name}", heads=(other,))
+        reading, remedy = f"it predicts minus {name}, not {stated}", f"state the objective {name} and output=-1"
+        yield Convention(reading, remedy, heads=(other,), sign=-1.0)
 
 
-def _others(model: MatchingModel) -> list[tuple[str, Objective]]:
+def _other_objectives(model: MatchingModel) -> list[tuple[str, Objective]]:
     """Registered rows of the model other than its own, each row once."""
     at = model.probe(33)
-    seen = [model.rows(at)[0].stack(at.time)]
-    found = []
+    known, others = [model.rows(at)[0].stack(at.time)], []
     for name in objectives:
         try:
             other = replace(model, objective=objectives[name]())
         except IncompatibleError:
             continue
         rows = [row.stack(at.time) for row in other.rows(at)]
-        if len(rows) == 1 and not any(torch.allclose(rows[0], known) for known in seen):
-            seen.append(rows[0])
-            found.append((name, other.objective))
-    return found
+        if len(rows) == 1 and not any(torch.allclose(rows[0], row) for row in known):
+            known.append(rows[0])
+            others.append((name, other.objective))
+    return others
 
 
-def _joint(heads: tuple[Objective, ...], model: MatchingModel, point: PathSample, answer: tuple[Tensor, ...]) -> float:
-    return _error(lambda x: [head.row(model, x.coefficients) for head in heads], model, point, answer)
+def _units(dataset: Dataset) -> Iterator[Convention]:
+    """Data in other units: what the teacher was trained on may not be what the data set is normalised to."""
+    for name, (shift, scale) in _normalizations(dataset).items():
+        if not np.allclose((shift, scale), (dataset.shift, dataset.scale), rtol=0.02, atol=0.02 * scale):
+            reading, remedy = f"it was trained on data scaled to {name}", f"give normalization=({shift:.6g}, {scale:.6g})"
+            yield Convention(reading, remedy, normalization=(shift, scale))
 
 
-def _error(rows: Callable[[PathSample], list[Row]], model: MatchingModel, point: PathSample, answer: tuple[Tensor, ...]) -> float:
-    """Squared error of an answer over that of the best multiple of the state, geometric mean over heads."""
-    logs = []
-    for row, predicted in zip(rows(point), answer, strict=True):
-        target = row(point.data, point.source, point.noise)
-        linear = mean_square(target - best_multiple(target, point.state) * point.state)
-        logs.append(math.log(max(mean_square(predicted - target), 1e-30) / max(linear, 1e-30)))
-    found = sum(logs) / len(logs)
-    return math.exp(min(found, 700.0)) if math.isfinite(found) else math.inf
+def _normalizations(dataset: Dataset) -> dict[str, Normalization]:
+    """The usual (shift, scale) of a data set."""
+    low, high = dataset.limits
+    x = dataset.denormalize(dataset.train.data.double())
+    mean, std = float(x.mean()), float(x.std())
+    return {
+        "[-1, 1]": ((low + high) / 2, (high - low) / 2),
+        "[0, 1]": (low, high - low),
+        "the data's own units": (0.0, 1.0),
+        "mean 0 and standard deviation 1": (mean, std),
+        "mean 0 and standard deviation 1/2": (mean, 2 * std),
+    }
 
 
-def check_answer(teacher: Teacher, dataset: Dataset) -> None:
-    """STUB."""
+# -- mistakes ---------------------------------------------------------------------------------------------------------------
+
+
+def _wrong_convention(probe: Probe, stated: Finding) -> list[str]:
+    """What is wrong with the convention, if another reading of the answers is clearly better than the stated one."""
+    findings = [Finding(c.reading, c.remedy, probe.errors(c)) for c in _conventions(probe)] + [_other_schedule(probe)]
+    least = min(finding.error for finding in findings)
+    if least < min(BETTER * stated.error, LINEAR):
+        simplest = next(finding for finding in findings if finding.error <= NEAR * least)
+        return [f"{simplest.reading}; {simplest.remedy}"]
+    if min(stated.errors) > LINEAR:
+        return ["the teacher knows no more than a multiple of the state, at any time: its weights were probably not loaded"]
+    return []
+
+
+def _other_schedule(probe: Probe) -> Finding:
+    """The times at which the teacher answers best; those of another noise schedule, if they are others."""
+    t = probe.model.times
+    grid = torch.linspace(t.t_min + 0.01 * (t.t_max - t.t_min), t.t_max, GRID, dtype=torch.float64)
+    errors = np.array([probe.errors(Convention(clock=lambda now, then=float(then): torch.full_like(now, then))) for then in grid])  # type: ignore[misc]
+    best = [float(grid[i]) for i in np.nan_to_num(errors, nan=np.inf).argmin(0)]
+    pairs = ", ".join(f"{now:.2f} as {then:.2f}" for now, then in list(zip(probe.times.tolist(), best, strict=True))[1::3])
+    reading = f"its noise schedule is another: it answers best at other times ({pairs})"
+    return Finding(reading, "state its own interpolant", tuple(CHOICE * errors.min(0)))
+
+
+def _useless_labels(probe: Probe, stated: Finding) -> list[str]:
+    """Whether labels help."""
+    if probe.batch.label is None:
+        return []
+    others = Finding("", "", probe.errors(Convention(labels=lambda label: label.flip(0))))
+    if stated.error < HELPFUL * others.error:
+        return []
+    return ["labels make no difference: the teacher ignores them, or they are not those that it was trained with"]
+
+
+def _wrong_spread(probe: Probe, spread: float | None) -> list[str]:
+    """Whether 20 Euler steps end at about the size of the data, for a model whose samples do not hang on their source alone."""
+    if spread is None or not probe.model.gaussian or 0.5 < spread < 2:
+        return []
+    return [f"samples of 20 Euler steps have {spread:.3g} times the data's standard deviation: times or moments may be wrong"]
+
+
+def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Normalization | None:
+    """Returns the (shift, scale) of the data for which a teacher's answers are right: the data set's own, of [-1, 1] or of [0, 1].
+
+    Returns None where none is clearly better than the others, or none is better than a multiple of the state.
+    """
+    probe, usual = Probe(teacher, dataset, seed), _normalizations(dataset)
+    candidates: list[Normalization] = [(dataset.shift, dataset.scale)]
+    for shift, scale in (usual["[-1, 1]"], usual["[0, 1]"]):
+        if not np.allclose((shift, scale), candidates[0], rtol=0.02, atol=0.02 * scale):
+            candidates.append((shift, scale))
+    errors = [Finding("", "", probe.errors(Convention(normalization=x))).error for x in candidates]
+    best, *others = sorted(errors)
+    clear = best < LINEAR and all(best < BETTER * error for error in others)
+    return candidates[errors.index(best)] if clear else None

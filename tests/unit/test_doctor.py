@@ -16,7 +16,8 @@ from matchlib import MatchingModel, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
-from matchlib.evaluation.doctor import examine
+from matchlib.errors import IncompatibleError
+from matchlib.evaluation.doctor import check_answer, examine, guess_normalization
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import couplings, families, interpolants, networks, objectives
 
@@ -55,7 +56,7 @@ def exact(model: MatchingModel) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", list(RIGHT))
-def test_a_right_teacher_is_found_right(name: str) -> None:
+def test_examine_finds_right_teachers_right(name: str) -> None:
     model = RIGHT[name]
     diagnosis = examine(Teacher(exact(model), model, DATA.moments(model.coupling)), DATA)
     assert diagnosis.mistakes == ()
@@ -91,26 +92,86 @@ class _Planted(nn.Module):
 
 
 @pytest.mark.parametrize("mistake", list(PLANTED))
-def test_a_planted_mistake_is_named(mistake: str) -> None:
+def test_examine_names_a_planted_mistake(mistake: str) -> None:
     read, said = PLANTED[mistake]
     diagnosis = examine(Teacher(_Planted(read), FLOW), DATA)
     assert len(diagnosis.mistakes) == 1
     assert said in diagnosis.mistakes[0]
 
 
-def test_guidance_is_no_mistake() -> None:
+def test_examine_takes_guidance_for_no_mistake() -> None:
     """A guided teacher's answers are no conditional means; the field beneath them is what is examined."""
     assert examine(Teacher(FIELD, FLOW, guidance=4.0), DATA).mistakes == ()
 
 
 @pytest.mark.parametrize("units", [(0.0, 1.0), (1.0, 12.0)])
-def test_data_in_other_units_are_named(units: tuple[float, float]) -> None:
+def test_examine_names_data_in_other_units(units: tuple[float, float]) -> None:
     """The teacher was trained on normalised data and is given others."""
     diagnosis = examine(Teacher(FIELD, FLOW, normalization=units), DATA)
     assert "it was trained on data scaled to mean 0 and standard deviation 1" in diagnosis.mistakes[0]
 
 
-def test_the_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callable) -> None:
+def test_examine_reports_every_evaluation() -> None:
+    calls: list[tuple[int, int]] = []
+    examine(Teacher(FIELD, FLOW), DATA, on_progress=lambda *call: calls.append(call))
+    assert [done for done, _ in calls] == list(range(1, len(calls) + 1))
+    assert all(done <= most for done, most in calls)
+
+
+# -- before a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_check_answer_asks_a_fitting_teacher_once() -> None:
+    calls = []
+
+    def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        calls.append((x.shape, t.shape, y.tolist()))
+        return x
+
+    check_answer(Teacher.from_callable(network, FLOW, arguments=("state", "time", "label")), DATA)
+    assert len(calls) == 1
+    assert calls[0][:2] == ((2, 2), (2,))
+    assert calls[0][2][1] == CLASSES - 1  # the last class, so that a network with too few fails now
+
+
+CONVOLUTION, EMBEDDING = nn.Conv2d(3, 3, 1), nn.Embedding(2, 2)
+UNFIT: dict[str, tuple[Callable, tuple[str, ...], str]] = {
+    "channels": (lambda x, t: CONVOLUTION(x), ("state", "time"), "does not fit clusters: .* RuntimeError"),
+    "order of arguments": (lambda t, x: x[:, :2] * t[:, None], ("state", "time"), "states the order of its arguments"),
+    "too few arguments": (lambda x: x, ("state", "time"), r"states of shape \(2, 2\), times of shape \(2,\) and labels .*TypeError"),
+    "too many arguments": (lambda x, t, y, z: x, ("state", "time", "label"), r"\(state, time, label\) raises TypeError"),
+    "shape": (lambda x, t: x[:, :1], ("state", "time"), r"predicts shape \(1,\)"),
+    "tuple": (lambda x, t: (x, x), ("state", "time"), "must return one tensor"),
+    "not finite": (lambda x, t: x / 0 * 0, ("state", "time"), "not finite"),
+    "too few classes": (lambda x, t, y: x + EMBEDDING(y), ("state", "time", "label"), "IndexError"),
+}
+
+
+@pytest.mark.parametrize("mistake", list(UNFIT))
+def test_check_answer_says_in_one_line_what_does_not_fit(mistake: str) -> None:
+    network, arguments, message = UNFIT[mistake]
+    with pytest.raises(IncompatibleError, match=message) as refusal:
+        check_answer(Teacher.from_callable(network, FLOW, arguments=arguments), DATA)
+    assert "\n" not in str(refusal.value)
+
+
+def test_check_answer_notices_labels_that_a_network_needs() -> None:
+    network = Teacher.from_callable(lambda x, y: x + EMBEDDING(y), FLOW, arguments=("state", "label"))
+    with pytest.raises(IncompatibleError, match=r"and no labels, .* raises TypeError"):
+        check_answer(network, DATA.without_labels())
+
+
+def test_guess_normalization_finds_what_the_teacher_was_trained_on() -> None:
+    """An exact field of data in [-1, 1] or [0, 1] or normalised; None for a network that knows nothing."""
+    low, high = DATA.limits
+    for shift, scale in ((DATA.shift, DATA.scale), ((low + high) / 2, (high - low) / 2), (low, high - low)):
+        field = networks["gaussian"](NetworkSpec((2,), CLASSES), FLOW, components=2)
+        field.fit(DATA.normalized_as(shift, scale).train)
+        assert guess_normalization(Teacher(field, FLOW), DATA) == pytest.approx((shift, scale))
+    assert guess_normalization(Teacher(_Planted(lambda x, t, c: torch.zeros_like(x)), FLOW), DATA) is None
+
+
+def test_doctor_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callable) -> None:
     file = tmp_path / "mine.py"
     file.write_text(
         "import torch, matchlib\n"
@@ -139,7 +200,7 @@ def test_a_teacher_in_a_file_is_distilled_and_resumed(tmp_path: Path, cli: Calla
     file = tmp_path / "mine.py"
     file.write_text(
         "import torch, matchlib\n"
-        "from matchlib.adapters.flows import torchcfm\n"
+        "from matchlib.adapters import torchcfm\n"
         "class Net(torch.nn.Module):\n"
         "    def __init__(self):\n        super().__init__()\n        self.layer = torch.nn.Linear(2, 2)\n"
         "    def forward(self, t, x):\n        return self.layer(x)\n"

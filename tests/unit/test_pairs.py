@@ -8,12 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import matchlib
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
-from matchlib.errors import DataError
 from matchlib.evaluation.score import pair_scores
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.sampler import SampledField
@@ -59,48 +57,6 @@ def test_a_decibel_is_a_decibel() -> None:
     assert pair_scores(dataset.normalized_as(3.0, 7.0), dataset.normalized_as(3.0, 7.0).held_out.data + 0.1 * span * dataset.scale / 7)[
         "psnr"
     ] == pytest.approx(20, abs=1e-4)
-
-
-def test_other_units_are_the_same_data() -> None:
-    dataset = load_dataset("digits-restore")
-    other = dataset.normalized_as(8.0, 8.0)
-    for batch, again in ((dataset.train, other.train), (dataset.held_out, other.held_out)):
-        assert torch.allclose(dataset.denormalize(batch.data), other.denormalize(again.data), atol=1e-4)
-        assert torch.allclose(dataset.denormalize(batch.source), other.denormalize(again.source), atol=1e-4)
-    assert other.normalized_as(dataset.shift, dataset.scale).train.data.sub(dataset.train.data).abs().max() < 1e-5
-    assert dataset.normalized_as(dataset.shift, dataset.scale) is dataset
-
-
-def test_balanced_classes_are_drawn_equally_often() -> None:
-    labels = np.array([0] * 80 + [1] * 15 + [2] * 5)
-    dataset = Dataset.from_arrays("skewed", RNG.normal(size=(100, 2)), labels=labels)
-    counts = dataset.balanced().train.label.bincount()
-    assert counts.min() == counts.max()
-    assert {tuple(x) for x in dataset.balanced().train.data.tolist()} == {tuple(x) for x in dataset.train.data.tolist()}
-    with pytest.raises(DataError, match="no classes to balance"):
-        dataset.without_labels().balanced()
-
-
-def _images(folder: Path, names: list[str], value: int) -> None:
-    for i, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((4, 4), value + i, np.uint8)).save(path)
-
-
-def test_a_folder_of_pairs_is_joined_by_name(tmp_path: Path, cli: Callable, small: list[str]) -> None:
-    names = [f"{kind}/{i}" for kind in ("cat", "dog") for i in range(6)]
-    _images(tmp_path / "data", [f"{name}.png" for name in names], 100)
-    _images(tmp_path / "source", [f"{name}.bmp" for name in names], 0)
-    dataset = load_dataset(f"pairs:{tmp_path}")
-    assert dataset.paired
-    assert dataset.classes == 2
-    assert torch.allclose(dataset.train.data - dataset.train.source, torch.tensor(100 / dataset.scale), atol=1e-4)
-    code, _, err = cli("distill", "--teacher", "bridge", "--data", f"pairs:{tmp_path}", "--out", tmp_path / "run", *small)
-    assert (code, err) == (0, "")
-    (tmp_path / "data" / "cat" / "0.png").unlink()
-    with pytest.raises(DataError, match="1 have none, such as cat/0"):
-        load_dataset(f"pairs:{tmp_path}")
 
 
 UNPAIRED = ["--data", "digits-restore", "--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]

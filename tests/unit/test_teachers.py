@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,15 @@ import yaml
 from torch import Tensor, nn
 
 import matchlib
-from matchlib.adapters.diffusers import diffusers
-from matchlib.adapters.edm import EDMPrecond, edm
-from matchlib.adapters.flows import flow_matching, realuid, torchcfm
+from matchlib import Teacher
 from matchlib.algebra.records import Condition, drop_labels
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.family import HIGH_NOISE
-from matchlib.errors import ArtifactError, IncompatibleError
+from matchlib.errors import IncompatibleError, SettingError
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.preconditioned import NetworkSpec
-from matchlib.io import copy_fitting, read_checkpoint
+from matchlib.fields.sampler import CountedField
 from matchlib.registry import families
 from matchlib.runs.build import distillation_of
 from matchlib.runs.recipes import recipe
@@ -39,44 +36,37 @@ TIME = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
 EXACT = GaussianField(FLOW, LAW)(STATE, TIME, Condition())
 
 
-def test_a_velocity_along_the_other_time_is_turned_round() -> None:
-    """The field of a Gaussian in torchcfm's convention, written out: d state/ds on s data + (1 - s) source."""
+def test_any_convention_is_one_call() -> None:
+    """A denoiser that wants a time of 0 to 999 and a state of half the size, and answers with data of half the size."""
+    data = replace(FLOW, objective=matchlib.objectives["data"]())
 
-    def theirs(s: Tensor, x: Tensor) -> Tensor:
-        s = s[:, None]
-        mean, variance = s * 0.7, s**2 * 0.25 + (1 - s) ** 2
-        return 0.7 + (s * 0.25 - (1 - s)) / variance * (x - mean)
+    def theirs(step: Tensor, x: Tensor, y: Tensor | None) -> Tensor:
+        assert y is None
+        return 0.5 * GaussianField(data, LAW)(2 * x, step / 999, Condition())
 
-    assert torch.allclose(torchcfm(theirs)(STATE, TIME, Condition()), EXACT)
-    assert torch.allclose(flow_matching(lambda x, s: theirs(s, x))(STATE, TIME, Condition()), EXACT)
-
-
-def test_an_edm_denoiser_is_a_teacher_in_its_own_units() -> None:
-    """Data N(.2, .5^2) in the denoiser's units: its posterior mean is known at every sigma."""
-
-    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
-        return (0.25 * x + sigma[:, None] ** 2 * 0.2) / (0.25 + sigma[:, None] ** 2)
-
-    teacher = edm(denoiser)
-    sigma = 80 * TIME**7
-    assert torch.allclose(teacher(STATE, TIME, Condition()), denoiser(STATE, sigma))
-    assert teacher.moments.data == 0.25
-    path = teacher.model.interpolant.coefficients(torch.tensor([teacher.defaults.t_start], dtype=torch.float64))
-    assert float(path.b) == pytest.approx(1.25)  # 2.5 standard deviations of the data
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_preconditioning_of_a_perfect_raw_network_is_the_identity(sign: float) -> None:
-    """EDM's training target of F, put in the place of F, gives the data back."""
-    data, noise, sigma = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0.1, 0.5, 2.0, 30.0])
-    state = data + sigma[:, None] * noise
-    n = sigma**2 + 0.25
-    target = (data - (0.25 / n)[:, None] * state) / (sigma * 0.5 / n**0.5)[:, None]
-    precond = EDMPrecond(lambda x, c: sign * target, 0.5, sign)
-    assert torch.allclose(precond(state, sigma), data, atol=1e-4)
+    made = Teacher.from_callable(theirs, data, arguments=("time", "state", "label"), time=lambda t: 999 * t, latent=0.5, output=2.0)
+    assert torch.allclose(made.view(FLOW.objective)(STATE, TIME, Condition()), EXACT)
+    with pytest.raises(SettingError, match="among state, time, label, source, got 'sate'; did you mean 'state'"):
+        Teacher.from_callable(theirs, data, arguments=("sate",))
 
 
 # -- guidance ---------------------------------------------------------------------------------------------------------------
+
+
+class _TwoClasses(nn.Module):
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return torch.zeros_like(state) if condition.label is None else condition.label[:, None].to(state)
+
+
+def test_guidance_is_linear_from_without_to_with_labels() -> None:
+    label = torch.tensor([1, 1, 1, 2, 2, 2])
+    for w in (0.0, 0.5, 1.0, 3.0):
+        teacher = Teacher(_TwoClasses(), FLOW, guidance=w)
+        assert torch.allclose(teacher(STATE, TIME, Condition(label)), w * label[:, None].double())
+        assert torch.equal(teacher(STATE, TIME, Condition()), torch.zeros_like(STATE))
+        counted = CountedField(teacher)
+        counted(STATE, TIME, Condition(label))
+        assert counted.nfe == (1 if w == 1 else 2)
 
 
 def test_missing_labels_are_one_question_however_they_are_missing() -> None:
@@ -126,16 +116,6 @@ def test_a_guided_run_warns_and_its_teacher_stays_guided(tmp_path: Path) -> None
 # -- weights ----------------------------------------------------------------------------------------------------------------
 
 
-def test_what_fits_is_copied_and_the_rest_is_named() -> None:
-    small, large = (nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)) for width in (4, 5))
-    fit = copy_fitting(small, {**large.state_dict(), "head.weight": torch.ones(2)})
-    assert fit.copied == ("1.bias",)
-    assert set(fit.missing) == {"0.weight", "0.bias", "1.weight"}
-    assert "head.weight" in fit.unused
-    assert torch.equal(small[1].bias, large[1].bias)
-    assert "1 tensors copied, 8% of the weights" in str(fit)
-
-
 def test_a_student_of_another_size_starts_from_what_fits(tmp_path: Path) -> None:
     said: list[str] = []
     settings = {
@@ -151,132 +131,6 @@ def test_a_student_of_another_size_starts_from_what_fits(tmp_path: Path) -> None
     student = matchlib.load(tmp_path / "run")
     assert student.module.field.model.objective == FLOW.objective  # equal weights mean the same
     assert student.sample(2).shape == (2, 1, 8, 8)
-
-
-class _Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        return self.layer(x)
-
-
-def test_a_checkpoint_in_the_layout_of_the_release_is_read_without_running_it(tmp_path: Path) -> None:
-    trained, path = _Net(), tmp_path / "cifar10_uncond_FM_0.pt"
-    averaged = {key: x + 1 for key, x in trained.state_dict().items()}
-    head = {"cls_pred_branch.weight": torch.ones(3)}
-    torch.save({"net_model": trained.state_dict(), "ema_models": {"0.9999": {**averaged, **head}}, "optim": {}, "step": 0}, path)
-    x, t = torch.randn(4, 2), torch.rand(4)
-    for entry, shift in (("net_model", 0.0), ("ema_models.0.9999", 1.0)):
-        teacher = realuid(path, _Net(), entry=entry)
-        expected = -(x @ (trained.layer.weight + shift).T + trained.layer.bias + shift)
-        assert torch.allclose(teacher(x, t, Condition()), expected, atol=1e-6)
-    with pytest.raises(ArtifactError, match=r"no entry 'ema_models.0.99' \(there are: 0.9999\)"):
-        read_checkpoint(path, "ema_models.0.99")
-    with pytest.raises(ArtifactError, match="does not fill Linear"):
-        realuid(path, nn.Linear(2, 2), entry="net_model")
-
-
-class _Evil:
-    def __reduce__(self) -> tuple:
-        return (open, ("evil", "w"))
-
-
-def test_code_in_a_checkpoint_is_not_run_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: object) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.save({"weights": {"a": torch.ones(2)}, "evil": _Evil()}, "bad.pt", pickle_module=pickle)
-    code, _, err = cli("convert", "bad.pt", "--entry", "weights", "--out", "a.safetensors")
-    assert code == 2
-    assert "--trust" in err
-    assert not Path("evil").exists()
-    code, out, _ = cli("convert", "bad.pt", "--entry", "weights", "--trust", "--out", "a.safetensors")
-    assert code == 0
-    assert "any code in it runs now" in out
-    assert torch.equal(read_checkpoint("a.safetensors")["a"], torch.ones(2))
-    assert cli("convert", "bad.pt", "--out", "a.bin")[0] == 2
-    assert cli("convert", "missing.pt", "--out", "a.safetensors")[0] == 2
-
-
-# -- diffusers --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, nn.Module, object]]:
-    from diffusers import DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
-
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,), "norm_num_groups": 2}
-    unet = UNet2DModel(sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, **blocks).eval()
-    schedulers = {
-        "epsilon": DDPMScheduler(),
-        "v": DDPMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"),
-        "sample": DDPMScheduler(prediction_type="sample", beta_schedule="scaled_linear"),
-        "edm": EDMEulerScheduler(),
-        "flow": FlowMatchEulerDiscreteScheduler(),
-    }
-    made = {}
-    for name, scheduler in schedulers.items():
-        folder = tmp_path_factory.mktemp(name)
-        unet.save_pretrained(folder / "unet")
-        scheduler.save_pretrained(folder / "scheduler")
-        made[name] = (folder, unet, scheduler)
-    return made
-
-
-@pytest.mark.parametrize("name", ["epsilon", "v", "sample"])
-def test_a_pipeline_predicts_what_its_scheduler_makes_of_it(pipelines: dict, name: str) -> None:
-    """DDPMScheduler's own prediction of the data from the network's output, at three of its thousand levels."""
-    folder, unet, scheduler = pipelines[name]
-    read = diffusers(folder).view(matchlib.objectives["data"]())
-    scheduler.config.clip_sample = False
-    x = torch.randn(1, 1, 8, 8)
-    for level in (5, 400, 900):
-        with torch.no_grad():
-            theirs = scheduler.step(unet(x, level).sample, level, x).pred_original_sample
-            ours = read(x, torch.tensor([(level + 1) / 1000]), Condition())
-        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
-
-
-def test_edm_and_flow_pipelines(pipelines: dict) -> None:
-    x = torch.randn(1, 1, 8, 8)
-    folder, unet, scheduler = pipelines["edm"]
-    sigma = torch.tensor([1.7])
-    with torch.no_grad():
-        raw = unet(scheduler.precondition_inputs(x, sigma), scheduler.precondition_noise(sigma)).sample
-        theirs = scheduler.precondition_outputs(x, raw, sigma)
-        teacher = diffusers(folder)
-        assert torch.allclose(teacher(x, (sigma / 80) ** (1 / 7), Condition()), theirs, atol=1e-4)
-        folder, unet, _ = pipelines["flow"]
-        assert torch.allclose(diffusers(folder)(x, torch.tensor([0.3]), Condition()), unet(x, 300.0).sample, atol=1e-4)
-
-
-def test_a_pipeline_that_is_not_known_is_refused(pipelines: dict, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="scheduler_config"):
-        diffusers(tmp_path)
-    (tmp_path / "scheduler").mkdir()
-    (tmp_path / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "UnCLIPScheduler", "prediction_type": "epsilon"}')
-    with pytest.raises(IncompatibleError, match=r"UnCLIPScheduler .* there are DDPM, DDIM, EDM, FlowMatch"):
-        diffusers(tmp_path)
-
-
-def test_a_pipeline_is_distilled_in_its_own_units(pipelines: dict, tmp_path: Path) -> None:
-    teacher = diffusers(pipelines["epsilon"][0])
-    settings = {
-        "evaluation.draws": 1,
-        "evaluation.metrics": ("frechet",),
-        "teacher.sampler": {"name": "ode", "steps": 2},
-        "trainer.batch_size": 4,
-    }
-    settings |= {"student.network": {"name": "mlp", "width": 8, "depth": 1}}
-    student = matchlib.distill(teacher, "digits", steps=2, out=tmp_path / "run", settings=settings)
-    assert (student.card.data["shift"], student.card.data["scale"]) == (127.5, 127.5)
-    assert matchlib.load(tmp_path / "run").sample(3).shape == (
-        3,
-        1,
-        8,
-        8,
-    )  # it needs no network of the teacher's
 
 
 def test_a_recipe_lies_under_whatever_else_is_given(tmp_path: Path) -> None:

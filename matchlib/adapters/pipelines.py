@@ -6,13 +6,15 @@ References:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from matchlib.adapters.edm import EDMPrecond, edm
+from matchlib.adapters.denoisers import EDMPrecond, edm
+from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError
@@ -20,7 +22,7 @@ from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
 from matchlib.registry import couplings, families, interpolants, objectives
 
-__all__ = ["diffusers"]
+__all__ = ["diffusers", "of_unet"]
 
 ROWS = {"epsilon": "source", "sample": "data", "v_prediction": "v"}  # diffusers' prediction types and our rows
 IMAGES = (127.5, 127.5)  # 8-bit images, scaled to [-1, 1]
@@ -45,22 +47,55 @@ def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None =
         normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1].
 
     Raises:
-        CardError: the folder holds no such pipeline, or not as safetensors.
-        IncompatibleError: the scheduler is of a kind that is not known here.
+        ArtifactError: the folder holds no such pipeline, or not as safetensors.
+        IncompatibleError: the scheduler is of a kind that is not known here, or the weights are not those of the configuration.
         MatchlibError: diffusers is not installed.
     """
     folder = Path(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    try:
+        _kind(scheduler)  # before a large network is read
+        teacher = of_unet(_unet(folder / "unet"), scheduler, normalization=normalization)
+    except IncompatibleError as error:
+        raise IncompatibleError(f"{folder}: {error}") from error
+    assert teacher.origin is not None
+    teacher.origin |= {"path": str(folder.absolute()), "digest": _digest(folder)}
+    return teacher
+
+
+def of_unet(unet: Any, scheduler: Mapping[str, Any], *, normalization: tuple[float, float] | None = IMAGES) -> Teacher:
+    """Returns the teacher of a ``UNet2DModel`` and the configuration of its scheduler, ``dict(scheduler.config)``.
+
+    Raises:
+        IncompatibleError: the scheduler is of a kind that is not known here, or the network predicts a variance as well.
+        ArtifactError: the configuration lacks an entry.
+    """
+    make, config = _kind(scheduler), unet.config
+    if config["out_channels"] != config["in_channels"]:
+        raise IncompatibleError(
+            f"the UNet2DModel answers {config['in_channels']} channels with {config['out_channels']} (a learned variance?); "
+            "a teacher answers in the shape of its state: wrap it and use Teacher.from_callable"
+        )
+    classes = config.get("num_class_embeds") or config.get("class_embed_type")
+    try:
+        teacher = make(_Plain(unet), scheduler, ("state", "time", "label") if classes else ("state", "time"), normalization)
+    except KeyError as error:
+        raise ArtifactError(f"the scheduler's configuration has no entry {error}") from error
+    plain = {key: value for key, value in scheduler.items() if key == "_class_name" or not key.startswith("_")}
+    teacher.origin = {"adapter": "diffusers", "network": describe(unet), "settings": {"scheduler": plain}}
+    return teacher
+
+
+def _kind(scheduler: Mapping[str, Any]) -> Callable[..., Teacher]:
+    """What makes a teacher with a scheduler of this class."""
     kind = str(scheduler.get("_class_name", ""))
     make = next((make for name, make in SCHEDULERS.items() if kind.startswith(name)), None)
     if make is None or ("prediction_type" in scheduler and scheduler["prediction_type"] not in ROWS):
         raise IncompatibleError(
-            f"{folder}: scheduler {kind or 'without a name'} with prediction {scheduler.get('prediction_type')} is not known; "
+            f"scheduler {kind or 'without a name'} with prediction {scheduler.get('prediction_type')} is not known; "
             f"there are {', '.join(SCHEDULERS)} with {', '.join(ROWS)}. Any other is made a teacher by Teacher.from_callable"
         )
-    unet = _unet(folder / "unet")
-    arguments = ("state", "time", "label") if unet.config.get("num_class_embeds") else ("state", "time")
-    return make(_Plain(unet), scheduler, arguments, normalization)
+    return make
 
 
 def _unet(folder: Path) -> Any:
@@ -69,9 +104,31 @@ def _unet(folder: Path) -> Any:
     except ImportError as error:
         raise MatchlibError("this needs the package diffusers: pip install diffusers") from error
     try:
-        return UNet2DModel.from_pretrained(folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} holds no UNet2DModel as safetensors: {str(error).splitlines()[0]}") from error
+        unet, loaded = UNet2DModel.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ArtifactError(f"{folder} holds no UNet2DModel as safetensors: {' '.join(str(error).split())[:300]}") from error
+    for kind, names in (("no place for", loaded["unexpected_keys"]), ("no weights for", loaded["missing_keys"])):
+        if names:
+            raise IncompatibleError(
+                f"the weights in {folder} are not those of its config.json: {kind} {', '.join(sorted(names)[:3])}"
+                + (" (num_class_embeds is missing there: the network was trained with classes)" if "class_emb" in str(names) else "")
+            )
+    return unet
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 of configuration and weights."""
+    digest = hashlib.sha256()
+    for file in (
+        folder / "scheduler" / "scheduler_config.json",
+        folder / "unet" / "config.json",
+        *sorted(folder.glob("unet/*.safetensors")),
+    ):
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _noise_schedule(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.rows import plus, scaled
 from matchlib.algebra.times import TimeDistribution
@@ -50,7 +51,7 @@ def edm(
     *,
     sigma_min: float = 0.002,
     sigma_max: float = 80.0,
-    sigma_data: float = 0.5,
+    sigma_data: float | None = None,
     rho: float = 7.0,
     arguments: Sequence[str] = ("state", "time"),
     normalization: tuple[float, float] | None = None,
@@ -60,9 +61,11 @@ def edm(
     Args:
         denoiser: predicts the data; wrap a raw network in ``EDMPrecond``.
         sigma_min, sigma_max: the noise levels it was trained for.
+        sigma_data: by default the denoiser's own attribute, else 1/2.
         arguments: ``("state", "time", "label")`` for ``D(x, sigma, class)``.
         normalization: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
+    sigma_data = float(getattr(denoiser, "sigma_data", 0.5)) if sigma_data is None else sigma_data
     path: Any = interpolants.build({"name": "ve", "sigma_max": sigma_max, "rho": rho})
     model = MatchingModel(couplings["independent"](), path, objectives["data"](), TimeDistribution(path.time(sigma_min), 1.0))
 
@@ -76,6 +79,11 @@ def edm(
     start = path.time(sigma_data * float(interpolants["ve"]().coefficients(torch.tensor([unit.t_start])).b))
     defaults = replace(unit, t_start=start, times=replace(model.times, log_sigma=(mean + math.log(sigma_data), std)))
     moments = Moments(sigma_data**2)
-    return Teacher.from_callable(
+    teacher = Teacher.from_callable(
         denoiser, model, moments=moments, normalization=normalization, defaults=defaults, arguments=arguments, time=sigma
     )
+    network = describe(denoiser)
+    if network is not None:
+        levels = {"sigma_min": sigma_min, "sigma_max": sigma_max, "sigma_data": sigma_data, "rho": rho}
+        teacher.origin = {"adapter": "edm", "network": network, "settings": {**levels, "arguments": list(arguments)}}
+    return teacher

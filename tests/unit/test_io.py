@@ -1,0 +1,185 @@
+"""Files: written whole or not at all, read with one line for what is wrong, never followed or run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from matchlib.errors import ArtifactError
+from matchlib.io import (
+    cache_folder,
+    copy_fitting,
+    lock,
+    read_checkpoint,
+    read_json,
+    read_tensors,
+    read_text,
+    read_yaml,
+    remove_partial,
+    tensor_shapes,
+    write_atomically,
+    write_json,
+    write_tensors,
+    write_text,
+)
+
+
+def test_cache_folder_is_that_of_xdg_where_it_is_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "matchlib"
+    for ignored in ("relative", ""):
+        monkeypatch.setenv("XDG_CACHE_HOME", ignored)
+        assert cache_folder().is_absolute()
+        assert "relative" not in str(cache_folder())
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------------
+
+
+def test_write_atomically_leaves_the_old_file_and_nothing_else_where_it_fails(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "old")
+
+    def fail(partial: Path) -> None:
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ArtifactError, match=r"a\.txt cannot be written: No space left on device"):
+        write_atomically(tmp_path / "a.txt", fail)
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_write_atomically_replaces_links_and_does_not_follow_them(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("untouched")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "target").read_text() == "untouched"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_remove_partial_clears_what_a_killed_process_left(tmp_path: Path) -> None:
+    """A process that is killed while it writes leaves a file of a checkpoint's size; the next start removes it, and nothing else."""
+    (tmp_path / "kept.txt").write_text("kept")
+    child = os.fork()
+    if child == 0:
+        write_atomically(tmp_path / "a.safetensors", lambda partial: os._exit(0))
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_partial(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+    remove_partial(tmp_path / "missing")
+
+
+def test_lock_keeps_a_second_process_out_until_the_first_ends(tmp_path: Path) -> None:
+    lock(tmp_path)
+    lock(tmp_path)
+    code = f"from pathlib import Path; from matchlib.io import lock; lock(Path({str(tmp_path)!r}))"
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"another process works in {tmp_path}" in second.stderr
+    ended = tmp_path / "ended"
+    subprocess.run([sys.executable, "-c", code.replace(str(tmp_path), str(ended))], check=True)
+    lock(ended)
+    lock(tmp_path / "other")
+
+
+def test_write_json_and_write_tensors_are_read_back(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": float("nan"), "y": [float("inf"), -float("inf"), 1.5]})
+    assert read_json(tmp_path / "a.json") == {"x": None, "y": ["inf", "-inf", 1.5]}
+    tensors = {"a": torch.randn(2, 3), "b": torch.tensor(3, dtype=torch.bfloat16), "c": torch.tensor([True])}
+    write_tensors(tmp_path / "a.safetensors", tensors, {"step": "3"})
+    result, note = read_tensors(tmp_path / "a.safetensors")
+    assert note == {"step": "3"}
+    assert all(torch.equal(result[name], x) for name, x in tensors.items())
+    assert tensor_shapes(tmp_path / "a.safetensors") == {name: x.shape for name, x in tensors.items()}
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------------
+
+READERS: list[Callable] = [read_text, read_json, read_yaml, read_tensors, tensor_shapes, read_checkpoint]
+
+
+@pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
+@pytest.mark.parametrize("name", ["missing", "folder", "x" * 5000, "binary", "a\0b"], ids=["missing", "folder", "long", "binary", "nul"])
+def test_readers_refuse_in_one_line(tmp_path: Path, read: Callable, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x80" * 9)
+    with pytest.raises(ArtifactError) as refusal:
+        read(tmp_path / name)
+    assert "\n" not in str(refusal.value)
+    assert "--trust" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "5", '{"a": ', "[" * 100_000, "{1: 2}", "a: b: c", "!!python/object/apply:os.system [x]"])
+@pytest.mark.parametrize("read", [read_json, read_yaml], ids=lambda read: read.__name__)
+def test_read_json_and_read_yaml_refuse_what_is_no_mapping(tmp_path: Path, read: Callable, text: str) -> None:
+    (tmp_path / "a").write_text(text)
+    with pytest.raises(ArtifactError) as refusal:
+        read(tmp_path / "a")
+    assert "\n" not in str(refusal.value)
+
+
+def test_read_yaml_takes_an_empty_file_for_an_empty_mapping(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("# nothing\n")
+    assert read_yaml(tmp_path / "a.yaml") == {}
+
+
+def test_read_tensors_notices_a_changed_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"a": torch.zeros(100)})
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="its checksum is wrong"):
+        read_tensors(path)
+    path.write_bytes(content[:-8])
+    for read in (read_tensors, tensor_shapes):
+        with pytest.raises(ArtifactError):
+            read(path)
+
+
+# -- weights of others ------------------------------------------------------------------------------------------------------
+
+
+def test_copy_fitting_copies_what_fits_and_names_the_rest() -> None:
+    small, large = (nn.Sequential(nn.Linear(3, width), nn.Linear(width, 2)) for width in (4, 5))
+    fit = copy_fitting(small, {**large.state_dict(), "head.weight": torch.ones(2)})
+    assert fit.copied == ("1.bias",)
+    assert set(fit.missing) == {"0.weight", "0.bias", "1.weight"}
+    assert "head.weight" in fit.unused
+    assert torch.equal(small[1].bias, large[1].bias)
+    assert "1 tensors copied, 8% of the weights" in str(fit)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple:
+        return (open, ("evil", "w"))
+
+
+def test_read_checkpoint_runs_no_code_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: object) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"weights": {"a": torch.ones(2)}, "evil": _Evil()}, "bad.pt", pickle_module=pickle)
+    code, _, err = cli("convert", "bad.pt", "--entry", "weights", "--out", "a.safetensors")
+    assert code == 2
+    assert "--trust" in err
+    assert not Path("evil").exists()
+    code, out, _ = cli("convert", "bad.pt", "--entry", "weights", "--trust", "--out", "a.safetensors")
+    assert code == 0
+    assert "any code in it runs now" in out
+    assert torch.equal(read_checkpoint("a.safetensors")["a"], torch.ones(2))
+    assert cli("convert", "bad.pt", "--out", "a.bin")[0] == 2
+    assert cli("convert", "missing.pt", "--out", "a.safetensors")[0] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"], ids=["empty", "text", "cut"])
+def test_read_checkpoint_advises_trust_only_where_there_is_code(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ArtifactError) as refusal:
+        read_checkpoint(tmp_path / "a.pt")
+    assert "--trust" not in str(refusal.value)
