@@ -18,7 +18,7 @@ from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
 from matchlib.runs.run import Hooks
-from matchlib.training.trainer import Progress as Row
+from matchlib.training.callbacks import Progress as Row
 
 __all__ = ["console", "hooks", "read_bytes", "show_plan", "show_report"]
 
@@ -147,7 +147,7 @@ def show_plan(found: Plan, memory: int | None) -> None:
     table.add_column("MiB", justify="right")
     rows = {
         **found.parts,
-        f"gradients and activations of {found.batch} samples": found.turns(found.batch),
+        f"gradients and activations of {found.batch} samples": found.steps(found.batch),
         "in all": found.peak(),
     }
     for name, size in rows.items():

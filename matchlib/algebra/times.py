@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from matchlib.errors import SettingError
-from matchlib.training.random import place
+from matchlib.training.random import slice_position
 
 if TYPE_CHECKING:
     from matchlib.algebra.interpolant import Interpolant
@@ -62,7 +62,7 @@ class TimeDistribution:
         of a batch's mean at no cost (Kingma et al., "Variational Diffusion Models", 2021, https://arxiv.org/abs/2107.00630, section I.1).
         """
         n = like.shape[0]
-        first, total = place(n)
+        first, total = slice_position(n)
         offset = torch.rand((), generator=generator, dtype=like.dtype, device=like.device)  # one number for the batch, whatever its shares
         u = (offset + torch.arange(first, first + n, dtype=like.dtype, device=like.device) / total) % 1.0
         if self.log_sigma is None:

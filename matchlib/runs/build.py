@@ -23,7 +23,8 @@ from matchlib.runs.artifact import ArtifactConfig, build_field, build_student, l
 from matchlib.runs.settings import EngineSettings, RunSettings
 from matchlib.runs.teachers import recipe_of
 from matchlib.training.precision import prepare
-from matchlib.training.trainer import TrainerSettings
+from matchlib.training.settings import EngineSettings as Engine
+from matchlib.training.settings import TrainerSettings
 
 __all__ = ["Distilled", "device_of", "distillation_of", "prepared", "student_steps", "teacher_steps"]
 
@@ -57,8 +58,8 @@ def student_steps(settings: RunSettings) -> TrainerSettings:
 def _steps(settings: RunSettings, phase: Any) -> TrainerSettings:
     own = {key: getattr(phase, key) for key in ("steps", "warmup", "lr_decay", "max_grad_norm", "adaptive_clip")}
     t = settings.trainer
-    every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "monitor_every", "on_alarm")}
-    return TrainerSettings(**own, **every, micro_batch_size=t.engine.micro_batch_size)
+    every = {key: getattr(t, key) for key in ("log_every", "checkpoint_every", "keep_last", "monitor_every", "on_alarm")}
+    return TrainerSettings(**own, **every, engine=Engine(**asdict(t.engine)))
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False)
     precision = (engine.teacher_precision if frozen else None) or engine.precision
     return prepare(
         module,
-        precision=precision,
-        compile=engine.compile,
+        precision=precision,  # type: ignore[arg-type]
+        compile=engine.compile,  # type: ignore[arg-type]
         channels_last=engine.channels_last,
         checkpointing=engine.checkpointing,
         frozen=frozen,

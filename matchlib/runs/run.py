@@ -30,14 +30,14 @@ from matchlib.runs.build import Distilled, device_of, distillation_of, prepared,
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.settings import RunSettings
 from matchlib.runs.teachers import card_of, check_guidance, data_piece, fresh_teacher, python_teacher, teacher_card, teacher_of_run
-from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.callbacks import Progress, standard_callbacks
+from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import init_distributed, strategy
-from matchlib.training.log import Log
 from matchlib.training.monitor import DistillationMonitor, Monitor
-from matchlib.training.precision import check
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner, MatchingTask, Task
-from matchlib.training.trainer import Progress, Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 __all__ = ["Hooks", "Run"]
 
@@ -96,9 +96,8 @@ class Run:
             metrics[name]
         self._check_best()
         teacher_steps(self.settings)
-        engine = self.settings.trainer.engine
-        for precision in (engine.precision, engine.teacher_precision or engine.precision):
-            check(precision, engine.compile)
+        if self.checkpoint is not None and not any(step_of(self.checkpoint, phase) is not None for phase in ("teacher", "student")):
+            raise ArtifactError(f"{self.checkpoint} is no checkpoint of a run, which is called PHASE-STEP.safetensors")
         if self.settings.command == "distill":
             self.loss_of_run: DistillationLoss = self.loss or losses.build(self.settings.loss)
             student_steps(self.settings)
@@ -224,7 +223,7 @@ class Run:
         )
         data = self.data.compact().to(self.device)
         algorithm = self._distilling(distillation, made, data)
-        watch = DistillationMonitor(distillation, data, self.streams)
+        watch = DistillationMonitor(distillation, data, self.streams, steps=t.steps)
         trainer = self._trainer(algorithm, student_steps(self.settings), "student", watch, self._judge())
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
@@ -244,6 +243,7 @@ class Run:
             critic_steps=t.critic_steps,
             steps=t.steps,
             critic_steps_per_batch=t.critic_steps_per_batch,
+            strategy=self.parallel,
         )
 
     def _place(self, module: nn.Module, *, frozen: bool = False) -> Any:
@@ -283,18 +283,15 @@ class Run:
         watch: Monitor | None = None,
         judge: Callable[[Mapping[str, nn.Module]], float] | None = None,
     ) -> Trainer:
-        named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
-        keep, note = self.settings.trainer.keep_last, {"versions": json.dumps(versions())}
+        named = self.checkpoint if self.checkpoint is not None and step_of(self.checkpoint, phase) is not None else None
+        note = {"versions": json.dumps(versions())}
+        log, on_progress = self.folder / "metrics.jsonl", self.hooks.show
         return Trainer(
             algorithm,
             settings,
             phase=phase,
-            checkpoints=Checkpoints(self.folder / "checkpoints", phase, keep, named, note),
-            log=Log(self.folder / "metrics.jsonl"),
-            show=self.hooks.show,
-            stop=self.hooks.stop,
-            parallel=self.parallel,
-            watch=watch,
-            say=self.hooks.say,
-            judge=judge,
+            checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, note=note),
+            callbacks=standard_callbacks(settings, log=log, on_progress=on_progress, monitor=watch, score=judge),
+            strategy=self.parallel,
+            should_stop=self.hooks.stop,
         )

@@ -14,6 +14,7 @@ __all__ = ["EngineSettings", "TrainerSettings"]
 
 Count = Annotated[int, Ge(1)]
 Precision = Literal["fp32", "tf32", "bf16"]
+Compile = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class EngineSettings(Settings):
@@ -27,7 +28,7 @@ class EngineSettings(Settings):
     """Of the networks' matrix products: fp32; tf32, on CUDA; or bf16. States, targets and differences are fp32."""
     teacher_precision: Precision | None = None
     """Of the frozen teacher while a student is trained; with bf16 its weights take half of the memory too. None for that of the others."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: Compile | None = None
     """Mode of ``torch.compile`` for each network; reduce-overhead uses CUDA graphs. None for no compilation."""
     channels_last: bool = False
     """Whether images and the weights of convolutions are laid out with channels last."""
