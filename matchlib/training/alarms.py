@@ -96,7 +96,7 @@ ALARMS = (
     Alarm(
         "student-frozen",
         lambda now, before, limits: now.get("sample_change", 1.0) < limits.sample_change,
-        "the student does not change: its gradient or its learning rate is zero; raise trainer.student_lr, or choose another student.network",
+        "the student does not change: its gradient or learning rate is zero; raise trainer.student_lr, or choose another student.network",
     ),
     Alarm(
         "student-lr",
@@ -107,8 +107,8 @@ ALARMS = (
     Alarm(
         "critic",
         _critic_too_slow,
-        "the critic does not follow the student (since the last measurement samples changed by {sample_change:.2f}, the critic's predictions "
-        "by {critic_change:.3f}, and two batches push it the same way, cosine {critic_grad_cosine:.2f}); raise trainer.critic_lr or "
+        "the critic does not follow the student (since the last measurement samples changed by {sample_change:.2f}, its predictions by "
+        "{critic_change:.3f}, and two batches push it the same way, cosine {critic_grad_cosine:.2f}); raise trainer.critic_lr or "
         "trainer.critic_steps",
         alone=True,
     ),
@@ -127,7 +127,8 @@ def raised(readings: Values, before: Values, limits: Limits | None = None) -> tu
     Args:
         before: readings of the measurement before; empty for none.
     """
-    limits, result = limits or Limits(), []
+    limits = limits or Limits()
+    result: list[Raised] = []
     for alarm in ALARMS:
         if alarm.condition(readings, before, limits) and not (alarm.alone and result):
             result.append(Raised(alarm.name, alarm.advice.format(**readings)))

@@ -52,7 +52,7 @@ class TrainerSettings(Settings):
     max_grad_norm: Annotated[float, Gt(0)] = math.inf
     """Largest norm of a gradient; inf for none."""
     adaptive_clip: Annotated[float, Gt(1)] = math.inf
-    """Largest norm of a gradient over the running root mean square of those before it; inf for none (AutoClip, Seetharaman et al., 2020)."""
+    """Largest norm of a gradient over the root mean square of those before it; inf for none (AutoClip, Seetharaman et al., 2020)."""
     log_every: Count = 100
     """Steps between rows of the log."""
     checkpoint_every: Count = 1000
