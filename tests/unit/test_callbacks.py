@@ -70,7 +70,9 @@ def test_json_log_begins_a_new_line_after_a_row_that_was_cut_short(tmp_path: Pat
     assert [row["step"] for row in rows(path)] == [4, 12, 16, 20]
 
 
-@pytest.mark.parametrize("line", [b"5", b"\xff\xfe", b"[1, 2]", b"null", b'{"phase": "toy"}', b'{"phase": "toy", "step": "x"}', b'{"phase', b"[" * 9999])
+@pytest.mark.parametrize(
+    "line", [b"5", b"\xff\xfe", b"[1, 2]", b"null", b'{"phase": "toy"}', b'{"phase": "toy", "step": "x"}', b'{"phase', b"[" * 9999]
+)
 def test_json_log_rewind_drops_a_line_that_is_no_row(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "log.jsonl"
     path.write_bytes(b'{"phase": "other", "step": 99}\n' + line + b'\n{"phase": "toy", "step": 3}\n{"phase": "toy", "step": 4}\n')

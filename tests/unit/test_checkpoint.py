@@ -28,7 +28,9 @@ def test_checkpoints_restore_refuses_a_damaged_file_and_names_the_one_before(tmp
         toy_trainer(tmp_path).fit()
 
 
-@pytest.mark.parametrize("name", ["passwd", "student-00000005.safetensors", "toy-5.safetensors", "toy-0000000\u0665.safetensors", "toy-.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["passwd", "student-00000005.safetensors", "toy-5.safetensors", "toy-0000000\u0665.safetensors", "toy-.safetensors"]
+)
 def test_checkpoints_refuses_to_resume_from_a_file_that_is_not_of_its_phase(tmp_path: Path, name: str) -> None:
     folder = stopped(tmp_path, 5)
     with pytest.raises(ArtifactError, match=r"is no checkpoint of toy \(there are: toy-00000005.safetensors\)"):
@@ -51,7 +53,9 @@ def test_checkpoints_files_leaves_odd_names_alone(tmp_path: Path) -> None:
     assert (folder / "toy-abc.safetensors").read_text() == "odd"
 
 
-@pytest.mark.parametrize("note", [{}, {"phase": "toy", "digest": "", "step": "x", "history": "{}"}, {"phase": "toy", "step": "5", "history": "["}])
+@pytest.mark.parametrize(
+    "note", [{}, {"phase": "toy", "digest": "", "step": "x", "history": "{}"}, {"phase": "toy", "step": "5", "history": "["}]
+)
 def test_checkpoints_restore_refuses_a_file_whose_note_is_none_of_ours(tmp_path: Path, note: dict[str, str]) -> None:
     write_tensors(tmp_path / "toy-00000005.safetensors", {"x": torch.zeros(1)}, note)
     with pytest.raises(ArtifactError, match=r"toy-00000005"):
