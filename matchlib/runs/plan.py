@@ -83,6 +83,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None) -> Plan:
         _without_numbers(shapes, prepared(module, replace(e, compile=None), frozen=module is modules[0]))
     of = Distillation(*modules, run.loss_of_run, made.distillation.model.times, split=e.split, joint_forward=e.joint_forward)
     kept = run.data.compact()
+    of.model.times.sample(of.model.interpolant, kept.take(slice(1)).data, torch.Generator())  # its table, kept from now on, needs numbers
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
