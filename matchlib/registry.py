@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matchlib.distillation.loss import DistillationLoss
     from matchlib.distillation.student import Student
     from matchlib.fields.sampler import Sampler
+    from matchlib.training.task import Task
 
 __all__ = [
     "ALL",
@@ -41,6 +42,7 @@ __all__ = [
     "objectives",
     "samplers",
     "students",
+    "tasks",
 ]
 
 T = TypeVar("T")
@@ -198,6 +200,9 @@ samplers: Registry[type[Sampler]] = Registry("samplers")
 
 
 metrics: Registry[Any] = Registry("metrics")
+
+
+tasks: Registry[type[Task]] = Registry("tasks")
 
 
 ALL: dict[str, Registry[Any]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from fixtures.trainings import DATA, distillation_trainer, equal
 from torch import Tensor, nn
 
 from matchlib.errors import SettingError
+from matchlib.registry import tasks
+from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
 from matchlib.training.trainer import Trainer
 
@@ -72,6 +76,34 @@ def test_distillation_task_refuses_no_critic_step(bad: str) -> None:
     assert isinstance(task, DistillationTask)
     with pytest.raises(SettingError, match=f"{bad} must be at least 1, got 0"):
         DistillationTask(task.distillation, *task.learners.values(), DATA, task.streams, batch_size=4, **{bad: 0})
+
+
+# -- methods as plugins ----------------------------------------------------------------------------------------------------
+
+
+def test_tasks_registry_has_the_built_in_tasks() -> None:
+    assert {"distillation", "matching"} <= set(tasks)
+    assert tasks["distillation"] is DistillationTask
+
+
+@pytest.mark.parametrize("name", ["refined", "discriminator-head"])
+def test_distillation_task_plugin_trains_all_of_its_learners(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The methods of the correction study, which add a learner or a term to the losses, in four micro-batches as in one."""
+    for folder in ("correction", "."):
+        monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / folder)
+    importlib.import_module("alternatives")
+    states = []
+    for micro_batch_size in (None, 3):
+        base = distillation_trainer(micro_batch_size=micro_batch_size).task
+        assert isinstance(base, DistillationTask)
+        plugin: Any = tasks[name]
+        task = plugin(base.distillation, *base.learners.values(), DATA, base.streams, batch_size=12)
+        trainer = Trainer(task, TrainerSettings(steps=6, warmup=0, engine=EngineSettings(micro_batch_size=micro_batch_size)))
+        before = {key: [w.clone() for w in state.weights] for key, state in trainer.states.items()}
+        trainer.fit()
+        assert not any(equal(before[key], state.weights) for key, state in trainer.states.items())
+        states.append([w for state in trainer.states.values() for w in state.weights])
+    assert all(torch.allclose(a, b, atol=2e-3) for a, b in zip(*states, strict=True))
 
 
 # -- the losses of a step --------------------------------------------------------------------------------------------------
