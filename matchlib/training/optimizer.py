@@ -106,24 +106,24 @@ class TrainState:
         with_gradient = [i for i, w in enumerate(self.weights) if w.grad is not None]
         if with_gradient:
             gradients = [self.strategy.to_local(self.weights[i].grad) for i in with_gradient]  # type: ignore[arg-type]
-            clips = min(max_grad_norm, adaptive_clip) < math.inf
-            norm = self._norm(gradients, 2.0 if clips else math.inf)
-            skip = torch.where(norm < math.inf, self._zero, self._one)
-            if clips:
-                self._clip(gradients, norm, max_grad_norm, adaptive_clip, skip)
+            if min(max_grad_norm, adaptive_clip) < math.inf:
+                skip = self._clip(gradients, max_grad_norm, adaptive_clip)
+            else:
+                skip = self._not_finite(gradients)
             self.skipped += skip
             self._adam(with_gradient, gradients, lr, skip)
         self.ema.update()
 
-    def _norm(self, gradients: list[Tensor], order: float) -> Tensor:
-        """The norm of the whole gradient; infinite or not a number where one of its numbers is."""
-        norm = get_total_norm(gradients, order, foreach=True)
-        if order == math.inf:
-            return self.strategy.all_reduce(norm)  # a sum: finite where all parts are
-        return self.strategy.all_reduce(norm.square()).sqrt().to(self.dtype)
+    def _not_finite(self, gradients: list[Tensor]) -> Tensor:
+        """Returns 1 where a number of the gradient is not finite, else 0."""
+        found = torch.zeros_like(self._one)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self._one)  # GradScaler's; norms are 2 to 20 times slower
+        return self.strategy.all_reduce(found).clamp(max=1.0)
 
-    def _clip(self, gradients: list[Tensor], norm: Tensor, max_grad_norm: float, adaptive_clip: float, skip: Tensor) -> None:
-        """Shortens a gradient that is too long, and updates the typical norm."""
+    def _clip(self, gradients: list[Tensor], max_grad_norm: float, adaptive_clip: float) -> Tensor:
+        """Shortens a gradient that is too long, and updates the typical norm; returns 1 where the norm is not finite, else 0."""
+        norm = self.strategy.all_reduce(get_total_norm(gradients, foreach=True).square()).sqrt().to(self.dtype)
+        skip = torch.where(norm < math.inf, self._zero, self._one)
         total, weight = self.typical_norm
         limit = torch.where(total > 0, adaptive_clip * (total / weight).sqrt(), math.inf).clamp(max=max_grad_norm)
         factor = (limit / norm.clamp_min(1e-30)).clamp(max=1.0)
@@ -131,6 +131,7 @@ class TrainState:
         beta = self.learner.betas[1]
         now = torch.stack([(norm * factor).square(), torch.ones_like(norm)])
         self.typical_norm = torch.where(skip > 0, self.typical_norm, beta * self.typical_norm + (1 - beta) * now)
+        return skip
 
     def _adam(self, which: list[int], gradients: list[Tensor], lr: float, skip: Tensor) -> None:
         """Takes Adam's step, which the device leaves out where ``skip`` is 1."""
