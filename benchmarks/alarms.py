@@ -1,14 +1,15 @@
 """Do alarms name what is wrong, and keep silent when nothing is? Six planted failures and ten healthy runs, default settings otherwise.
 
-    python benchmarks/alarms.py [--turns 200] [--healthy-turns 3200]
+    python benchmarks/alarms.py [--steps 200] [--healthy-steps 3200]
 
-A failure counts as named if its alarm is the first one that is raised, within so many turns. Readings are those of the last look.
+A failure counts as named if its alarm is the first one that is raised, within so many steps. Readings are those of the last measurement.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import resource
 import shutil
 from collections.abc import Callable
@@ -28,8 +29,7 @@ from matchlib.distillation.student import Student
 from matchlib.fields.callable import CallableField
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import students
-from matchlib.runs.run import Hooks
-from matchlib.training.monitor import Limits
+from matchlib.training.alarms import Limits
 from matchlib.training.trainer import Interrupted
 
 PLACE = CACHE / "alarms"
@@ -62,9 +62,9 @@ class Dead(Student):
 
     nfe = 1
 
-    def __init__(self, teacher: Teacher, field: nn.Module | None, *, start: float = 1.0) -> None:
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float = 1.0) -> None:
         super().__init__()
-        self.inner = matchlib.students["onestep"](teacher, field, start=start)
+        self.inner = matchlib.students["onestep"](teacher, field, t_start=t_start)
 
     def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
         made = self.inner(source, condition, generator=generator)
@@ -90,9 +90,9 @@ def poisoned() -> dict[str, Any]:
 
 FAILURES: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
     "critic too slow": ("critic", dict, {"trainer.critic_lr_scale": 1e-3}),
-    "student rate too high": ("student-rate", dict, {"trainer.student_lr_scale": 50.0}),
+    "student step size too high": ("student-lr", dict, {"trainer.student_lr_scale": 50.0}),
     "wrong teacher sign": ("teacher", wrong_sign, {}),
-    "dead student": ("still", dict, {"student.name": "dead"}),
+    "dead student": ("student-frozen", dict, {"student.name": "dead"}),
     "NaN batch": ("not-finite", poisoned, {}),
     "full disk": ("disk", dict, {"trainer.checkpoint_every": 100}),
 }
@@ -110,51 +110,63 @@ HEALTHY: dict[str, dict[str, Any]] = {
 }
 
 
-def alarms(given: dict[str, Any], settings: dict[str, Any], turns: int, *, full: bool = False) -> dict[str, Any]:
-    """Returns the alarms of a run, with the step of each, and the readings of its last look."""
-    folder, said = PLACE / "run", []
+class Notices(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+def alarms(given: dict[str, Any], settings: dict[str, Any], steps: int, *, full: bool = False) -> dict[str, Any]:
+    """Returns the alarms of a run, with the step of each, and the readings of its last measurement."""
+    folder, notices = PLACE / "run", Notices()
     shutil.rmtree(folder, ignore_errors=True)
-    hooks = Hooks(say=said.append)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     if full:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
     extra, ended = given.get("settings", {}), ""
     given = {key: value for key, value in given.items() if key != "settings"}
     try:
-        all_settings = {**QUICK, "trainer.steps": turns, **settings, **extra}
-        matchlib.distill(**{"teacher": teacher_folder(), **given}, out=folder, settings=all_settings, hooks=hooks)
+        all_settings = {**QUICK, "trainer.steps": steps, **settings, **extra}
+        logging.getLogger("matchlib").addHandler(notices)
+        matchlib.distill(**{"teacher": teacher_folder(), **given}, out=folder, settings=all_settings)
     except (Exception, Interrupted) as error:  # how a broken run ends is not the question
         ended = f"{type(error).__name__}: {error}".replace(str(folder), "RUN")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    found = [line.replace(str(folder), "RUN") for line in said if line.startswith("alarm")]
+        logging.getLogger("matchlib").removeHandler(notices)
+    found = [line.replace(str(folder), "RUN") for line in notices.lines if line.startswith("alarm")]
     return {"alarms": found, "ended": ended, "readings": last_readings(folder)}
 
 
-def planted(make: Callable[[], dict[str, Any]], settings: dict[str, Any], turns: int, *, full: bool) -> dict[str, Any]:
+def planted(make: Callable[[], dict[str, Any]], settings: dict[str, Any], steps: int, *, full: bool) -> dict[str, Any]:
     """Returns the alarms of a run with a planted failure."""
-    return alarms(make(), settings, turns, full=full)
+    return alarms(make(), settings, steps, full=full)
 
 
 def last_readings(folder: Any) -> dict[str, float]:
-    """Returns the readings of the last look."""
+    """Returns the readings of the last measurement."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    seen = [row for row in rows if "watch/gap" in row]
-    return {key[6:]: round(value, 4) for key, value in seen[-1].items() if key.startswith("watch/")} if seen else {}
+    measured = [row for row in rows if "monitor/gap" in row]
+    return {key[8:]: round(value, 4) for key, value in measured[-1].items() if key.startswith("monitor/")} if measured else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=200)
-    parser.add_argument("--healthy-turns", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--healthy-steps", type=int, default=3200)
     parser.add_argument("--only", nargs="+")
     given = parser.parse_args()
     rows = []
     for name, (wanted, make, settings) in FAILURES.items():
         if given.only and name not in given.only:
             continue
-        todo = partial(planted, make, settings, given.turns, full=name == "full disk")
-        made = cell({"alarms": name, "turns": given.turns, "limits": asdict(Limits()), "defaults": defaults("flow")}, todo)
+        todo = partial(planted, make, settings, given.steps, full=name == "full disk")
+        made = cell({"alarms": name, "steps": given.steps, "limits": asdict(Limits()), "defaults": defaults("flow")}, todo)
         first = made["alarms"][0].split("(")[1].split(")")[0] if made["alarms"] else ""
         rows.append({"run": name, "wanted": wanted, "first": first, **made})
         print(f"{name:24} {'named' if first == wanted else f'WRONG: {first}':10} {made['alarms'][:1]} {made['readings']}", flush=True)
@@ -162,11 +174,11 @@ def main() -> None:
         if given.only and name not in given.only:
             continue
         own = defaults(options["teacher"], paired=options.get("data") == "digits-restore")
-        what = {"alarms": name, "turns": given.healthy_turns, "limits": asdict(Limits()), "defaults": own}
-        made = cell(what, partial(alarms, options, {}, given.healthy_turns))
+        what = {"alarms": name, "steps": given.healthy_steps, "limits": asdict(Limits()), "defaults": own}
+        made = cell(what, partial(alarms, options, {}, given.healthy_steps))
         rows.append({"run": name, "wanted": "", "first": " ".join(made["alarms"]), **made})
         print(f"{name:24} {'silent' if not made['alarms'] else made['alarms']} {made['readings']}", flush=True)
-    save("alarms", rows, turns=given.turns, healthy_turns=given.healthy_turns)
+    save("alarms", rows, steps=given.steps, healthy_steps=given.healthy_steps)
 
 
 if __name__ == "__main__":

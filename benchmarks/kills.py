@@ -26,8 +26,8 @@ PLACE = CACHE / "kills"
 SETTINGS = [
     "data.name=moons",
     "teacher.network={name: mlp, width: 8, depth: 1}",
-    "teacher.training={steps: 400, batch: 16}",
-    "trainer={steps: 400, batch: 16, log_every: 10, checkpoint_every: 7, watch_every: 20, emas: [0.9]}",
+    "teacher.training={steps: 400, batch_size: 16}",
+    "trainer={steps: 400, batch_size: 16, log_every: 10, checkpoint_every: 7, monitor_every: 20, extra_ema_decays: [0.9]}",
     "evaluation={draws: 1, metrics: [frechet-raw]}",
 ]
 
@@ -62,7 +62,7 @@ def environment(name: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(PLACE / f"cache-{name}")}
 
 
-def killed(index: int, processes: int, seconds: float, rng: np.random.Pipeline) -> tuple[int, dict[str, torch.Tensor], list[str]]:
+def killed(index: int, processes: int, seconds: float, rng: np.random.Generator) -> tuple[int, dict[str, torch.Tensor], list[str]]:
     """Returns how often a run was killed before it ended, its weights, and what went wrong."""
     run, kills, wrong = PLACE / f"run-{index}", 0, []
     while True:

@@ -1,6 +1,6 @@
-"""How much memory does a turn take, and does the plan know? CPU, float32, U-Nets on 28x28 images.
+"""How much memory does a step take, and does the plan know? CPU, float32, U-Nets on 28x28 images.
 
-Saved activations: what autograd keeps at once in a student turn (saved_peak below), for a plain loop (one graph through
+Saved activations: what autograd keeps at once in a student step (saved_peak below), for a plain loop (one graph through
 teacher, critic and student, as the released code has it), split, and split with checkpointing; and the largest difference of the student's
 gradient, relative to its size. Plan: `matchlib plan` against what the allocator gave out in a whole run, as PyTorch's profiler saw it.
 
@@ -35,8 +35,9 @@ from matchlib.runs.run import Run
 from matchlib.runs.settings import from_tree
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
+from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 MIB = 2**20
 NETWORKS = {
@@ -56,8 +57,8 @@ def teacher_of(network: dict[str, Any]) -> Teacher:
     return Teacher(field, model)
 
 
-def student_turn(of: Distillation, prompt: Batch, *, plain: bool) -> Tensor:
-    """Returns a student turn's loss, after its backward pass."""
+def student_step(of: Distillation, prompt: Batch, *, plain: bool) -> Tensor:
+    """Returns a student step's loss, after its backward pass."""
     generator = torch.Generator().manual_seed(0)
     if plain:
         point = of.sample_path(of.generate(prompt, generator=generator), real=prompt, generator=generator)
@@ -129,7 +130,7 @@ def activations(network: dict[str, Any], loss: dict[str, Any], size: int = 8) ->
                 prepare(module, checkpointing=True)
         of = Distillation(*modules, matchlib.losses.build(loss), two_pass=True)
         weights = [weight for module in modules for weight in module.parameters()]
-        row[way] = saved_peak(lambda of=of, way=way: student_turn(of, prompt, plain=way == "plain"), weights) / MIB / size
+        row[way] = saved_peak(lambda of=of, way=way: student_step(of, prompt, plain=way == "plain"), weights) / MIB / size
         gradients[way] = torch.cat([weight.grad.flatten() for weight in modules[1].parameters()])
         gc.collect()
     largest = gradients["plain"].abs().max()
@@ -150,8 +151,8 @@ def allocated(act: Any) -> int:
 
 
 def planned(network: dict[str, Any], batch: int, engine: dict[str, Any], data: Dataset) -> dict[str, Any]:
-    """Returns what the plan says and what a training of four turns took, in MiB."""
-    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch": batch, "engine": engine}})
+    """Returns what the plan says and what a training of four steps took, in MiB."""
+    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine}})
     begin = time.perf_counter()
     expected = plan(settings, data).peak()
     seconds = time.perf_counter() - begin
@@ -167,9 +168,11 @@ def planned(network: dict[str, Any], batch: int, engine: dict[str, Any], data: D
         algorithm = DistillationTask(of, *learners, run.data, Streams(0, torch.device("cpu")), batch_size=batch)
         del made, frozen
         run.untrained = None  # type: ignore[assignment]  # a real run holds it on the CPU
-        trainer = Trainer(algorithm, TrainerSettings(4, micro_batch_size=settings.trainer.engine.micro_batch_size))
+        trainer = Trainer(
+            algorithm, TrainerSettings(steps=4, engine=EngineSettings(micro_batch_size=settings.trainer.engine.micro_batch_size))
+        )
         for _ in range(4):
-            trainer._turn()
+            trainer.step()
 
     gc.collect()
     measured = allocated(act)
@@ -184,7 +187,7 @@ def main() -> None:
             print(rows[-1], flush=True)
     data = Dataset.from_arrays("images", np.random.default_rng(0).normal(size=(512, 1, 28, 28)).astype(np.float32))
     for name, network in NETWORKS.items():
-        for batch, engine in ((32, {}), (128, {}), (128, {"micro": 32}), (128, {"checkpointing": True})):
+        for batch, engine in ((32, {}), (128, {}), (128, {"micro_batch_size": 32}), (128, {"checkpointing": True})):
             rows.append({"what": "plan", "network": name, "batch": batch, "engine": engine, **planned(network, batch, engine, data)})
             print(rows[-1], flush=True)
     save("memory", rows)

@@ -25,8 +25,9 @@ from matchlib.fields.teacher import Teacher
 from matchlib.plugins.losses import RealUID
 from matchlib.training.distributed import hard_exit, init_distributed, strategy
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 BATCHES, WIDTHS, PROCESSES = (8, 32, 128, 512, 2048), (64, 128, 256, 512, 1024), (1, 2)
 
@@ -46,20 +47,20 @@ def process(how: str) -> None:
     among = strategy(how)
     of = Setting(Case({"name": "mlp", "width": 228}, 8, {}))
     teacher = Teacher(of.field, of.model)
-    student, critic = matchlib.students["onestep"](teacher, None, start=1.0), matchlib.students["onestep"](teacher, None).field
+    student, critic = matchlib.students["onestep"](teacher, None, t_start=1.0), matchlib.students["onestep"](teacher, None).field
     placed = [among.wrap(module.requires_grad_(True)) for module in (student, critic)]
     distillation = Distillation(teacher, placed[0], placed[1], RealUID(2.0, 2.0, 0.5))
     learners = Learner(student), Learner(critic, ema=0.0)
     streams = Streams(0, torch.device("cpu"))
     trainer = Trainer(
         DistillationTask(distillation, *learners, of.data, streams, batch_size=512, critic_steps=CRITIC_TURNS),
-        TrainerSettings(10**9),
-        parallel=among,
+        TrainerSettings(steps=10**9),
+        strategy=among,
     )
 
     def cycle() -> None:
         for _ in range(CRITIC_TURNS + 1):
-            trainer._turn()
+            trainer.step()
 
     seconds(cycle, 2)
     ms = 1e3 * statistics.median(seconds(cycle, 2) for _ in range(7))

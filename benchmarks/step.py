@@ -39,8 +39,9 @@ from matchlib.plugins.losses import RealUID
 from matchlib.runs.artifact import build_field
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 ALPHA, BETA, GAMMA = 2.0, 2.0, 0.5
 CRITIC_TURNS = 5
@@ -88,11 +89,11 @@ def through_matchlib(of: Setting, batch: int, compile: str | None = None) -> Cal
     learners = Learner(student, RATE, BETAS, DECAYS[0], DECAYS[1:]), Learner(critic, RATE, BETAS, 0.0)
     streams = Streams(0, torch.device("cpu"))
     algorithm = DistillationTask(distillation, *learners, of.data, streams, batch_size=batch, critic_steps=CRITIC_TURNS)
-    trainer = Trainer(algorithm, TrainerSettings(10**9))
+    trainer = Trainer(algorithm, TrainerSettings(steps=10**9))
 
     def cycle() -> None:
         for _ in range(CRITIC_TURNS + 1):
-            trainer._turn()
+            trainer.step()
 
     return cycle
 
@@ -171,9 +172,7 @@ class Loop:
                 with torch.no_grad():
                     f_star = self.velocity(self.teacher, state, t, label)
                 each.append((self.velocity(self.critic, state, t, label), f_star, target))
-        generated, real = (
-            self.quadratic(*x, *y) for x, y in zip(each, ((GAMMA, ALPHA, BETA), (1 - GAMMA, 1 - ALPHA, 1 - BETA)), strict=True)
-        )
+        generated, real = (self.q(*x, *y) for x, y in zip(each, ((GAMMA, ALPHA, BETA), (1 - GAMMA, 1 - ALPHA, 1 - BETA)), strict=True))
         self.step(1, -(generated + real).mean())
 
     def student_turn(self) -> None:
@@ -182,7 +181,7 @@ class Loop:
         if self.frugal:
             self.critic.requires_grad_(False)
         f, f_star = (self.velocity(net, state, t, self.y[i]) for net in (self.critic, self.teacher))
-        loss = self.quadratic(f, f_star, target, GAMMA, ALPHA, BETA)
+        loss = self.q(f, f_star, target, GAMMA, ALPHA, BETA)
         error = (target - f_star).detach().abs().flatten(1).mean(1)
         self.step(0, (loss / error).mean())
         self.critic.requires_grad_(True)

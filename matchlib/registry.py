@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matchlib.distillation.loss import DistillationLoss
     from matchlib.distillation.student import Student
     from matchlib.fields.sampler import Sampler
+    from matchlib.training.task import Task
 
 __all__ = [
     "ALL",
@@ -46,6 +47,7 @@ __all__ = [
     "objectives",
     "samplers",
     "students",
+    "tasks",
 ]
 
 T = TypeVar("T")
@@ -257,6 +259,9 @@ networks: Registry[Any] = Registry("networks")
 datasets: Registry[Any] = Registry("datasets")
 samplers: Registry[type[Sampler]] = Registry("samplers")
 metrics = MetricRegistry("metrics")
+tasks: Registry[type[Task]] = Registry("tasks")
 
-_EVERY: tuple[Registry[Any], ...] = (couplings, interpolants, objectives, families, students, losses, networks, datasets, samplers, metrics)
-ALL: dict[str, Registry[Any]] = {registry.group: registry for registry in _EVERY}
+ALL: dict[str, Registry[Any]] = {
+    registry.group: registry
+    for registry in (couplings, interpolants, objectives, families, students, losses, networks, datasets, samplers, metrics, tasks)
+}

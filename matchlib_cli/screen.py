@@ -19,7 +19,7 @@ from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
-from matchlib.training.trainer import Progress as Row
+from matchlib.training.callbacks import Progress as Row
 
 __all__ = ["LiveView", "console", "live_view", "read_bytes", "show_plan", "show_report"]
 
@@ -192,7 +192,7 @@ def show_plan(found: Plan, memory: int | None) -> None:
     table.add_column("MiB", justify="right")
     rows = {
         **found.parts,
-        f"gradients and activations of {found.batch} samples": found.turns(found.batch),
+        f"gradients and activations of {found.batch} samples": found.steps(found.batch),
         "in all": found.peak(),
     }
     for name, size in rows.items():

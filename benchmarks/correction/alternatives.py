@@ -1,48 +1,45 @@
 """Other ways to use real data against a wrong teacher, at the cost of the recipe in network evaluations.
 
 Evaluations a sample: a network that learns costs three (a backward pass, for weights and input, counts as two more), a frozen one that
-a gradient goes through two, one that is only asked one. A critic turn: student and teacher are asked and the critic learns, and at real
-points, if there are any, teacher and critic again. A student turn: the student learns through teacher and critic. Every network counts
-alike, the small teacher too. The budget is that of 3,200 turns with real points.
+a gradient goes through two, one that is only asked one. A critic step: student and teacher are asked and the critic learns, and at real
+points, if there are any, teacher and critic again. A student step: the student learns through teacher and critic. Every network counts
+alike, the small teacher too. The budget is that of 3,200 steps with real points.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import TURNS, Method, settings_of, teacher, working
+from common import TURNS, Method, settings_of, student, teacher, working
 from tasks import Task
 from torch import Tensor, nn
 from torch.nn import functional
 
 import matchlib
-from matchlib.algebra.records import Batch
-from matchlib.data.dataset import Dataset
-from matchlib.distillation.distillation import Distillation
 from matchlib.fields.teacher import Teacher
-from matchlib.runs.api import settings_of as run_settings
+from matchlib.registry import tasks
 from matchlib.runs.artifact import load_artifact, save_artifact
-from matchlib.runs.build import Distilled
-from matchlib.runs.run import Run
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner, MatchingTask
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 __all__ = ["BUDGET", "UID_CYCLE", "adversarial", "further", "refined", "then", "turns"]
 
 ASK, THROUGH, LEARN = 1, 2, 3
 CRITIC, STUDENT = ASK + ASK + LEARN, LEARN + THROUGH + THROUGH
-UID_CYCLE, CYCLE = CRITIC + STUDENT, CRITIC + ASK + LEARN + STUDENT  # of two turns: without real points, and with
+UID_CYCLE, CYCLE = CRITIC + STUDENT, CRITIC + ASK + LEARN + STUDENT  # of two steps: without real points, and with
 BUDGET = TURNS // 2 * CYCLE
 GAIN = 3.0  # of the adversarial terms, in the losses of student and critic; not tuned
-TEACHER = {"rate": 1e-3, "betas": (0.9, 0.999)}  # of a teacher that is trained on
+TEACHER = {"lr": 1e-3, "betas": (0.9, 0.999)}  # of a teacher that is trained on
 
 
 def turns(budget: float, cycle: int, length: int = 2) -> int:
-    """Returns how many turns a budget buys, in whole cycles of ``length`` turns that cost ``cycle`` evaluations."""
+    """Returns how many steps a budget buys, in whole cycles of ``length`` steps that cost ``cycle`` evaluations."""
     return int(budget / cycle) * length
 
 
@@ -62,11 +59,11 @@ def further(share: float = 0.5, **method: Any) -> Method:
             algorithm = MatchingTask(
                 learner, card.model, data, Streams(seed, torch.device("cpu")), batch_size=settings["trainer.batch_size"]
             )
-            better = Trainer(algorithm, TrainerSettings(steps, lr_decay=0.5)).fit()["field"]
+            better = Trainer(algorithm, TrainerSettings(steps=steps, lr_decay=0.5)).fit()["field"]
             save_artifact(folder / "teacher", card, Teacher(better, card.model, card.moments))
             of_teacher = task.score(matchlib.load(folder / "teacher"))
-            student = matchlib.distill(folder, task.data(), seed=seed, out=folder / "run", settings=settings)
-            return {**task.score(student), "of_teacher": of_teacher}
+            made = matchlib.distill(folder, task.data(), seed=seed, out=folder / "run", settings=settings)
+            return {**task.score(made), "of_teacher": of_teacher}
 
         return working(
             task,
@@ -104,121 +101,78 @@ def then(first: dict[str, Any], second: dict[str, Any], share: float = 0.5) -> M
     return made
 
 
-def _own(name: str, kind_of_run: type[Run], turns_: int, method: dict[str, Any], **more: Any) -> Method:
-    """Returns a method whose runs are of a class of their own."""
-
-    def made(task: Task, family: str, kind: str, seed: int) -> dict[str, Any]:
-        settings = settings_of(task, kind, {**method, "trainer.steps": turns_})
-        from_, _ = teacher(task, family, kind, seed)
-
-        def make(folder: Path) -> dict[str, Any]:
-            complete = run_settings("distill", {"teacher.name": str(from_), "data.name": task.name, "seed": seed, **settings})
-            run = kind_of_run(complete, folder, dataset=task.data())
-            run.execute()
-            return task.score(run.generators["student"])
-
-        return working(task, {"method": name, "family": family, "kind": kind, "seed": seed, "settings": settings, **more}, make)
-
-    return made
+# -- a teacher that goes on learning while it is distilled ------------------------------------------------------------------
 
 
-# -- a teacher that goes on learning beside the critic ----------------------------------------------------------------------
+@tasks.register("refined")
+class Refined(DistillationTask):
+    """Critic, teacher and student step in turn; the teacher learns by matching real data.
 
+    Args:
+        teacher_lr: Adam's step size of the teacher, > 0.
+    """
 
-class Refining(DistillationTask):
-    """Critic, teacher and student in turn; the teacher learns by matching real data."""
-
-    def __init__(self, *pieces: Any, **settings: Any) -> None:
-        super().__init__(*pieces, **settings)
-        self.field = self.distillation.teacher.field.requires_grad_(True)
-        self.learners = {**self.learners, "teacher": Learner(self.field, **TEACHER)}  # type: ignore[arg-type]
+    def __init__(self, *common: Any, teacher_lr: float = TEACHER["lr"], **options: Any) -> None:  # type: ignore[assignment]
+        super().__init__(*common, **options)
+        self.teacher, self.cycle, self.frozen = self.distillation.teacher, 3, ()
+        self.field = self.teacher.field.requires_grad_(True)
+        self.learners = {**self.learners, "teacher": Learner(self.field, teacher_lr, TEACHER["betas"])}  # type: ignore[arg-type]
 
     def learner(self, step: int) -> str:
         return ("critic", "teacher", "student")[step % 3]
 
-    def loss(self, step: int, rows: int) -> Tensor:
-        if self.learner(step) != "teacher":
-            return super().loss(step, rows)
+    def loss(self, learner: str, rows: int, step: int) -> Tensor:
+        if learner != "teacher":
+            return super().loss(learner, rows, step)
         batch = self.dataset.draw(rows, self.streams("refine", step))
-        return self.distillation.teacher.model.loss(self.field, batch, generator=self.streams("refine-point", step)).mean()
-
-
-class RefiningRun(Run):
-    """A run whose teacher goes on learning."""
-
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
-        of = super()._distilling(distillation, made, data)
-        return Refining(
-            distillation,
-            of.learners["student"],
-            of.learners["critic"],
-            data,
-            self.streams,
-            batch=of.size,
-            turns=self.settings.trainer.steps,
-        )
+        return self.teacher.model.loss(self.field, batch, generator=self.streams("refine-point", step)).mean()
 
 
 def refined(**method: Any) -> Method:
     """Returns the method that distils a teacher which goes on learning."""
-    return _own("refined", RefiningRun, turns(BUDGET, CRITIC + LEARN + STUDENT, 3), method, teacher_learns=TEACHER)
+    return student(**{"trainer.task": {"name": "refined"}, "trainer.steps": turns(BUDGET, CRITIC + LEARN + STUDENT, 3), **method})
 
 
 # -- a discriminator head on the critic -------------------------------------------------------------------------------------
 
 
-class Adversarial(Distillation):
-    """A distillation with a head on the critic's last hidden layer that tells real from generated points (the non-saturating loss).
+@tasks.register("discriminator-head")
+class DiscriminatorHead(DistillationTask):
+    """Adds a head on the critic's last hidden layer that tells real from generated points (the non-saturating loss).
 
     Args:
-        of: the distillation without it.
-        gain: of the adversarial terms.
+        gain: of the adversarial terms, in the losses of student and critic, > 0.
     """
 
-    def __init__(self, of: Distillation, gain: float) -> None:
-        super().__init__(of.teacher, of.student, of.critic, of.loss, of.model.times)
-        last: nn.Linear = self.critic.network.leave  # type: ignore[union-attr, assignment]
+    def __init__(self, *common: Any, gain: float = GAIN, **options: Any) -> None:
+        super().__init__(*common, **options)
+        critic, last = self.learners["critic"], self.distillation.critic.network.leave  # type: ignore[union-attr]
         torch.manual_seed(0)
-        self.head = nn.Sequential(nn.Linear(last.in_features, 64), nn.SiLU(), nn.Linear(64, 1))
-        self.gain, self.seen = gain, {}
-        seen = self.seen
-        last.register_forward_pre_hook(lambda module, given: seen.update(hidden=given[0]))
+        self.head = nn.Sequential(nn.Linear(last.in_features, 64), nn.SiLU(), nn.Linear(64, 1))  # type: ignore[union-attr, arg-type]
+        self.learners = {**self.learners, "critic": replace(critic, module=nn.ModuleList([critic.module, self.head]))}
+        self.gain, self.hidden = gain, {}
+        hidden: dict[str, Tensor] = self.hidden  # what the last layer was given last
+        last.register_forward_pre_hook(lambda module, inputs: hidden.update(last=inputs[0]))  # type: ignore[union-attr, operator]
 
-    def _verdict(self) -> Tensor:
-        """Logits at the points that the critic was asked about last; positive for real ones."""
-        return self.head(self.seen.pop("hidden")).squeeze(1)
+    def surprise(self, sign: float) -> Tensor:
+        """Returns the head's loss where the critic was evaluated last: of calling it real for 1, generated for -1."""
+        return self.gain * functional.softplus(-sign * self.head(self.hidden["last"]).squeeze(1)).mean()
 
-    def student_loss(self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0) -> Tensor:
-        point = self.sample_path(self.generate(prompt, generator=generator), real=real, generator=generator)
-        (predictions,) = self.predictions(point)
-        fooled = functional.softplus(-self._verdict())
-        loss = self.loss.at(progress)
-        return sum(loss.student_loss(x) for x in predictions).mean() + self.gain * fooled.mean()  # type: ignore[union-attr]
-
-    def critic_loss(
-        self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
-    ) -> Tensor:
-        with torch.no_grad():
-            point = self.sample_path(self.generate(prompt, generator=generator), real=real, generator=generator)
-        at_real = self.model.sample_path(real, generator=generator, like=point)
-        (predictions,) = self.predictions(point)
-        told = functional.softplus(self._verdict())
-        self.predictions(at_real)
-        told = told + functional.softplus(-self._verdict())
-        loss = self.loss.at(progress)
-        return sum(loss.critic_loss(x, None) for x in predictions).mean() + self.gain * told.mean()  # type: ignore[union-attr]
-
-
-class AdversarialRun(Run):
-    """A run with a head on the critic."""
-
-    def _distilling(self, distillation: Distillation, made: Distilled, data: Dataset) -> DistillationTask:
-        of = super()._distilling(distillation, made, data)
-        judged, critic, t = Adversarial(distillation, GAIN), of.learners["critic"], self.settings.trainer
-        both = Learner(nn.ModuleList([critic.module, judged.head]), critic.rate, critic.betas, critic.ema)
-        return DistillationTask(judged, of.learners["student"], both, data, self.streams, batch_size=of.size, steps=t.steps)
+    def loss(self, learner: str, rows: int, step: int) -> Tensor:
+        of, loss, generator = self.distillation, self.distillation.loss.at(self.progress(step)), self.streams("point", step)
+        prompt, real = self.prompt_and_real(rows, step, real=True)
+        with torch.set_grad_enabled(learner == "student"):
+            point = of.generated(prompt, real, generator=generator)
+        (predictions,) = of.contrasts(point)
+        if learner == "student":
+            return torch.stack([loss.student_loss(head) for head in predictions]).sum(0).mean() + self.surprise(1.0)
+        matched = torch.stack([loss.critic_loss(head, None) for head in predictions]).sum(0).mean() + self.surprise(-1.0)
+        at_real = of.model.sample_path(real, like=point, generator=generator)
+        of.critic(at_real.state, at_real.time, at_real.condition)
+        return matched + self.surprise(1.0)
 
 
 def adversarial(**method: Any) -> Method:
     """Returns the method with a discriminator head on the critic."""
-    return _own("adversarial", AdversarialRun, turns(BUDGET, CRITIC + LEARN + STUDENT), method, gain=GAIN)
+    task = {"name": "discriminator-head", "gain": GAIN}
+    return student(**{"trainer.task": task, "trainer.steps": turns(BUDGET, CRITIC + LEARN + STUDENT), **method})

@@ -36,8 +36,9 @@ from matchlib.io import read_json
 from matchlib.runs.artifact import build_field
 from matchlib.testing.world import AffineStudent
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 REAL, WRONG = (0.0, 1.0), (0.2, 1.0)
 NETWORK = {"name": "mlp", "width": 64, "depth": 2, "embedding": 32}
@@ -67,9 +68,9 @@ def trained(family: str, alpha: float, turns: int, batch: int, seed: int = 0) ->
         Streams(seed, torch.device("cpu")),
         batch_size=batch,
         critic_steps=3,
-        turns=turns,
+        steps=turns,
     )
-    made = Trainer(algorithm, TrainerSettings(turns, lr_decay=0.8)).fit()["student"]
+    made = Trainer(algorithm, TrainerSettings(steps=turns, lr_decay=0.8)).fit()["student"]
     return {"mean": made.shift.item(), "std": abs(made.stretch.item()), "seconds": time.perf_counter() - begin}
 
 

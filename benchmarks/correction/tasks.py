@@ -22,7 +22,7 @@ from matchlib.runs.pipeline import Pipeline
 
 __all__ = ["DIGITS", "TOYS", "Kind", "Task", "images", "mnist", "patches"]
 
-Spoil = Callable[[np.ndarray, np.ndarray, np.random.Pipeline], np.ndarray]
+Spoil = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 IMAGES = ("frechet", "frechet-raw", "sliced-wasserstein", "coverage", "recall", "nearest-ratio", "copies")
 POINTS = ("w2", "sliced-wasserstein", "coverage", "recall", "nearest-ratio", "copies")
 
@@ -93,11 +93,11 @@ class Task:
         return scores(reference_of(full)[0], full.held_out.data, self.metrics)
 
 
-def _tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Pipeline) -> np.ndarray:
+def _tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return x[rng.permutation(len(x))[: len(x) // 10]]
 
 
-def _unbalanced(x: np.ndarray, y: np.ndarray, rng: np.random.Pipeline) -> np.ndarray:
+def _unbalanced(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The lower half of the classes six times as often as the others; without classes, the left half."""
     y = y if y.any() else x.reshape(len(x), -1)[:, 0] > np.median(x.reshape(len(x), -1)[:, 0])
     weight = np.where(y < (y.max() + 1) / 2, 6.0, 1.0)

@@ -23,8 +23,8 @@ from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run
 from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
+from matchlib.training.callbacks import Progress
 from matchlib.training.distributed import init_distributed, strategy
-from matchlib.training.trainer import Progress
 
 __all__ = ["distill", "evaluate", "open_run", "resume", "start_run", "train"]
 

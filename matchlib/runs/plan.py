@@ -1,4 +1,4 @@
-"""What a run will need of memory, found by taking its turns with tensors that have shapes but no numbers, and counting."""
+"""What memory a run will need, by taking its steps with tensors that have shapes but no numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode  # public are meta tensors alone, whose random numbers take no generator
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
@@ -18,8 +18,9 @@ from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.random import Streams
+from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 __all__ = ["MOST", "Plan", "plan"]
 
@@ -32,18 +33,18 @@ class Plan:
     """Expected memory, in bytes.
 
     Args:
-        parts: what stays between turns, by name.
+        parts: what stays between steps, by name.
         batch: samples that the settings work on at once.
-        turns: tells the most that the turns add with so many samples at once.
+        steps: returns the most that steps add with so many samples at once.
     """
 
     parts: dict[str, int]
     batch: int
-    turns: Callable[[int], int]
+    steps: Callable[[int], int]
 
     def peak(self, batch: int | None = None) -> int:
-        """Returns the most that is there at once."""
-        return sum(self.parts.values()) + self.turns(batch or self.batch)
+        """Returns the most memory that is taken at once."""
+        return sum(self.parts.values()) + self.steps(batch or self.batch)
 
     def largest(self, memory: int, most: int = MOST) -> int:
         """Returns how many samples can be worked on at once in so much memory, to 2% and up to ``most``; 0 if not even one."""
@@ -53,17 +54,17 @@ class Plan:
                 fits = size
             else:
                 too_many = size
-            slope = (self.peak(2 * size) - self.peak(size)) / size  # nearly a straight line: what it promises is looked at next
-            guess = size + (memory - self.peak(size)) / max(slope, 1.0)
-            size = min(max(int(0.995 * guess), fits + 1 + fits // 100), max(too_many - 1 - fits // 100, fits + 1), most)
+            slope = (self.peak(2 * size) - self.peak(size)) / size  # nearly a straight line: the size that it predicts is tried next
+            predicted = size + (memory - self.peak(size)) / max(slope, 1.0)
+            size = min(max(int(0.995 * predicted), fits + 1 + fits // 100), max(too_many - 1 - fits // 100, fits + 1), most)
         return fits
 
 
 def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool = False) -> Plan:
     """Returns the plan of the student's training; the data are read, and nothing is trained or written.
 
-    Shares of several processes are not counted: it is the memory of one that works on ``micro`` samples, or else the batch, and holds all
-    weights. Networks are planned as they are, not as compilation may change them; the watch's looks and the evaluation are left out.
+    Several processes are not counted: it is the memory of one that works on ``micro_batch_size`` samples, or else the batch, and holds all
+    weights. Networks are planned as they are, not as compilation may change them; monitor and evaluation are left out.
 
     Args:
         settings: of a distillation.
@@ -85,10 +86,10 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
-        """The most that is there besides data and networks, in some turns with so many samples at once; and who took them."""
+        """Returns the most that some steps with so many samples at once take besides data and networks, and their trainer."""
         parts = 1 if e.micro_batch_size is None else 2  # the second meets the gradients of the first
         streams = Streams(0, torch.device("cpu"))
-        algorithm = DistillationTask(
+        task = DistillationTask(
             of,
             *learners,
             kept,
@@ -98,9 +99,9 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
             critic_steps_per_batch=t.critic_steps_per_batch,
         )
         with shapes, Live() as live:
-            trainer = Trainer(algorithm, TrainerSettings(algorithm.cycle + 2, micro_batch_size=size))
-            for _ in range(algorithm.cycle + 2):  # in the first turns there are no optimisers' states yet
-                trainer._turn()
+            trainer = Trainer(task, TrainerSettings(steps=1, engine=EngineSettings(micro_batch_size=size)))
+            for _ in range(task.cycle + 2):
+                trainer.step()
         for state in trainer.states.values():
             state.clear()
             state.learner.module.requires_grad_(True)
@@ -109,18 +110,18 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     batch = e.micro_batch_size or t.batch_size
     trainer = trained(1)[1]
     data = [x for x in (kept.train.data, kept.train.source, kept.train.label, *kept.tables) if x is not None]
-    parts, made_by_trainer = {"data": bytes_of(data), "teacher": _bytes(modules[0].state_dict().values())}, 0
+    parts, added = {"data": bytes_of(data), "teacher": _bytes(modules[0].state_dict().values())}, 0
     for name, state in trainer.states.items():
         averages = _bytes(x for average in state.ema.averages for x in average)
-        slots = _bytes(x for slot in state.optimiser.state.values() for x in slot.values())
-        made_by_trainer += averages + slots
+        slots = _bytes(x for moment in state.moments.values() for x in moment)
+        added += averages + slots
         parts |= {name: _bytes(state.learner.module.state_dict().values()), f"{name}'s optimiser": slots}
         parts |= {f"{name}'s averages": averages} if averages else {}
-    return Plan(parts, batch, cache(lambda size: trained(size)[0] - made_by_trainer))
+    return Plan(parts, batch, cache(lambda size: trained(size)[0] - added))
 
 
 def _without_numbers(shapes: FakeTensorMode, module: nn.Module) -> None:
-    """Puts tensors that have a shape and no numbers in the place of a module's."""
+    """Replaces a module's tensors by ones that have a shape and no numbers."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:

@@ -19,19 +19,20 @@ from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
-from matchlib.registry import metrics
+from matchlib.registry import metrics, tasks
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Components, data_digest, device_of, settings_digest
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.settings import RunSettings
-from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.callbacks import Progress, standard_callbacks
+from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
 from matchlib.training.monitor import DistillationMonitor, Monitor
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import DistillationTask, Learner, MatchingTask, Task
-from matchlib.training.trainer import Progress, Trainer
+from matchlib.training.task import Learner, MatchingTask, Task
+from matchlib.training.trainer import Trainer
 
 __all__ = ["Run"]
 
@@ -185,18 +186,21 @@ class Run:
         engine = t.engine
         distillation = Distillation(frozen, *modules, parts.loss, parts.times, two_pass=engine.split, joint_forward=engine.joint_forward)
         data = self.components.data.compact().to(self.device)
-        task = DistillationTask(
-            distillation,
-            Learner(parts.student, parts.student_lr, t.betas, t.ema, t.extra_ema_decays),
-            Learner(parts.critic, parts.critic_lr, t.betas, 0.0),
-            data,
-            self.streams,
-            batch_size=t.batch_size,
-            critic_steps=t.critic_steps,
-            steps=t.steps,
-            critic_steps_per_batch=t.critic_steps_per_batch,
+        method = {key: value for key, value in t.task.items() if key != "name"}
+        common = {
+            "batch_size": t.batch_size,
+            "critic_steps": t.critic_steps,
+            "steps": t.steps,
+            "critic_steps_per_batch": t.critic_steps_per_batch,
+            "strategy": self._processes("student"),
+        }
+        student_learner = Learner(parts.student, parts.student_lr, t.betas, t.ema, t.extra_ema_decays)
+        critic_learner = Learner(parts.critic, parts.critic_lr, t.betas, 0.0)
+        plugin: Any = tasks[t.task["name"]]
+        task: Task = plugin(distillation, student_learner, critic_learner, data, self.streams, **{**common, **method})
+        trainer = self._trainer(
+            task, t, "student", DistillationMonitor(distillation, data, self.streams, steps=t.steps), self._checkpoint_score()
         )
-        trainer = self._trainer(task, t, "student", DistillationMonitor(distillation, data, self.streams), self._checkpoint_score())
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._save_average(decay, module)
@@ -231,35 +235,18 @@ class Run:
     def _trainer(
         self, task: Task, settings: TrainerSettings, phase: str, monitor: Monitor | None = None, score: Score | None = None
     ) -> Trainer:
-        note = {"versions": json.dumps(versions()), "settings": settings_digest(self.settings, phase)}
-        named = self.checkpoint if self.checkpoint is not None and self.checkpoint.name.startswith(f"{phase}-") else None
-        from matchlib.training.log import Log
-        from matchlib.training.trainer import TrainerSettings as Old
-
-        old = Old(
-            settings.steps,
-            settings.warmup,
-            settings.lr_decay,
-            settings.max_grad_norm,
-            settings.adaptive_clip,
-            settings.log_every,
-            settings.checkpoint_every,
-            settings.engine.micro_batch_size,
-            settings.monitor_every,
-            settings.on_alarm,
-        )
+        note, digest = {"versions": json.dumps(versions())}, settings_digest(self.settings, phase)
+        named = self.checkpoint if self.checkpoint is not None and step_of(self.checkpoint, phase) is not None else None
         return Trainer(
             task,
-            old,
+            settings,
             phase=phase,
-            checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, note),
-            log=Log(self.folder / "metrics.jsonl"),
-            show=self.on_progress,
-            stop=self.should_stop,
-            parallel=self._processes(phase),
-            watch=monitor,
-            say=logger.info,
-            judge=score,
+            checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, digest=digest, note=note),
+            callbacks=standard_callbacks(
+                settings, log=self.folder / "metrics.jsonl", on_progress=self.on_progress, monitor=monitor, score=score
+            ),
+            strategy=self._processes(phase),
+            should_stop=self.should_stop,
         )
 
 

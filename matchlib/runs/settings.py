@@ -251,6 +251,8 @@ class StudentTraining(TrainerSettings):
     """Decay of the student's averaged weights."""
     extra_ema_decays: tuple[Fraction, ...] = ()
     """Decays of further averages, kept beside the student: ``matchlib.load(RUN, ema=DECAY)``."""
+    task: Annotated[Spec, BeforeValidator(Plugin("tasks"))] = {"name": "distillation"}
+    """What a step is: the method."""
     times: TimeSettings | None = None
     """Density of t at which student and teacher are compared; null for the family's own."""
     lr_decay: Annotated[float, Ge(0), Le(1)] = 0.7

@@ -1,7 +1,7 @@
-"""Several processes for one run, by PyTorch's own engines; gloo on the CPU, nccl on CUDA. ``torchrun`` starts them.
+"""Several processes for one run, by PyTorch's own engines: gloo on the CPU, nccl on CUDA. ``torchrun`` starts them.
 
-Every process takes the same turn on its share of the batch; gradients are averaged, so that the weights are those of one process with the
-whole batch, to rounding. Files are written by process 0 and look as if it had been alone.
+Every process takes the same step on its slice of the batch; gradients are averaged, so that the weights are those of one process with the
+whole batch, to rounding. Files are written by process 0 and look as if it had been the only one.
 
 References:
     Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training", 2020, https://arxiv.org/abs/2006.15704
@@ -26,7 +26,7 @@ from matchlib.errors import ArtifactError, SettingError, nearest
 
 __all__ = ["DDP", "FSDP", "STRATEGIES", "SingleProcess", "hard_exit", "init_distributed", "rank", "strategy"]
 
-PATIENCE = timedelta(minutes=10)  # that a process waits for the others
+TIMEOUT = timedelta(minutes=10)  # that a process waits for the others
 
 
 class SingleProcess:
@@ -35,60 +35,60 @@ class SingleProcess:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self._learning: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
+        self._learned: WeakKeyDictionary[nn.Module, list[nn.Parameter]] = WeakKeyDictionary()
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Returns what to call in place of a module; to be done once, before a trainer is made of it."""
         return module
 
     def set_trainable(self, module: nn.Module, *, learns: bool) -> None:
-        """Says whether a module learns from the backward passes to come; one that does not keeps nothing for its own gradient."""
+        """Sets whether backward passes compute gradients of a module's weights."""
         for weight in self._weights(module):
             weight.requires_grad_(learns)
 
     def _weights(self, module: nn.Module) -> list[nn.Parameter]:
-        """The weights that were to learn when the module was first seen."""
-        if module not in self._learning:
-            self._learning[module] = [weight for weight in module.parameters() if weight.requires_grad]
-        return self._learning[module]
+        """The weights that required a gradient at the first call."""
+        if module not in self._learned:
+            self._learned[module] = [weight for weight in module.parameters() if weight.requires_grad]
+        return self._learned[module]
 
     def sync_gradients(self, module: nn.Module, *, now: bool) -> None:
-        """Says whether the next backward pass ends with gradients that are averaged over the processes."""
+        """Sets whether the next backward pass averages gradients over the processes."""
 
     def to_local(self, tensor: Tensor) -> Tensor:
         """Returns this process's part of a weight or a gradient, the same memory."""
         return tensor
 
     def full_tensor(self, part: Tensor, weight: Tensor) -> Tensor:
-        """Returns what the processes' parts are together; ``part`` is cut as ``weight`` is."""
+        """Returns the whole tensor of which every process holds a part, cut as ``weight`` is."""
         return part
 
     def shard(self, whole: Tensor, weight: Tensor) -> Tensor:
-        """Returns this process's part of a tensor; the inverse of ``whole``."""
+        """Returns this process's part of a whole tensor; the inverse of ``full_tensor``."""
         return whole
 
     def copy(self, module: nn.Module) -> nn.Module:
-        """Returns a copy of a placed module that is whole; its weights are for the caller to fill."""
+        """Returns a whole copy of a wrapped module; its weights are for the caller to fill."""
         return copy.deepcopy(module).requires_grad_(True)
 
     def all_reduce(self, x: Tensor) -> Tensor:
-        """Returns the sum over the processes of what each found in its parts of the weights."""
+        """Returns the sum over the processes of a number that each computed from its parts of the weights."""
         return x
 
     def all_reduce_mean(self, x: Tensor) -> Tensor:
-        """Returns the mean over the processes of what each found in its share of the batch."""
+        """Returns the mean over the processes of a number that each computed from its slice of the batch."""
         return x
 
     def any(self, flag: bool) -> bool:
-        """Returns whether any process says so."""
+        """Returns whether the flag is set in any process."""
         return flag
 
     def on_main_process(self, act: Callable[[], Any]) -> Any:
-        """Lets process 0 act while the others wait, and returns what it returned; its error is everyone's."""
+        """Calls a function in process 0 while the others wait; its result, or its error, is that of all."""
         return act()
 
     def gather(self, x: Tensor) -> Tensor:
-        """Returns the sum over the processes of what each made of a batch, zeros where it made nothing."""
+        """Returns the sum over the processes of a tensor that is zero but for the rows of each."""
         return x
 
 
@@ -114,6 +114,10 @@ class DDP(SingleProcess):
         self.sync_gradients(module, now=learns)
 
     def sync_gradients(self, module: nn.Module, *, now: bool) -> None:
+        if module not in self._wrapped:
+            raise SettingError(
+                f"a task's {type(module).__name__} is not wrapped: call strategy.wrap on what learns, and its result in place of it"
+            )
         self._wrapped[module].require_backward_grad_sync = now  # type: ignore[assignment]  # what its no_sync() sets
 
     def all_reduce_mean(self, x: Tensor) -> Tensor:
@@ -123,17 +127,17 @@ class DDP(SingleProcess):
         return bool(self._sum(torch.tensor(float(flag), device=_device())))
 
     def on_main_process(self, act: Callable[[], Any]) -> Any:
-        told: list[Any] = [None, None]  # what it returned, and what went wrong
-        mine: Exception | None = None
+        result: list[Any] = [None, None]  # of the function, and the message of its error
+        local: Exception | None = None
         if self.rank == 0:
             try:
-                told[0] = act()
-            except Exception as error:  # everyone must learn of it, or they wait for ever
-                told[1], mine = str(error), error
-        dist.broadcast_object_list(told, 0, device=_device())
-        if told[1] is not None:
-            raise mine or ArtifactError(told[1])
-        return told[0]
+                result[0] = act()
+            except Exception as error:  # all must learn of it, or they wait for ever
+                result[1], local = str(error), error
+        dist.broadcast_object_list(result, 0, device=_device())
+        if result[1] is not None:
+            raise local or ArtifactError(result[1])
+        return result[0]
 
     def gather(self, x: Tensor) -> Tensor:
         return self._sum(x)
@@ -165,7 +169,7 @@ class FSDP(DDP):
         return module
 
     def set_trainable(self, module: nn.Module, *, learns: bool) -> None:
-        self.sync_gradients(module, now=learns)  # its weights' own switch is read once, when it first runs
+        self.sync_gradients(module, now=learns)  # fully_shard reads requires_grad once, when the module first runs
         module.reshard()  # type: ignore[operator]  # whole weights are kept after a forward pass that no backward pass followed
 
     def sync_gradients(self, module: nn.Module, *, now: bool) -> None:
@@ -190,10 +194,10 @@ class FSDP(DDP):
         return distribute_tensor(whole.to(weight.device), weight.device_mesh, weight.placements).to_local()
 
     def copy(self, module: nn.Module) -> nn.Module:
-        made = copy.deepcopy(self._blank[module]).to_empty(device=next(module.parameters()).device)
-        for own, there in zip(made.buffers(), module.buffers(), strict=True):
-            own.copy_(there)
-        return made
+        copied = copy.deepcopy(self._blank[module]).to_empty(device=next(module.parameters()).device)
+        for buffer, value in zip(copied.buffers(), module.buffers(), strict=True):
+            buffer.copy_(value)
+        return copied
 
     def all_reduce(self, x: Tensor) -> Tensor:
         return self._sum(x)
@@ -212,27 +216,27 @@ STRATEGIES: Mapping[str, Callable[[], SingleProcess]] = {"ddp": DDP, "fsdp": FSD
 
 
 def rank() -> tuple[int, int]:
-    """Returns (number of this process, number of processes), as torchrun says; (0, 1) without it."""
+    """Returns (rank of this process, number of processes), as torchrun sets them; (0, 1) without it."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def init_distributed(device: torch.device) -> torch.device:
-    """Joins the processes that torchrun started, if it did, and returns this one's device."""
+    """Joins the processes that torchrun started, if it did, and returns the device of this one."""
     if rank()[1] == 1:
         return device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     return device
 
 
 def hard_exit(code: int) -> None:
-    """Ends this process at once if it is one of several, after what it printed; else returns.
+    """Ends this process at once if it is one of several, with its output flushed; else returns.
 
-    A process that ends in the usual way takes threads of its group down as it goes, and under load it was seen to abort there (gloo:
-    "terminate called without an active exception"), with all its work done and written.
+    The usual end destroys threads of the process group, and under load it was seen to abort there (gloo: "terminate called without an
+    active exception"), with all work done and written.
     """
     if rank()[1] > 1:
         sys.stdout.flush()
@@ -240,12 +244,12 @@ def hard_exit(code: int) -> None:
         os._exit(code)
 
 
-def strategy(engine: str) -> SingleProcess:
-    """Returns the engine for the processes that have been started.
+def strategy(name: str) -> SingleProcess:
+    """Returns the strategy of a name for the processes that have been started.
 
     Raises:
-        SettingError: there is no such engine.
+        SettingError: there is no such strategy.
     """
-    if engine not in STRATEGIES:
-        raise SettingError(f"engine must be one of {', '.join(STRATEGIES)}, got {engine!r}{nearest(engine, STRATEGIES)}")
-    return STRATEGIES[engine]() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else SingleProcess()
+    if name not in STRATEGIES:
+        raise SettingError(f"parallel must be one of {', '.join(STRATEGIES)}, got {name!r}{nearest(name, STRATEGIES)}")
+    return STRATEGIES[name]() if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 else SingleProcess()

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from matchlib.algebra.times import stratified_uniform
 from matchlib.errors import IncompatibleError, SettingError
 
-__all__ = ["BatchSlice", "Streams", "place"]
+__all__ = ["BatchSlice", "Streams", "may_draw", "seeded", "slice_position"]
 
 MASK = (1 << 64) - 1
 
@@ -51,6 +51,29 @@ class Streams:
         return torch.Generator(self.device).manual_seed(key >> 1)
 
 
+@contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """A context in which draws without a generator, such as dropout's, continue from the seed of one; it leaves no trace."""
+    device = generator.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(generator.initial_seed())
+        if device.type == "cuda":
+            torch.cuda.manual_seed(generator.initial_seed())
+        yield
+
+
+def may_draw(module: nn.Module) -> bool:
+    """Returns whether a module may draw without a generator: dropout does, and code that is neither torch's nor ours may."""
+    for part in module.modules():
+        if any(kind.__module__.split(".")[0] not in KNOWN for kind in type(part).__mro__):
+            return True
+        rates = [getattr(part, name, 0.0) for name in ("p", "dropout")]
+        if isinstance(part, nn.RReLU) or any(isinstance(rate, float) and rate > 0 for rate in rates):
+            return True
+    return False
+
+
+KNOWN = {"abc", "builtins", "matchlib", "torch", "typing"}  # packages whose other modules draw only with a generator
 _active: list[BatchSlice] = []
 
 
@@ -59,7 +82,7 @@ class BatchSlice:
     """The rows ``begin`` to ``end`` of a batch of ``total`` samples.
 
     Draws whose first dimension is the number of rows belong to samples; all others are made for the whole batch, the same in every
-    share.
+    slice.
 
     Args:
         begin, end, total: 0 <= begin < end <= total.
@@ -74,19 +97,19 @@ class BatchSlice:
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end <= self.total:
-            raise SettingError(f"a share needs 0 <= begin < end <= total, got {self.begin}, {self.end}, {self.total}")
+            raise SettingError(f"a slice needs 0 <= begin < end <= total, got {self.begin}, {self.end}, {self.total}")
 
     @classmethod
     def of(cls, total: int, rank: int = 0, size: int = 1) -> BatchSlice:
-        """Returns the share of process ``rank`` of ``size``.
+        """Returns the slice of process ``rank`` of ``size``.
 
         Raises:
-            SettingError: the batch cannot be cut into equal shares.
+            SettingError: the batch cannot be cut into equal slices.
         """
         if total % size:
             raise SettingError(f"a batch of {total} samples cannot be shared equally by {size} processes; choose a multiple of {size}")
-        own = total // size
-        return cls(rank * own, (rank + 1) * own, total)
+        rows = total // size
+        return cls(rank * rows, (rank + 1) * rows, total)
 
     @property
     def rows(self) -> int:
@@ -94,7 +117,7 @@ class BatchSlice:
         return self.end - self.begin
 
     def parts(self, most: int | None) -> Iterator[BatchSlice]:
-        """Yields the share in parts of at most ``most`` samples, or whole for None."""
+        """Yields the slice in parts of at most ``most`` samples, or whole for None."""
         step = most or self.rows
         for begin in range(self.begin, self.end, step):
             yield BatchSlice(begin, min(begin + step, self.end), self.total)
@@ -110,18 +133,21 @@ class BatchSlice:
             _active.pop()
 
 
-def place(rows: int) -> tuple[int, int]:
-    """Returns (first row, size of the whole batch) for what is being computed for ``rows`` samples: (0, rows) outside of shares."""
-    share = _active[-1] if _active else None
-    return (share.begin, share.total) if share is not None and share.rows == rows else (0, rows)
+def slice_position(rows: int) -> tuple[int, int]:
+    """Returns (first row, size of the whole batch) of a computation for ``rows`` samples: (0, rows) outside of slices."""
+    active = _active[-1] if _active else None
+    return (active.begin, active.total) if active is not None and active.rows == rows else (0, rows)
+
+
+_CUT = (torch.rand, torch.randn, torch.randint, stratified_uniform)
 
 
 class _SlicedDraws(TorchFunctionMode):
-    """Makes draws for the whole batch and keeps the share's rows."""
+    """Makes draws for the whole batch and keeps the slice's rows."""
 
-    def __init__(self, share: BatchSlice) -> None:
+    def __init__(self, rows: BatchSlice) -> None:
         super().__init__()
-        self.share = share
+        self.slice = rows
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,17 +156,14 @@ class _SlicedDraws(TorchFunctionMode):
         shape = kwargs.get("size", _shape(args)) if function in _CUT else (0,) if function is torch.randperm else None
         if shape is None:
             raise IncompatibleError(
-                f"{getattr(function, '__name__', function)} draws random numbers in a way that cannot be cut into shares of a batch; "
+                f"{getattr(function, '__name__', function)} draws random numbers in a way that cannot be cut into slices of a batch; "
                 f"inside a step use torch's {', '.join(f.__name__ for f in _CUT[:3])}"
             )
-        if not shape or shape[0] != self.share.rows:
+        if not shape or shape[0] != self.slice.rows:
             return function(*args, **kwargs)
         bounds = [x for x in args if isinstance(x, int)] if function is torch.randint else []
-        whole: Tensor = function(*bounds, size=(self.share.total, *shape[1:]), **{k: v for k, v in kwargs.items() if k != "size"})
-        return whole[self.share.begin : self.share.end]
-
-
-_CUT = (torch.rand, torch.randn, torch.randint, stratified_uniform)
+        whole: Tensor = function(*bounds, size=(self.slice.total, *shape[1:]), **{k: v for k, v in kwargs.items() if k != "size"})
+        return whole[self.slice.begin : self.slice.end]
 
 
 def _shape(args: tuple[Any, ...]) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ __all__ = ["EngineSettings", "TrainerSettings"]
 
 Count = Annotated[int, Ge(1)]
 Precision = Literal["fp32", "tf32", "bf16"]
+Compile = Literal["default", "reduce-overhead", "max-autotune"]
 
 
 class EngineSettings(Settings):
@@ -27,7 +28,7 @@ class EngineSettings(Settings):
     """Of the networks' matrix products: fp32; tf32, on CUDA; or bf16. States, targets and differences are fp32."""
     teacher_precision: Precision | None = None
     """Of the frozen teacher while a student is trained; with bf16 its weights take half of the memory too. None for that of the others."""
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    compile: Compile | None = None
     """Mode of ``torch.compile`` for each network; reduce-overhead uses CUDA graphs. None for no compilation."""
     channels_last: bool = False
     """Whether images and the weights of convolutions are laid out with channels last."""
@@ -51,7 +52,7 @@ class TrainerSettings(Settings):
     max_grad_norm: Annotated[float, Gt(0)] = math.inf
     """Largest norm of a gradient; inf for none."""
     adaptive_clip: Annotated[float, Gt(1)] = math.inf
-    """Largest norm of a gradient over the running root mean square of those before it; inf for none (AutoClip, Seetharaman et al., 2020)."""
+    """Largest norm of a gradient over the root mean square of those before it; inf for none (AutoClip, Seetharaman et al., 2020)."""
     log_every: Count = 100
     """Steps between rows of the log."""
     checkpoint_every: Count = 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,8 @@ from matchlib.algebra.records import Batch, drop_labels
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import SettingError
-from matchlib.training.random import Streams, place
+from matchlib.training.distributed import SingleProcess
+from matchlib.training.random import Streams, slice_position
 
 __all__ = ["DistillationTask", "Learner", "MatchingTask", "Task"]
 
@@ -27,7 +28,7 @@ class Learner:
         module: whose parameters that require a gradient are trained.
         lr: Adam's step size, > 0.
         betas: Adam's averaging constants, each in [0, 1).
-        ema: decay of the exponential moving average of the weights per own step, in [0, 1).
+        ema: decay of the exponential moving average of the weights per step of this learner, in [0, 1).
         extra_ema_decays: decays of further averages.
     """
 
@@ -39,7 +40,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
-            raise SettingError(f"the step size must be positive, got {self.lr}")
+            raise SettingError(f"lr must be positive, got {self.lr}")
         if not all(0 <= x < 1 for x in (self.ema, *self.extra_ema_decays, *self.betas)):
             raise SettingError(
                 f"ema, extra_ema_decays and betas must lie in [0, 1), got ema={self.ema}, extra_ema_decays={self.extra_ema_decays}, "
@@ -48,28 +49,34 @@ class Learner:
 
 
 class Task(ABC):
-    """A pure function from a step number to a loss; everything random is drawn from streams of that step.
+    """What each step of a training minimises, as a pure function of the step's number; a task may have any number of learners.
 
     Attributes:
-        learners: by name; a turn changes only its own learner's module.
-        size: samples in the batch of a turn.
-        block_size: how many neighbours in a batch must not be parted into different shares.
+        learners: by name; a step changes only one learner's module.
+        streams: of the run; everything random is drawn from streams of the step.
+        batch_size: samples in the batch of a step.
+        block_size: how many neighbours in a batch must not be parted into different slices.
+        cycle: steps after which the order of learners repeats.
+        frozen: modules that are evaluated in a step and never learn.
     """
 
     learners: Mapping[str, Learner]
-    size: int
+    streams: Streams
+    batch_size: int
     block_size: int = 1
+    cycle: int = 1
+    frozen: Sequence[nn.Module] = ()
 
     @abstractmethod
     def learner(self, step: int) -> str:
         """Returns the name of the learner that steps at ``step``, counted from 0."""
 
     @abstractmethod
-    def loss(self, step: int, rows: int) -> Tensor:
-        """Returns that learner's loss at ``step``, a scalar with a graph: the mean over ``rows`` samples of the batch.
+    def loss(self, learner: str, rows: int, step: int) -> Tensor:
+        """Returns a learner's loss at ``step``, a scalar with a graph: the mean over ``rows`` samples of the batch.
 
-        With fewer rows than ``size`` it is called within a ``matchlib.training.random.BatchSlice``, which decides whose random numbers
-        are drawn.
+        With fewer rows than ``batch_size`` it is called within a ``matchlib.training.random.BatchSlice``, which decides whose random
+        numbers are drawn.
         """
 
 
@@ -82,7 +89,7 @@ class MatchingTask(Task):
         dataset: on the streams' device.
         streams: of the run.
         batch_size: samples a step.
-        label_dropout: share of the samples whose label the field is not told, in [0, 1): what classifier-free guidance needs (Ho,
+        label_dropout: fraction of samples whose label is hidden from the field, in [0, 1), as classifier-free guidance needs (Ho,
             Salimans, "Classifier-Free Diffusion Guidance", 2022, https://arxiv.org/abs/2207.12598).
         field: what to call in place of the learner's module, where several processes train it.
     """
@@ -104,35 +111,36 @@ class MatchingTask(Task):
         self.learners = {"field": learner}
         self.field: Field = field or learner.module
         self.model, self.dataset, self.streams = model, dataset, streams
-        self.size, self.block_size = batch_size, model.coupling.block_size(batch_size)
+        self.batch_size, self.block_size = batch_size, model.coupling.block_size(batch_size)
 
     def learner(self, step: int) -> str:
         return "field"
 
-    def _draw(self, step: int, rows: int) -> Batch:
+    def loss(self, learner: str, rows: int, step: int) -> Tensor:
+        return self.model.loss(self.field, self._batch(rows, step), generator=self.streams("point", step)).mean()
+
+    def _batch(self, rows: int, step: int) -> Batch:
         batch = self.dataset.draw(rows, self.streams("real", step))
         if batch.label is None or not self.label_dropout:
             return batch
         generator = self.streams("dropout", step)
-        missing = torch.rand(len(batch.label), generator=generator, device=batch.label.device) < self.label_dropout
-        return replace(batch, label=drop_labels(batch.label, missing))
-
-    def loss(self, step: int, rows: int) -> Tensor:
-        return self.model.loss(self.field, self._draw(step, rows), generator=self.streams("point", step)).mean()
+        dropped = torch.rand(len(batch.label), generator=generator, device=batch.label.device) < self.label_dropout
+        return replace(batch, label=drop_labels(batch.label, dropped))
 
 
 class DistillationTask(Task):
-    """Alternates critic and student turns.
+    """Alternates critic steps and student steps.
 
     Args:
         distillation: the losses.
-        student, critic: how each learns; their modules are those of ``distillation``, or what they are called through.
+        student, critic: how each learns; their modules are those of ``distillation``, or what these call.
         dataset: on the streams' device.
         streams: of the run.
-        batch_size: samples a turn.
-        critic_steps: critic turns before each student turn, >= 1.
-        steps: in all; a loss with a schedule asks how many are done.
-        critic_steps_per_batch: critic turns in a row that see the same generated samples, at other times and with other real data, >= 1.
+        batch_size: samples a step.
+        critic_steps: critic steps before each student step, >= 1.
+        steps: in all, for losses with a schedule.
+        critic_steps_per_batch: consecutive critic steps that see the same generated samples, at other times and with other real data, >= 1.
+        strategy: what wraps the modules that a method adds, where several processes train them.
     """
 
     def __init__(
@@ -147,40 +155,52 @@ class DistillationTask(Task):
         critic_steps: int = 1,
         steps: int = 1,
         critic_steps_per_batch: int = 1,
+        strategy: SingleProcess | None = None,
     ) -> None:
         for name, value in (("critic_steps", critic_steps), ("critic_steps_per_batch", critic_steps_per_batch)):
             if value < 1:
                 raise SettingError(f"{name} must be at least 1, got {value}")
         self.learners = {"student": student, "critic": critic}
+        self.frozen = (distillation.teacher,)
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
-        self.size, self.block_size = batch_size, distillation.model.coupling.block_size(batch_size)
+        self.batch_size, self.block_size = batch_size, distillation.model.coupling.block_size(batch_size)
         self.cycle, self.steps, self.critic_steps_per_batch = critic_steps + 1, steps, critic_steps_per_batch
-        self._made: dict[int, tuple[int, Batch]] = {}  # by first row of a share: when its samples were made, and they
+        self.strategy = strategy or SingleProcess()
+        self._shared: dict[int, tuple[int, Batch]] = {}  # by first row of a slice: the step at which samples were generated, and they
 
     def learner(self, step: int) -> str:
         return "student" if (step + 1) % self.cycle == 0 else "critic"
 
-    def loss(self, step: int, rows: int) -> Tensor:
-        def draw(stream: str) -> Batch:
-            return self.dataset.draw(rows, self.streams(stream, step))
+    def progress(self, step: int) -> float:
+        """Returns the fraction of the steps that are done at ``step``, in [0, 1]."""
+        return min(step / self.steps, 1.0)
 
-        generator = self.streams("point", step)
-        prompt, progress = draw("prompt"), min(step / self.steps, 1.0)
-        if self.learner(step) == "student":
-            other = draw("real") if self.dataset.paired else prompt  # only its source is used
+    def prompt_and_real(self, rows: int, step: int, *, real: bool) -> tuple[Batch, Batch]:
+        """Returns the batches of a step: what the student generates from, and independent data.
+
+        Args:
+            real: whether the second is needed for its data; else the first stands for it, unless the data are pairs.
+        """
+        prompt = self.dataset.draw(rows, self.streams("prompt", step))
+        return prompt, self.dataset.draw(rows, self.streams("real", step)) if real or self.dataset.paired else prompt
+
+    def loss(self, learner: str, rows: int, step: int) -> Tensor:
+        generator, progress = self.streams("point", step), self.progress(step)
+        if learner == "student":
+            prompt, other = self.prompt_and_real(rows, step, real=False)
             return self.distillation.student_loss(prompt=prompt, real=other, generator=generator, progress=progress)
-        real = draw("real") if self.dataset.paired or self.distillation.loss.uses_real else prompt
-        samples = self._reused(step, rows) if self.critic_steps_per_batch > 1 else None
+        prompt, real = self.prompt_and_real(rows, step, real=self.distillation.loss.uses_real)
+        samples = self._shared_samples(rows, step) if self.critic_steps_per_batch > 1 else None
         return self.distillation.critic_loss(prompt=prompt, real=real, generator=generator, progress=progress, samples=samples)
 
-    def _reused(self, step: int, rows: int) -> Batch:
-        """The samples that some critic turns in a row share; made anew where they are not there, as after a resume."""
-        turn = step % self.cycle
-        first, (begin, _) = step - turn % self.critic_steps_per_batch, place(rows)
-        when, made = self._made.get(begin, (-1, None))
-        if made is None or when != first or len(made.data) != rows:
+    def _shared_samples(self, rows: int, step: int) -> Batch:
+        """The samples that some consecutive critic steps share, generated again where they are missing, as after a resume."""
+        first = step - step % self.cycle % self.critic_steps_per_batch
+        begin, _ = slice_position(rows)
+        when, samples = self._shared.get(begin, (-1, None))
+        if samples is None or when != first or len(samples.data) != rows:
             prompt = self.dataset.draw(rows, self.streams("prompt", first))
             with torch.no_grad():
-                made = self.distillation.generate(prompt, generator=self.streams("made", first))
-            self._made[begin] = first, made
-        return made
+                samples = self.distillation.generate(prompt, generator=self.streams("made", first))
+            self._shared[begin] = first, samples
+        return samples

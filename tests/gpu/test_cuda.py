@@ -18,8 +18,9 @@ from matchlib.runs.plan import plan
 from matchlib.runs.run import Run
 from matchlib.runs.settings import from_tree
 from matchlib.training.random import Streams
+from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,44 +48,50 @@ def test_a_generator_gives_the_same_weights_on_both_devices(finished: Path) -> N
 def trainer_on_cuda(batch: int = 32, network: dict | None = None) -> Trainer:
     """A training of the default pieces with random weights."""
     cuda = torch.device("cuda")
-    settings = from_tree({"device": "cuda", "teacher": {"network": network or {"name": "mlp"}}, "trainer": {"batch": batch}})
+    settings = from_tree({"device": "cuda", "teacher": {"network": network or {"name": "mlp"}}, "trainer": {"batch_size": batch}})
     run = Run(settings, Path("unused"))
     made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
     modules = copy.deepcopy(run.untrained).to(cuda), made.student.to(cuda), made.critic.to(cuda)
     of = Distillation(*modules, run.loss_of_run, made.model.times)
     learners = Learner(modules[1], extra_ema_decays=(0.9,)), Learner(modules[2], ema=0.0)
-    return Trainer(DistillationTask(of, *learners, run.data.to(cuda), Streams(0, cuda), batch_size=batch), TrainerSettings(10**6))
+    task = DistillationTask(of, *learners, run.data.to(cuda), Streams(0, cuda), batch_size=batch)
+    return Trainer(task, TrainerSettings(steps=10**6))
 
 
-def test_no_turn_waits_for_the_device() -> None:
+def test_trainer_step_does_not_wait_for_the_device() -> None:
     trainer = trainer_on_cuda()
     for _ in range(4):
-        trainer._turn()
+        trainer.step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(20):
-            trainer._turn()
+            trainer.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_the_plan_is_what_the_allocator_gives_out() -> None:
+def test_plan_peak_is_what_the_allocator_gives_out() -> None:
     network = {"name": "unet", "channels": 32}
-    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch": 128, "emas": [0.9]}})
+    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch_size": 128, "extra_ema_decays": [0.9]}})
     expected = plan(settings).peak()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     trainer = trainer_on_cuda(128, network)
     for _ in range(4):
-        trainer._turn()
+        trainer.step()
     assert torch.cuda.max_memory_allocated() - before == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize(
     "engine",
-    ["{precision: tf32}", "{precision: bf16, teacher_precision: bf16, channels_last: true}", "{compile: reduce-overhead}", "{micro: 5}"],
+    [
+        "{precision: tf32}",
+        "{precision: bf16, teacher_precision: bf16, channels_last: true}",
+        "{compile: reduce-overhead}",
+        "{micro_batch_size: 5}",
+    ],
 )
 def test_every_way_of_working_trains(tmp_path: Path, cli: Callable, small: list[str], engine: str) -> None:
     options = ["--device", "cuda", "--out", tmp_path / "run", *small, "--set", f"trainer.engine={engine}"]

@@ -17,8 +17,9 @@ from matchlib.runs.run import Run
 from matchlib.runs.settings import RunSettings, from_tree
 from matchlib.training.memory import Live
 from matchlib.training.random import Streams
+from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import DistillationTask, Learner
-from matchlib.training.trainer import Trainer, TrainerSettings
+from matchlib.training.trainer import Trainer
 from matchlib_cli.app import main
 
 
@@ -45,25 +46,25 @@ def measured(settings: RunSettings, data: Dataset) -> int:
         )
         learners = Learner(made.student, extra_ema_decays=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
         streams, before = Streams(0, torch.device("cpu")), live.now
-        algorithm = DistillationTask(of, *learners, run.data, streams, batch_size=settings.trainer.batch_size)
-        trainer = Trainer(algorithm, TrainerSettings(4, micro_batch_size=e.micro_batch_size))
+        task = DistillationTask(of, *learners, run.data, streams, batch_size=settings.trainer.batch_size)
+        trainer = Trainer(task, TrainerSettings(steps=4, engine=EngineSettings(micro_batch_size=e.micro_batch_size)))
         live.peak = live.now
         for _ in range(4):
-            trainer._turn()
+            trainer.step()
     return live.peak - before
 
 
 @pytest.mark.parametrize(
     ("batch", "engine"), [(8, {}), (24, {}), (24, {"micro_batch_size": 8}), (8, {"split": True}), (8, {"joint_forward": False})]
 )
-def test_the_plan_is_what_the_turns_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:
+def test_plan_peak_is_what_the_steps_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:
     settings = settings_of(batch, **engine)
-    found = plan(settings, images)
-    there = sum(found.parts[part] for part in ("data", "teacher", "student", "critic"))
-    assert found.peak() - there == pytest.approx(measured(settings, images), rel=0.05)
+    expected = plan(settings, images)
+    modules = sum(expected.parts[part] for part in ("data", "teacher", "student", "critic"))
+    assert expected.peak() - modules == pytest.approx(measured(settings, images), rel=0.05)
 
 
-def test_nothing_is_computed_or_changed(images: Dataset) -> None:
+def test_plan_computes_and_changes_nothing(images: Dataset) -> None:
     before, state = copy.deepcopy(images.train.data), torch.get_rng_state()
     first, second = (plan(settings_of(8), images) for _ in range(2))
     assert first.peak() == second.peak()
@@ -71,7 +72,7 @@ def test_nothing_is_computed_or_changed(images: Dataset) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
+def test_plan_largest_fits_and_a_larger_batch_does_not() -> None:
     made = Plan({"data": 100}, 8, lambda size: 50 + 7 * size)
     assert made.largest(149) == 0
     assert made.largest(157) == 1
@@ -79,7 +80,7 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not() -> None:
     assert made.peak(most) <= 100_000 < made.peak(int(1.05 * most))
 
 
-def test_the_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("trainer:\n  batch_size: 64\n")
     for memory, fits in (
         ("24GiB", "64 fits"),
@@ -95,7 +96,7 @@ def test_the_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("memory", ["much", "-3GiB", "24XB"])
-def test_memory_that_is_none_is_refused(tmp_path: Path, memory: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_command_refuses_memory_that_is_none(tmp_path: Path, memory: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("{}\n")
     with pytest.raises(SystemExit) as ended:
         main(["plan", str(tmp_path / "run.yaml"), "--memory", memory])

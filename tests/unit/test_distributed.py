@@ -1,4 +1,4 @@
-"""Several processes, and parts of a batch: the same draws, the same weights."""
+"""matchlib.training.distributed: several processes train the weights of one."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from matchlib.errors import IncompatibleError, SettingError
+from matchlib.errors import SettingError
 from matchlib.io import read_tensors
-from matchlib.plugins.couplings import MinibatchOT
-from matchlib.training.random import BatchSlice
+from matchlib.training.distributed import SingleProcess, strategy
 
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "processes.py"
 
@@ -41,13 +40,13 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights(tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("options", [("--engine", "ddp"), ("--engine", "fsdp"), ("--engine", "fsdp", "--micro", "4")])
-def test_two_processes_train_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], options: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("options", [("--parallel", "ddp"), ("--parallel", "fsdp"), ("--parallel", "fsdp", "--micro", "4")])
+def test_strategy_two_processes_train_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], options: tuple[str, ...]) -> None:
     assert gap(weights(tmp_path, *options, processes=2), alone) < 1e-9  # 50 steps in float64
 
 
 @pytest.mark.parametrize("micro", ["1", "5"])
-def test_the_size_of_a_micro_batch_changes_nothing(tmp_path: Path, alone: dict[str, torch.Tensor], micro: str) -> None:
+def test_micro_batch_size_changes_nothing(tmp_path: Path, alone: dict[str, torch.Tensor], micro: str) -> None:
     assert gap(weights(tmp_path, "--micro", micro), alone) < 1e-9
 
 
@@ -56,10 +55,10 @@ def test_other_random_numbers_would_be_noticed(tmp_path: Path, alone: dict[str, 
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp"])
-def test_a_process_that_dies_ends_the_run_with_its_name_and_the_others_go_on_from_its_checkpoint(
+def test_strategy_a_process_that_dies_ends_the_run_with_its_name_and_one_goes_on_from_its_checkpoint(
     tmp_path: Path, alone: dict[str, torch.Tensor], engine: str
 ) -> None:
-    died = start(tmp_path, "--engine", engine, "--die", "1", "31", processes=2)
+    died = start(tmp_path, "--parallel", engine, "--die", "1", "31", processes=2)
     assert died.returncode != 0
     assert "rank" in died.stderr
     assert "Signal 9" in died.stderr or "SIGKILL" in died.stderr
@@ -68,40 +67,13 @@ def test_a_process_that_dies_ends_the_run_with_its_name_and_the_others_go_on_fro
     assert rows == [7, 14, 21, 28, 35, 42, 49, 50]
 
 
-def test_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
+def test_strategy_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
     straight = weights(tmp_path / "straight", processes=2)
     start(tmp_path / "cut", "--die", "0", "23", processes=2)
     assert gap(weights(tmp_path / "cut", processes=2), straight) == 0.0
 
 
-# -- shares --------------------------------------------------------------------------------------------------------------------
-
-
-def draws(rows: int) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shaped = torch.randn(rows, 3, generator=generator), torch.rand((rows, 2), generator=generator)
-    whole = torch.rand((), generator=generator).expand(rows)
-    return [*shaped, torch.randint(10, (rows,), generator=generator), torch.randint(2, 9, size=(rows, 1), generator=generator), whole]
-
-
-@pytest.mark.parametrize("most", [1, 3, 7, 8])
-def test_parts_draw_what_the_whole_draws(most: int) -> None:
-    found = []
-    for part in BatchSlice.of(8).parts(most):
-        with part.drawing():
-            found.append(draws(part.rows))
-    assert all(torch.equal(torch.cat(parts), wanted) for parts, wanted in zip(zip(*found, strict=True), draws(8), strict=True))
-
-
-def test_a_draw_that_cannot_be_cut_is_refused() -> None:
-    with BatchSlice(0, 2, 8).drawing(), pytest.raises(IncompatibleError, match=r"normal_.*cannot be cut.*torch\.randn"):
-        torch.empty(2).normal_(generator=torch.Generator())
-
-
-def test_a_batch_that_processes_cannot_share_is_refused() -> None:
-    with pytest.raises(SettingError, match="a batch of 10 samples cannot be shared equally by 4 processes"):
-        BatchSlice.of(10, 0, 4)
-
-
-def test_samples_that_share_a_plan_are_not_parted() -> None:
-    assert MinibatchOT(block=4).block_size(12) == 4
+def test_strategy_refuses_a_name_that_does_not_exist() -> None:
+    with pytest.raises(SettingError, match="parallel must be one of ddp, fsdp, got 'fdsp'; did you mean 'fsdp'"):
+        strategy("fdsp")
+    assert type(strategy("fsdp")) is SingleProcess

@@ -1,0 +1,135 @@
+"""Alarms: what can be wrong with a distillation, as a table of name, condition and advice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+__all__ = ["ALARMS", "Alarm", "Limits", "Raised", "raised"]
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where a reading becomes an alarm; measured in benchmarks/alarms.py on healthy and on broken runs.
+
+    Args:
+        teacher_error: error of the teacher on real points, over that of the best multiple of the state.
+        critic_grad_cosine: cosine between the critic's gradients on two independent batches.
+        critic_change: change of the critic's predictions over that of the samples, both since the measurement before and relative to their
+            size. The alarm takes both: every critic is behind a student that has just set out, and a converged critic hardly changes.
+        std_ratio: standard deviation of generated over that of real data: smallest and largest.
+        saturation: fraction of generated numbers beyond the data's limits by a tenth of their range.
+        nn_distance_ratio: distance to the nearest neighbour in the batch, over that of real data; like a small ``std_ratio``, in two
+            consecutive measurements of which the second is no better.
+        sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
+    """
+
+    teacher_error: float = 1.5
+    critic_grad_cosine: float = 0.5
+    critic_change: float = 0.1
+    std_ratio: tuple[float, float] = (0.3, 2.5)
+    saturation: float = 0.5
+    nn_distance_ratio: float = 0.2
+    sample_change: float = 1e-6
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An alarm that was raised.
+
+    Args:
+        name: of the alarm, for the log.
+        message: what was measured, the likely cause, and the setting to change.
+    """
+
+    name: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A row of the table.
+
+    Args:
+        name: for the log.
+        condition: of the readings, those of the measurement before, and the limits.
+        advice: format string of the readings: what was measured, the likely cause, and the setting to change.
+        alone: whether it is raised only where no alarm of an earlier row is, whose consequence it may be.
+    """
+
+    name: str
+    condition: Callable[[Values, Values, Limits], bool]
+    advice: str
+    alone: bool = False
+
+
+def _variety(readings: Values, limits: Limits) -> float:
+    """How far samples differ from each other, relative to what is still accepted; infinite without readings."""
+    std, distance = (readings.get(name, math.inf) for name in ("std_ratio", "nn_distance_ratio"))
+    return min(std / limits.std_ratio[0], distance / limits.nn_distance_ratio)
+
+
+def _student_too_fast(now: Values, before: Values, limits: Limits) -> bool:
+    return now["std_ratio"] > limits.std_ratio[1] or now["saturation"] > limits.saturation
+
+
+def _critic_too_slow(now: Values, before: Values, limits: Limits) -> bool:
+    hardly_changes = now.get("critic_change", 1.0) < limits.critic_change * now.get("sample_change", 0.0)
+    return now["critic_grad_cosine"] > limits.critic_grad_cosine and hardly_changes
+
+
+def _collapsed(now: Values, before: Values, limits: Limits) -> bool:
+    variety, earlier = _variety(now, limits), _variety(before, limits)
+    return max(variety, earlier) < 1 and variety < 1.1 * earlier  # a student that has just set out may be alike and on its way
+
+
+ALARMS = (
+    Alarm(
+        "teacher",
+        lambda now, before, limits: now["teacher_error"] > limits.teacher_error,
+        "on real data the teacher's error is {teacher_error:.2f} times that of the best multiple of the state: its sign, time or scale is "
+        "wrong, or it was made for other data; examine it with: matchlib doctor",
+    ),
+    Alarm(
+        "student-frozen",
+        lambda now, before, limits: now.get("sample_change", 1.0) < limits.sample_change,
+        "the student does not change: its gradient or learning rate is zero; raise trainer.student_lr, or choose another student.network",
+    ),
+    Alarm(
+        "student-lr",
+        _student_too_fast,
+        "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
+        "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
+    ),
+    Alarm(
+        "critic",
+        _critic_too_slow,
+        "the critic does not follow the student (since the last measurement samples changed by {sample_change:.2f}, its predictions by "
+        "{critic_change:.3f}, and two batches push it the same way, cosine {critic_grad_cosine:.2f}); raise trainer.critic_lr or "
+        "trainer.critic_steps",
+        alone=True,
+    ),
+    Alarm(
+        "collapse",
+        _collapsed,
+        "samples are too much alike (standard deviation {std_ratio:.2f}, nearest neighbour {nn_distance_ratio:.2f} of the data's); lower "
+        "trainer.student_lr, raise trainer.critic_steps, or choose an earlier student.t_start",
+    ),
+)
+
+
+def raised(readings: Values, before: Values, limits: Limits | None = None) -> tuple[Raised, ...]:
+    """Returns the alarms that readings raise, the likeliest cause first.
+
+    Args:
+        before: readings of the measurement before; empty for none.
+    """
+    limits = limits or Limits()
+    result: list[Raised] = []
+    for alarm in ALARMS:
+        if alarm.condition(readings, before, limits) and not (alarm.alone and result):
+            result.append(Raised(alarm.name, alarm.advice.format(**readings)))
+    return tuple(result)

@@ -1,0 +1,305 @@
+"""Callbacks: what happens in a training besides its steps, such as log, progress, monitor and alarms, and the choice of a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from matchlib.io import write_text
+from matchlib.training.alarms import Raised
+from matchlib.training.monitor import Monitor
+from matchlib.training.settings import TrainerSettings
+
+if TYPE_CHECKING:
+    from matchlib.training.trainer import Trainer
+
+__all__ = [
+    "Callback",
+    "JSONLog",
+    "KeepBest",
+    "Monitoring",
+    "Progress",
+    "ProgressCallback",
+    "RollBack",
+    "StopOnAlarm",
+    "standard_callbacks",
+]
+
+Score = Callable[[Mapping[str, nn.Module]], float]
+
+
+class Callback:
+    """What a training calls at its events, in all processes; a subclass overrides the methods that it needs.
+
+    Callbacks are called in their order. They read the trainer's public attributes and may change ``lr_scale``.
+
+    Attributes:
+        name: under which checkpoints hold the state; that of the class. Two of one class need two names.
+    """
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Called before the first step, after a checkpoint was restored if there is one."""
+
+    def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Called after every step; returns values for a row of the log, and none for no row."""
+        return {}
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        """Called with every row of the log."""
+
+    def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
+        """Called for every alarm that is new, after its row of the log."""
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        """Called before a checkpoint is written."""
+
+    def on_restore(self, trainer: Trainer) -> None:
+        """Called after the training went on from a checkpoint, or back to one."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Called after the last step and its checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to know, as JSON."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
+
+
+class JSONLog(Callback):
+    """Appends rows to a file, one JSON object a line.
+
+    Args:
+        path: ``metrics.jsonl`` of a run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._failed = False  # whether the last line may be cut short
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        error = trainer.strategy.on_main_process(lambda: self._append(row))
+        if error and not self._failed:
+            trainer.warn(f"{self.path} cannot be written ({error}); rows of the log are missing until there is room")
+        self._failed = bool(error)
+
+    def _append(self, row: Mapping[str, Any]) -> str:
+        """Appends a row, and returns what went wrong."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._failed + json.dumps(row) + "\n")
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def on_restore(self, trainer: Trainer) -> None:
+        trainer.strategy.on_main_process(lambda: self.rewind(trainer.phase, trainer.steps_done))
+
+    def rewind(self, phase: str, step: int) -> None:
+        """Drops the phase's rows after ``step`` and lines that are no rows, so that a resumed run's log has no row twice."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _is_before(line, phase, step)]
+        if kept != lines:
+            write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def _is_before(line: str, phase: str, step: int) -> bool:
+    """Whether a line is a row of another phase, or of this one up to ``step``."""
+    try:
+        row = json.loads(line)
+        return bool(row["phase"] != phase or row["step"] <= step)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return False
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a display may show: the phase, steps done and in all, mean losses since the last row by learner, and seconds."""
+
+    phase: str
+    step: int
+    steps: int
+    losses: dict[str, float]
+    seconds: float
+
+
+class ProgressCallback(Callback):
+    """Hands a ``Progress`` to a function at every row with losses, in the first process."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self.on_progress = on_progress
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        if "seconds" in row and trainer.strategy.rank == 0:
+            losses = {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}
+            self.on_progress(Progress(trainer.phase, trainer.steps_done, trainer.settings.steps, losses, row["seconds"]))
+
+
+class Monitoring(Callback):
+    """Measures the training now and then, logs the readings, and warns of alarms that are new.
+
+    Args:
+        monitor: what measures.
+        every: steps between measurements; 0 for none.
+
+    Attributes:
+        well: step of the last measurement without an alarm.
+        alarms: of the measurement after this step.
+    """
+
+    def __init__(self, monitor: Monitor, every: int) -> None:
+        self.monitor, self.every = monitor, every
+        self.well, self.alarms = 0, tuple[Raised, ...]()
+        self._announced: set[str] = set()
+        self._skipped: dict[str, int] = {}  # steps, up to the last measurement
+
+    def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
+        self.alarms = ()
+        if not self.every or trainer.steps_done % self.every:
+            return {}
+        trainer.freeze()
+        before, self._skipped = self._skipped, trainer.skipped()
+        skipped = {name: count - before.get(name, 0) for name, count in self._skipped.items() if count > before.get(name, 0)}
+        readings = self.monitor.measure(trainer.steps_done, skipped)
+        self.alarms, names = readings.alarms, [alarm.name for alarm in readings.alarms]
+        if not names:
+            self.well = trainer.steps_done
+        return {f"monitor/{name}": value for name, value in readings.values.items()} | ({"alarms": names} if names else {})
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        if self.every and trainer.steps_done % self.every == 0:
+            announced, self._announced = self._announced, {alarm.name for alarm in self.alarms}
+            trainer.alarm(*(alarm for alarm in self.alarms if alarm.name not in announced))
+
+    def on_restore(self, trainer: Trainer) -> None:
+        self.alarms, self._announced, self._skipped = (), set(), trainer.skipped()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"well": self.well}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.well = state["well"]
+
+
+class StopOnAlarm(Callback):
+    """Ends the training at the first alarm."""
+
+    def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
+        raise trainer.diverged(f"alarm ({alarm.name}): {alarm.message}", "")
+
+
+class RollBack(Callback):
+    """Goes back at an alarm of the monitor, with half of the learning rates.
+
+    A checkpoint is trusted if a later measurement found nothing wrong: an alarm comes after its cause, which the latest checkpoint may hold
+    already.
+
+    Args:
+        monitoring: whose alarms these are.
+        most: roll-backs, after which the training ends.
+    """
+
+    def __init__(self, monitoring: Monitoring, most: int = 3) -> None:
+        self.monitoring, self.most, self.times = monitoring, most, 0
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        if not trainer.steps_done:
+            trainer.try_to_save()  # so that there is always something to go back to
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        assert trainer.checkpoints is not None
+        trusted = next(trainer.checkpoints.trusted(self.monitoring.well, trainer.settings.checkpoint_every), None)
+        trainer.checkpoints.protect("roll-back", trusted)
+
+    def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
+        if alarm not in self.monitoring.alarms or trainer.checkpoints is None:
+            return
+        good = trainer.checkpoints.most_trusted(self.monitoring.well, trainer.settings.checkpoint_every)
+        if good is None:
+            raise trainer.diverged("there is nothing to roll back to", "")
+        if self.times >= self.most:
+            raise trainer.diverged(f"rolled back {self.most} times in vain", "")
+        times, scale = self.times + 1, trainer.lr_scale / 2
+        trainer.restore(good)
+        self.times, trainer.lr_scale = times, scale
+        trainer.note(f"rolled back to {good}; the learning rates are {scale:g} of what they were")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"times": self.times}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.times = state["times"]
+
+
+class KeepBest(Callback):
+    """Scores every regular checkpoint, keeps the best, and ends the training with it.
+
+    Args:
+        score: of the learners' averaged modules, called in all processes; the lower, the better.
+    """
+
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.best: tuple[int, float] | None = None  # step and score
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        assert trainer.checkpoints is not None
+        if trainer.at_regular_checkpoint:  # so that an interruption does not change what is scored
+            value = self.score(trainer.averaged())
+            if self.best is None or value < self.best[1]:
+                self.best = trainer.steps_done, value
+        trainer.checkpoints.protect("best", trainer.checkpoints.file(self.best[0]) if self.best else None)
+
+    def on_restore(self, trainer: Trainer) -> None:
+        if self.best and trainer.checkpoints and not trainer.checkpoints.file(self.best[0]).exists():
+            self.best = None  # an older history may name a file that a better one has replaced
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if self.best and trainer.checkpoints and self.best[0] != trainer.steps_done:
+            step, value = self.best
+            trainer.checkpoints.restore(trainer.states, trainer.checkpoints.file(step))
+            trainer.note(f"{trainer.phase}: the checkpoint after step {step} has the best score ({value:.4g}), and is what is kept")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = tuple(state["best"]) if state["best"] else None
+
+
+def standard_callbacks(
+    settings: TrainerSettings,
+    *,
+    log: Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    monitor: Monitor | None = None,
+    score: Score | None = None,
+) -> list[Callback]:
+    """Returns the callbacks that settings ask for.
+
+    Args:
+        log: file for rows of the log; None for none.
+        on_progress, monitor, score: likewise, of ``ProgressCallback``, ``Monitoring`` and ``KeepBest``.
+    """
+    callbacks: list[Callback] = [JSONLog(log)] if log else []
+    callbacks += [ProgressCallback(on_progress)] if on_progress else []
+    monitoring = Monitoring(monitor, settings.monitor_every) if monitor else None
+    callbacks += [monitoring] if monitoring else []
+    if settings.on_alarm == "stop":
+        callbacks.append(StopOnAlarm())
+    elif settings.on_alarm == "roll-back" and monitoring:
+        callbacks.append(RollBack(monitoring))
+    return callbacks + ([KeepBest(score)] if score else [])

@@ -1,0 +1,96 @@
+"""matchlib.training.alarms: what is planted is named, and nothing else. The full table is benchmarks/results/alarms.json."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from matchlib.io import read_json
+from matchlib.training.alarms import ALARMS, raised
+
+ROOT = Path(__file__).parents[2]
+HEALTHY = {
+    "teacher_error": 0.5,
+    "sample_change": 0.3,
+    "critic_change": 0.2,
+    "critic_grad_cosine": 0.9,
+    "std_ratio": 1.0,
+    "nn_distance_ratio": 1.0,
+    "saturation": 0.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("measurements", "names"),
+    [
+        ([{}, {}], []),
+        ([{"std_ratio": 0.15}, {"std_ratio": 0.8}], []),  # it has just set out
+        ([{"std_ratio": 0.15}, {"std_ratio": 0.2}, {"std_ratio": 0.25}], []),  # on its way
+        ([{"std_ratio": 0.2}, {"std_ratio": 0.2}], ["collapse"]),
+        ([{"nn_distance_ratio": 0.1}, {"nn_distance_ratio": 0.05}], ["collapse"]),
+        ([{"critic_change": 0.01}], ["critic"]),
+        ([{"critic_change": 0.01, "critic_grad_cosine": 0.1}], []),  # it has arrived: nothing to learn
+        ([{"critic_change": 0.01, "sample_change": 0.02}], []),  # nor has the student anywhere to go
+        ([{"std_ratio": 3.0, "critic_change": 0.01}], ["student-lr"]),
+        ([{"saturation": 0.6}], ["student-lr"]),
+        ([{"sample_change": 0.0}], ["student-frozen"]),
+        ([{"teacher_error": 4.0}], ["teacher"]),
+    ],
+)
+def test_raised_names_what_is_wrong_and_nothing_else(measurements: list[dict[str, float]], names: list[str]) -> None:
+    before: dict[str, float] = {}
+    results = []
+    for changes in measurements:
+        readings = HEALTHY | changes
+        results.append([alarm.name for alarm in raised(readings, before)])
+        before = readings
+    assert results[-1] == names
+    assert not any(results[:-1])
+
+
+def test_raised_needs_no_measurement_before_the_first() -> None:
+    first = {name: value for name, value in HEALTHY.items() if name not in ("sample_change", "critic_change")}
+    assert raised(first, {}) == ()
+    assert [alarm.name for alarm in raised(first | {"teacher_error": 2.0}, {})] == ["teacher"]
+
+
+@pytest.mark.parametrize("alarm", ALARMS, ids=lambda alarm: alarm.name)
+def test_alarm_advice_names_a_setting_or_a_command(alarm: object) -> None:
+    message = alarm.advice.format(**HEALTHY)  # type: ignore[attr-defined]
+    assert "trainer." in message or "matchlib doctor" in message
+    assert "{" not in message
+
+
+@pytest.fixture(scope="module")
+def alarms(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """benchmarks/alarms.py, with its files elsewhere."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location("alarms", ROOT / "benchmarks" / "alarms.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    module.PLACE = tmp_path_factory.mktemp("alarms")
+    return module
+
+
+@pytest.mark.parametrize("failure", ["wrong teacher sign", "NaN batch", "full disk"])
+def test_planted_failures_are_named(alarms: ModuleType, failure: str) -> None:
+    wanted, make, settings = alarms.FAILURES[failure]
+    short = {"trainer.monitor_every": 20, "trainer.batch_size": 64, "trainer.checkpoint_every": 20}
+    result = alarms.planted(make, {**settings, **short}, 40, full=failure == "full disk")
+    assert result["alarms"][0].startswith(f"alarm ({wanted})")
+
+
+def test_the_committed_table_names_every_failure_and_no_healthy_run() -> None:
+    rows = read_json(ROOT / "benchmarks" / "results" / "alarms.json")["rows"]
+    assert all(row["first"] == row["wanted"] for row in rows)
+    assert sum(bool(row["wanted"]) for row in rows) == 6
+    assert sum(not row["wanted"] for row in rows) == 10

@@ -1,0 +1,131 @@
+"""matchlib.training.monitor: what the readings say, against exact values."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fixtures.trainings import distillation_trainer
+from torch import Tensor, nn
+
+import matchlib
+from matchlib.algebra.records import Batch, Condition
+from matchlib.algebra.times import TimeDistribution
+from matchlib.data.dataset import Dataset
+from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.loss import DistillationLoss
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.teacher import Teacher
+from matchlib.plugins.losses import UID
+from matchlib.training.monitor import DistillationMonitor
+from matchlib.training.random import Streams
+from matchlib.training.task import DistillationTask
+
+
+class Shifted(nn.Module):
+    """Generates N(-.5, .8^2)."""
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        return -0.5 + 0.8 * source
+
+
+class Linear(nn.Module):
+    """A field with a weight, for the critic's gradient."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field, self.scale = field, nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return self.scale * self.field(state, time, condition)
+
+
+def gaussian_readings(critic: tuple[float, float]) -> dict[str, float]:
+    """Flow at t = .4, real data N(1, 1.3^2), generated N(-.5, .8^2), teacher exact, and a critic that is exact for some distribution."""
+    model = replace(matchlib.families["flow"]().model(paired=False), times=TimeDistribution(0.4 * (1 - 1e-9), 0.4))
+    size = 20_000
+    x = 1 + 1.3 * torch.randn(size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = Dataset("line", Batch(x), Batch(x[:10]), 0.0, 1.0, None, (-4.0, 6.0))
+    teacher = Teacher(GaussianField(model, Mixture.normal(1.0, 1.3)), model)
+    distillation = Distillation(teacher, Shifted(), Linear(GaussianField(model, Mixture.normal(*critic))), UID())
+    streams = Streams(0, torch.device("cpu"))
+    monitor = DistillationMonitor(distillation, data, streams, size=size)
+    prompt, real = (data.draw(size, streams(name)) for name in ("prompt", "real"))
+    with torch.no_grad():
+        generator = streams("point")
+        generated = distillation.generated(prompt, real, generator=generator)
+        return monitor.errors(generated, distillation.model.sample_path(real, generator=generator))
+
+
+def test_monitor_gap_at_the_best_critic_is_the_divergence() -> None:
+    readings = gaussian_readings((-0.5, 0.8))
+    assert abs(readings["gap"] - 0.8852131) < 2.5 * readings["gap/ci"]  # by quadrature; 2.5 half-widths are 4.9 standard errors
+    assert readings["gap/ci"] < 0.05
+
+
+def test_monitor_gap_at_another_critic_is_less() -> None:
+    readings = gaussian_readings((0.0, 1.0))
+    assert readings["gap"] < 0.8852131 - 2 * readings["gap/ci"]
+
+
+def test_monitor_errors_of_an_exact_teacher_and_of_a_critic_that_copies_it() -> None:
+    readings = gaussian_readings((1.0, 1.3))
+    assert readings["teacher_error"] < 1
+    assert readings["critic_error"] == pytest.approx(1.0)
+
+
+def test_monitor_measure_has_all_readings_and_changes_nothing() -> None:
+    trainer = distillation_trainer()
+    task = trainer.task
+    assert isinstance(task, DistillationTask)
+    monitor = DistillationMonitor(task.distillation, task.dataset, task.streams, size=32)
+    for _ in range(3):
+        trainer.step()
+    before = [w.clone() for state in trainer.states.values() for w in state.weights]
+    trainer.freeze()
+    first = monitor.measure(3, {})
+    assert not any(w.requires_grad for state in trainer.states.values() for w in state.weights)
+    for _ in range(3):
+        trainer.step()
+    second = monitor.measure(6, {})
+    assert first.values.keys() < second.values.keys()
+    assert second.values.keys() - first.values.keys() == {"critic_lag", "sample_change", "critic_change"}
+    assert sum(second.values[f"grad_share_by_time/t{i}"] for i in range(4)) == pytest.approx(1.0)
+    other = distillation_trainer()
+    for _ in range(3):
+        other.step()
+    assert all(torch.equal(w, x) for w, x in zip(before, (w for s in other.states.values() for w in s.weights), strict=True))
+    for _ in range(3):
+        other.step()
+    for name, state in trainer.states.items():
+        assert all(torch.equal(w, x) for w, x in zip(state.weights, other.states[name].weights, strict=True))
+
+
+def test_monitor_measure_reads_the_loss_as_it_is_at_the_step() -> None:
+    """A loss with a ramp is asked at the measured step's progress, for the gradient's shares by time as for the critic's gradient."""
+    task = distillation_trainer().task
+    assert isinstance(task, DistillationTask)
+    asked: list[float] = []
+
+    class Ramped(type(task.distillation.loss)):  # type: ignore[misc]
+        def at(self, progress: float) -> DistillationLoss:
+            asked.append(progress)
+            return super().at(progress)
+
+    task.distillation.loss = Ramped(alpha=2.0, beta=2.0, gamma=0.5)
+    DistillationMonitor(task.distillation, task.dataset, task.streams, steps=40, size=32).measure(10, {})
+    assert len(asked) == 3  # once for the student's loss, and for each half of the critic's batches
+    assert set(asked) == {0.25}
+
+
+def test_monitor_measure_names_the_cause_of_what_is_not_finite() -> None:
+    task = distillation_trainer().task
+    assert isinstance(task, DistillationTask)
+    broken = replace(task.dataset, train=replace(task.dataset.train, data=task.dataset.train.data.clone()))
+    broken.train.data[::8] = float("nan")
+    for dataset, cause in ((broken, "the cause is the data: 7 of 56 samples are not finite"), (task.dataset, "are finite: lower the")):
+        (alarm,) = DistillationMonitor(task.distillation, dataset, task.streams, size=16).measure(5, {"critic": 2}).alarms
+        assert alarm.name == "not-finite"
+        assert "2 of the critic" in alarm.message
+        assert cause in alarm.message
