@@ -36,7 +36,8 @@ from matchlib.runs.settings import from_tree
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.plugins.tasks import DistillationTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 MIB = 2**20

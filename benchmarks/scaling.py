@@ -26,7 +26,8 @@ from matchlib.plugins.losses import RealUID
 from matchlib.training.distributed import hard_exit, init_distributed, strategy
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.plugins.tasks import DistillationTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 BATCHES, WIDTHS, PROCESSES = (8, 32, 128, 512, 2048), (64, 128, 256, 512, 1024), (1, 2)

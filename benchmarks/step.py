@@ -40,7 +40,8 @@ from matchlib.runs.artifact import build_field
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.plugins.tasks import DistillationTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 ALPHA, BETA, GAMMA = 2.0, 2.0, 0.5

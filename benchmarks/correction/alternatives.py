@@ -25,7 +25,8 @@ from matchlib.registry import tasks
 from matchlib.runs.artifact import load_artifact, save_artifact
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import DistillationTask, Learner, MatchingTask
+from matchlib.plugins.tasks import DistillationTask, MatchingTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 __all__ = ["BUDGET", "UID_CYCLE", "adversarial", "further", "refined", "then", "turns"]

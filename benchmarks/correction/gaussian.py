@@ -37,7 +37,8 @@ from matchlib.runs.artifact import build_field
 from matchlib.testing.world import AffineStudent
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.plugins.tasks import DistillationTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 REAL, WRONG = (0.0, 1.0), (0.2, 1.0)

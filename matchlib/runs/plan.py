@@ -13,13 +13,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # public are meta tens
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.build import build
 from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 __all__ = ["MOST", "Plan", "plan"]

@@ -19,6 +19,7 @@ from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
+from matchlib.plugins.tasks import MatchingTask
 from matchlib.registry import metrics, tasks
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Components, data_digest, device_of, settings_digest
@@ -31,7 +32,7 @@ from matchlib.training.monitor import DistillationMonitor, Monitor
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import Learner, MatchingTask, Task
+from matchlib.training.task import Learner, Task
 from matchlib.training.trainer import Trainer
 
 __all__ = ["Run"]

@@ -122,7 +122,7 @@ def test_every_family_distils(tmp_path: Path, cli: Cli, small: list[str], family
         "trainer.max_grad_norm=1",
         "trainer={critic_steps: 3, critic_steps_per_batch: 3}",
         "trainer={keep_best_by: frechet-raw, checkpoint_every: 10}",
-        "trainer.engine={micro_batch_size: 7, precision: bf16, teacher_precision: bf16, channels_last: true, checkpointing: true, split: true}",
+        "trainer.engine={micro_batch_size: 7, precision: bf16, teacher_precision: bf16, checkpointing: true, split: true}",
         "trainer={on_alarm: roll-back, monitor_every: 10, extra_ema_decays: [0.9, 0.99], keep_last: 1}",
         "teacher.times={t_min: 0.01, t_max: 1.0, log_sigma: [0, 1]}",
     ],

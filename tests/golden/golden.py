@@ -42,7 +42,6 @@ Settings = Mapping[str, Any]  # values by dotted path
 
 # Old dotted path of a setting to the new one. At most one * on either side stands for the same text; the first entry that fits counts.
 RENAMED: dict[str, str] = {
-    "teacher.law": "teacher.distribution",
     "trainer.batch": "trainer.batch_size",
     "teacher.training.batch": "teacher.training.batch_size",
     "teacher.training.rate": "teacher.training.lr",

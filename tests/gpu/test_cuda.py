@@ -13,13 +13,14 @@ import torch
 
 import matchlib
 from matchlib.distillation.distillation import Distillation
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import plan
 from matchlib.runs.run import Run
 from matchlib.runs.settings import from_tree
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 pytestmark = [

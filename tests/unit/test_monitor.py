@@ -18,9 +18,9 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.teacher import Teacher
 from matchlib.plugins.losses import UID
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.monitor import DistillationMonitor
 from matchlib.training.random import Streams
-from matchlib.training.task import DistillationTask
 
 
 class Shifted(nn.Module):

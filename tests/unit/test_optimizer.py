@@ -56,7 +56,7 @@ def moves(gradients: list[float], adaptive_clip: float) -> list[float]:
 
 
 def test_train_state_adaptive_clip_bounds_the_step_of_a_sudden_gradient() -> None:
-    """Adam steps by s / sqrt(beta_2 + (1 - beta_2) s^2) along a gradient s times the steady ones before: 1 for 1, toward 10 for a large s."""
+    """Adam steps by s / sqrt(beta_2 + (1 - beta_2) s^2) along a gradient s times those before: 1 for 1, toward 10 for a large s."""
     for clip, largest in ((math.inf, 10.0), (3.0, 3 / math.sqrt(0.99 + 0.01 * 9))):
         distances = moves([1.0] * 300 + [1e4], clip)
         assert distances[299] == pytest.approx(1.0, rel=1e-3)

@@ -11,6 +11,7 @@ import torch
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import Plan, plan
 from matchlib.runs.run import Run
@@ -18,7 +19,7 @@ from matchlib.runs.settings import RunSettings, from_tree
 from matchlib.training.memory import Live
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 from matchlib_cli.app import main
 

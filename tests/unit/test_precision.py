@@ -13,10 +13,10 @@ import matchlib
 from matchlib.algebra.records import Condition
 from matchlib.errors import SettingError
 from matchlib.fields.preconditioned import NetworkSpec, Preconditioned
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
 from matchlib.training.precision import Checkpointed, prepare
 from matchlib.training.settings import EngineSettings
-from matchlib.training.task import DistillationTask
 
 
 def answers(network: dict[str, Any], **options: Any) -> tuple[Tensor, list[Tensor]]:

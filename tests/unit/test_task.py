@@ -12,9 +12,10 @@ from fixtures.trainings import DATA, distillation_trainer, equal
 from torch import Tensor, nn
 
 from matchlib.errors import SettingError
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.registry import tasks
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import DistillationTask, Learner
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from matchlib.runs.teachers import fresh_teacher, recipe_of, teacher_card
+from matchlib_cli.config import assemble
 from torch import Tensor, nn
 
 import matchlib
@@ -26,8 +28,6 @@ from matchlib.runs.build import distillation_of
 from matchlib.runs.recipes import recipe
 from matchlib.runs.run import Hooks
 from matchlib.runs.settings import RunSettings, TeacherSettings, from_tree
-from matchlib.runs.teachers import fresh_teacher, recipe_of, teacher_card
-from matchlib_cli.config import assemble
 
 FLOW = matchlib.families["flow"]().model(paired=False)
 LAW = Mixture.normal(0.7, 0.5)

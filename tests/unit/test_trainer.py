@@ -27,12 +27,13 @@ from matchlib.errors import ArtifactError, DivergedError, SettingError
 from matchlib.fields.preconditioned import NetworkSpec, Preconditioned
 from matchlib.io import read_tensors
 from matchlib.plugins.couplings import MinibatchOT
+from matchlib.plugins.tasks import MatchingTask
 from matchlib.runs.artifact import build_field
 from matchlib.training.callbacks import Callback, JSONLog
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.task import Learner, MatchingTask
+from matchlib.training.task import Learner
 from matchlib.training.trainer import Interrupted, Trainer
 
 
