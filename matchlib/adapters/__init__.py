@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matchlib.adapters.denoisers import EDMPrecond, edm
     from matchlib.adapters.flows import flow_matching, realuid, torchcfm
     from matchlib.adapters.networks import build, describe
-    from matchlib.adapters.origin import open_teacher, rebuild
+    from matchlib.adapters.origin import PREFIXES, open_teacher, rebuild
     from matchlib.adapters.pipelines import diffusers, of_unet
 
 __all__ = [
@@ -30,10 +30,9 @@ __all__ = [
     "torchcfm",
 ]
 
-PREFIXES = ("diffusers", "torchcfm", "flow_matching", "edm")  # of PREFIX:PATH where a teacher is named
-
 _HOMES = {
     "EDMPrecond": "denoisers",
+    "PREFIXES": "origin",
     "build": "networks",
     "describe": "networks",
     "diffusers": "pipelines",

@@ -16,13 +16,20 @@ from typing import Any
 
 from torch import nn
 
-from matchlib import adapters
+from matchlib.adapters import denoisers, flows, pipelines
 from matchlib.adapters.networks import build
 from matchlib.errors import ArtifactError, SettingError, UnknownNameError, nearest
 from matchlib.fields.teacher import Teacher
 
 __all__ = ["open_teacher", "rebuild"]
 
+MAKERS: Mapping[str, Callable[..., Teacher]] = {
+    "diffusers": pipelines.of_unet,
+    "torchcfm": flows.torchcfm,
+    "flow_matching": flows.flow_matching,
+    "edm": denoisers.edm,
+}
+PREFIXES = tuple(MAKERS)  # of PREFIX:PATH where a teacher is named
 PYTHON = "python"  # the adapter of a file that makes the teacher itself
 
 
@@ -40,11 +47,11 @@ def open_teacher(spec: str, *, trust: bool) -> Teacher | None:
         UnknownNameError: the file has no such name.
     """
     prefix, _, rest = spec.partition(":")
-    if prefix in adapters.PREFIXES:
+    if prefix in PREFIXES:
         if prefix == "diffusers":
-            return adapters.diffusers(Path(rest).expanduser())
+            return pipelines.diffusers(Path(rest).expanduser())
         network, place = _from_file(rest, nn.Module, "a torch.nn.Module", trust=trust)
-        teacher: Teacher = getattr(adapters, prefix)(network)
+        teacher: Teacher = MAKERS[prefix](network)
         settings = {} if teacher.origin is None else teacher.origin
         teacher.origin = {"adapter": prefix, "network": None, **settings, **place}
         return teacher
@@ -63,12 +70,11 @@ def rebuild(origin: Mapping[str, Any], *, trust: bool) -> Teacher:
         MatchlibError: a package is not installed.
     """
     adapter, network, settings = (origin.get(key) for key in ("adapter", "network", "settings"))
-    if not isinstance(adapter, str) or adapter not in (*adapters.PREFIXES, PYTHON):
-        raise ArtifactError(f"the adapter of a teacher is one of {', '.join(adapters.PREFIXES)}, got {adapter!r}")
-    if isinstance(network, Mapping):
-        make: Callable[..., Teacher] = getattr(adapters, "of_unet" if adapter == "diffusers" else adapter)
+    if not isinstance(adapter, str) or adapter not in (*PREFIXES, PYTHON):
+        raise ArtifactError(f"the adapter of a teacher is one of {', '.join(PREFIXES)}, got {adapter!r}")
+    if isinstance(network, Mapping) and adapter in MAKERS:
         try:
-            return make(build(network), **(settings or {}))
+            return MAKERS[adapter](build(network), **(settings or {}))
         except (TypeError, KeyError) as error:
             raise ArtifactError(f"the settings of the adapter {adapter} are not its own: {settings} ({error})") from error
     path, name = origin.get("path"), origin.get("name")
@@ -98,7 +104,7 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
     if callable(value) and not isinstance(value, nn.Module):
         value = _run(_without_arguments(value, spec, wanted), f"{name}() of {file}")
     if not isinstance(value, kind):
-        prefixes = ", ".join(f"{prefix}:{spec}" for prefix in adapters.PREFIXES[1:])
+        prefixes = ", ".join(f"{prefix}:{spec}" for prefix in PREFIXES[1:])
         hint = f"; a network alone is opened as one of {prefixes}" if isinstance(value, nn.Module) else ""
         raise SettingError(f"{spec} must be {wanted}, or a function without arguments that returns one, got {type(value).__name__}{hint}")
     return value, {"path": str(path.absolute()), "name": name, "digest": _digest(path)}

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode  # public are meta tens
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.plugins.tasks import DistillationTask
+from matchlib.registry import tasks
 from matchlib.runs.build import build
 from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings
@@ -84,13 +85,14 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
         _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
     of = Distillation(*modules, chosen.loss, chosen.times, two_pass=e.split, joint_forward=e.joint_forward)
     kept = components.data.compact()
+    plugin: Any = tasks[t.task["name"]]
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
         """Returns the most that some steps with so many samples at once take besides data and networks, and their trainer."""
         parts = 1 if e.micro_batch_size is None else 2  # the second meets the gradients of the first
         streams = Streams(0, torch.device("cpu"))
-        task = DistillationTask(
+        task = plugin(
             of,
             *learners,
             kept,

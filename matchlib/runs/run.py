@@ -19,7 +19,6 @@ from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
-from matchlib.plugins.tasks import MatchingTask
 from matchlib.registry import metrics, tasks
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Components, data_digest, device_of, settings_digest
@@ -163,7 +162,8 @@ class Run:
             field.fit(self.components.data.train)
             return
         field.train().requires_grad_(True)
-        task = MatchingTask(
+        matching: Any = tasks["matching"]
+        task: Task = matching(
             Learner(field, training.lr, training.betas, training.ema),
             config.model,
             self.components.data.compact().to(self.device),

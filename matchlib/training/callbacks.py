@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +14,9 @@ from matchlib.io import write_text
 from matchlib.training.alarms import Raised
 from matchlib.training.monitor import Monitor
 from matchlib.training.settings import TrainerSettings
-
-if TYPE_CHECKING:
-    from matchlib.training.trainer import Trainer
+from matchlib.training.trainer import Callback, Trainer
 
 __all__ = [
-    "Callback",
     "JSONLog",
     "KeepBest",
     "Monitoring",
@@ -31,49 +28,6 @@ __all__ = [
 ]
 
 Score = Callable[[Mapping[str, nn.Module]], float]
-
-
-class Callback:
-    """What a training calls at its events, in all processes; a subclass overrides the methods that it needs.
-
-    Callbacks are called in their order. They read the trainer's public attributes and may change ``lr_scale``.
-
-    Attributes:
-        name: under which checkpoints hold the state; that of the class. Two of one class need two names.
-    """
-
-    @property
-    def name(self) -> str:
-        return type(self).__name__
-
-    def on_fit_start(self, trainer: Trainer) -> None:
-        """Called before the first step, after a checkpoint was restored if there is one."""
-
-    def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
-        """Called after every step; returns values for a row of the log, and none for no row."""
-        return {}
-
-    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
-        """Called with every row of the log."""
-
-    def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
-        """Called for every alarm that is new, after its row of the log."""
-
-    def on_checkpoint(self, trainer: Trainer) -> None:
-        """Called before a checkpoint is written."""
-
-    def on_restore(self, trainer: Trainer) -> None:
-        """Called after the training went on from a checkpoint, or back to one."""
-
-    def on_fit_end(self, trainer: Trainer) -> None:
-        """Called after the last step and its checkpoint."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs to know, as JSON."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what ``state_dict`` returned."""
 
 
 class JSONLog(Callback):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from matchlib.errors import ArtifactError, DivergedError, SettingError
 from matchlib.training.alarms import Raised
-from matchlib.training.callbacks import Callback
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.distributed import SingleProcess
 from matchlib.training.optimizer import TrainState
@@ -22,7 +21,7 @@ from matchlib.training.random import BatchSlice, may_draw, seeded
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import Task
 
-__all__ = ["Interrupted", "Trainer"]
+__all__ = ["Callback", "Interrupted", "Trainer"]
 
 logger = logging.getLogger("matchlib")
 STOP_EVERY = 10  # steps after which several processes ask each other whether one was asked to stop
@@ -30,6 +29,49 @@ STOP_EVERY = 10  # steps after which several processes ask each other whether on
 
 class Interrupted(Exception):
     """The run was asked to stop; a checkpoint is written."""
+
+
+class Callback:
+    """What a training calls at its events, in all processes; a subclass overrides the methods that it needs.
+
+    Callbacks are called in their order. They read the trainer's public attributes and may change ``lr_scale``.
+
+    Attributes:
+        name: under which checkpoints hold the state; that of the class. Two of one class need two names.
+    """
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Called before the first step, after a checkpoint was restored if there is one."""
+
+    def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
+        """Called after every step; returns values for a row of the log, and none for no row."""
+        return {}
+
+    def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        """Called with every row of the log."""
+
+    def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
+        """Called for every alarm that is new, after its row of the log."""
+
+    def on_checkpoint(self, trainer: Trainer) -> None:
+        """Called before a checkpoint is written."""
+
+    def on_restore(self, trainer: Trainer) -> None:
+        """Called after the training went on from a checkpoint, or back to one."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """Called after the last step and its checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to know, as JSON."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
 
 
 class Trainer:

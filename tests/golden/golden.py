@@ -141,7 +141,10 @@ PATIENCE = 300  # seconds that a command may take
 LAYOUT: dict[str, Layout] = {"old": Layout(), "new": Layout()}
 
 # Patterns in names of tensors, ``file:key``, of an old recording, and what they become.
-TENSORS_RENAMED: list[tuple[str, str]] = []
+TENSORS_RENAMED: list[tuple[str, str]] = [
+    (r"/optimiser/(\d+)/", r"/adam/\1/"),
+    (r"/usual$", "/typical_norm"),
+]
 
 # Likewise in the dotted names of scores.
 SCORES_RENAMED: list[tuple[str, str]] = []

@@ -85,7 +85,7 @@ def test_diffusers_teachers_are_distilled_in_their_own_units(pipelines: dict, tm
     }
     settings |= {"student.network": {"name": "mlp", "width": 8, "depth": 1}}
     student = matchlib.distill(teacher, "digits", steps=2, out=tmp_path / "run", settings=settings)
-    assert (student.card.data["shift"], student.card.data["scale"]) == (127.5, 127.5)
+    assert (student.config.data.shift, student.config.data.scale) == (127.5, 127.5)
     assert matchlib.load(tmp_path / "run").sample(3).shape == (
         3,
         1,

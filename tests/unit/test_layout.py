@@ -31,7 +31,7 @@ EXCEPTIONS = {
     *(("matchlib.registry", f"matchlib.algebra.{name}") for name in ("coupling", "interpolant", "objective")),
     *(("matchlib.registry", f"matchlib.distillation.{name}") for name in ("family", "loss", "student")),
     ("matchlib.registry", "matchlib.fields.sampler"),
-    ("matchlib.io", "matchlib.evaluation.features"),  # until the cache folder has moved to io
+    ("matchlib.registry", "matchlib.training.task"),
 }
 
 

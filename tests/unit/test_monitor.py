@@ -54,7 +54,7 @@ def gaussian_readings(critic: tuple[float, float]) -> dict[str, float]:
     prompt, real = (data.draw(size, streams(name)) for name in ("prompt", "real"))
     with torch.no_grad():
         generator = streams("point")
-        generated = distillation.generated(prompt, real, generator=generator)
+        generated = distillation.sample_path(distillation.generate(prompt, generator=generator), real=real, generator=generator)
         return monitor.errors(generated, distillation.model.sample_path(real, generator=generator))
 
 

@@ -12,10 +12,9 @@ import torch
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.plugins.tasks import DistillationTask
-from matchlib.runs.build import distillation_of
+from matchlib.runs.build import build
 from matchlib.runs.plan import Plan, plan
-from matchlib.runs.run import Run
-from matchlib.runs.settings import RunSettings, from_tree
+from matchlib.runs.settings import RunSettings, resolve
 from matchlib.training.memory import Live
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
@@ -31,23 +30,21 @@ def images() -> Dataset:
 
 def settings_of(batch: int, **engine: object) -> RunSettings:
     network = {"name": "unet", "channels": 16}
-    return from_tree(
-        {"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine, "extra_ema_decays": [0.99, 0.9999]}}
-    )
+    tree = {"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine, "extra_ema_decays": [0.99, 0.9999]}}
+    return resolve("distill", config={**tree, "device": "cpu"})
 
 
 def measured(settings: RunSettings, data: Dataset) -> int:
     """The most that real tensors take, networks and data included."""
     with Live() as live:
-        run = Run(settings, Path("unused"), dataset=Dataset.from_arrays("again", data.denormalize(data.train.data).numpy()))
-        made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
-        e = settings.trainer.engine
-        of = Distillation(
-            run.untrained, made.student, made.critic, made.loss, made.model.times, two_pass=e.split, joint_forward=e.joint_forward
-        )
-        learners = Learner(made.student, extra_ema_decays=(0.99, 0.9999)), Learner(made.critic, ema=0.0)
+        components = build(settings, data=Dataset.from_arrays("again", data.denormalize(data.train.data).numpy()))
+        parts, e = components.distillation, settings.trainer.engine
+        assert parts is not None
+        modules = components.teacher, parts.student, parts.critic
+        of = Distillation(*modules, parts.loss, parts.times, two_pass=e.split, joint_forward=e.joint_forward)
+        learners = Learner(parts.student, extra_ema_decays=(0.99, 0.9999)), Learner(parts.critic, ema=0.0)
         streams, before = Streams(0, torch.device("cpu")), live.now
-        task = DistillationTask(of, *learners, run.data, streams, batch_size=settings.trainer.batch_size)
+        task = DistillationTask(of, *learners, components.data, streams, batch_size=settings.trainer.batch_size)
         trainer = Trainer(task, TrainerSettings(steps=4, engine=EngineSettings(micro_batch_size=e.micro_batch_size)))
         live.peak = live.now
         for _ in range(4):

@@ -93,10 +93,10 @@ def test_prepare_frozen_teacher_in_bf16_takes_half_of_the_memory_and_predicts_ne
     with torch.no_grad():
         for weight in of.critic.parameters():
             weight.mul_(1.5)
-    losses = [of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))]
+    losses = [of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0))]
     prepare(teacher, precision="bf16", frozen=True)
     assert sum(x.nbytes for x in teacher.state_dict().values()) == before / 2
-    losses.append(of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+    losses.append(of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0)))
     assert losses[1].dtype == torch.float32
     assert torch.isclose(*losses, rtol=0.1)
     assert not torch.equal(*losses)

@@ -117,7 +117,7 @@ def test_distillation_critic_loss_is_the_same_in_one_forward_pass_and_in_two() -
             weight.mul_(1.5)
     batch, losses = DATA.take(slice(12)), []
     for of.joint_forward in (True, False):
-        losses.append(of.critic_loss(batch, batch, generator=torch.Generator().manual_seed(0)))
+        losses.append(of.critic_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0)))
     assert torch.allclose(*losses, rtol=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_distillation_student_loss_times_a_number_has_that_multiple_of_its_gradi
             weight.mul_(1.5)
     batch, found = DATA.take(slice(12)), []
     for share in (1.0, 0.25):
-        loss = share * of.student_loss(batch, batch, generator=torch.Generator().manual_seed(0))
+        loss = share * of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(0))
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, allow_unused=True) if g is not None]))
     assert found[0].abs().max() > 0
     assert torch.allclose(0.25 * found[0], found[1])

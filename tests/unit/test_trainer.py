@@ -29,12 +29,12 @@ from matchlib.io import read_tensors
 from matchlib.plugins.couplings import MinibatchOT
 from matchlib.plugins.tasks import MatchingTask
 from matchlib.runs.artifact import build_field
-from matchlib.training.callbacks import Callback, JSONLog
+from matchlib.training.callbacks import JSONLog
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import Learner
-from matchlib.training.trainer import Interrupted, Trainer
+from matchlib.training.trainer import Callback, Interrupted, Trainer
 
 
 def test_trainer_step_is_what_fit_repeats() -> None:
