@@ -6,7 +6,7 @@ CONSTRAINTS := ci/constraints-cpu.txt
 ORACLES := torchcfm azula
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test quick lint slow clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ demo: $(STAMP)
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest -n auto
 
+# a subset in about a minute: everything but the laws, runs through the command line, and documentation
+quick: $(STAMP)-dev
+	$(BIN)/python -m pytest -n auto tests/unit -m "not slow and not runs"
+
 slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
 
@@ -34,6 +38,7 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python ci/words.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -11,91 +11,111 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matchlib.algebra.coupling import Coupling
-    from matchlib.algebra.interpolant import Interpolant, ScheduledInterpolant
-    from matchlib.algebra.model import MatchingModel
-    from matchlib.algebra.objective import Objective
-    from matchlib.distillation.student import Student
-    from matchlib.fields.teacher import Teacher
-    from matchlib.plugins.losses import RealUID
-    from matchlib.registry import (
-        couplings,
-        datasets,
-        families,
-        interpolants,
-        losses,
-        metrics,
-        networks,
-        objectives,
-        samplers,
-        students,
-    )
-    from matchlib.runs.api import distill, train
-    from matchlib.runs.pipeline import load
-    from matchlib.training.trainer import Trainer
+    from matchlib import adapters as adapters
+    from matchlib.algebra.coupling import Coupling as Coupling
+    from matchlib.algebra.interpolant import Interpolant as Interpolant
+    from matchlib.algebra.interpolant import ScheduledInterpolant as ScheduledInterpolant
+    from matchlib.algebra.model import MatchingModel as MatchingModel
+    from matchlib.algebra.model import Moments as Moments
+    from matchlib.algebra.objective import Objective as Objective
+    from matchlib.algebra.records import Batch as Batch
+    from matchlib.algebra.records import Condition as Condition
+    from matchlib.algebra.rows import Coefficients as Coefficients
+    from matchlib.algebra.rows import Row as Row
+    from matchlib.algebra.times import TimeDistribution as TimeDistribution
+    from matchlib.data.dataset import Dataset as Dataset
+    from matchlib.distillation.distillation import Distillation as Distillation
+    from matchlib.distillation.family import Defaults as Defaults
+    from matchlib.distillation.family import Family as Family
+    from matchlib.distillation.loss import BilinearLoss as BilinearLoss
+    from matchlib.distillation.loss import DistillationLoss as DistillationLoss
+    from matchlib.distillation.loss import Quadratic as Quadratic
+    from matchlib.distillation.predictions import Predictions as Predictions
+    from matchlib.distillation.student import Student as Student
+    from matchlib.errors import MatchlibError as MatchlibError
+    from matchlib.fields.preconditioned import NetworkSpec as NetworkSpec
+    from matchlib.fields.preconditioned import Preconditioned as Preconditioned
+    from matchlib.fields.sampler import Sampler as Sampler
+    from matchlib.fields.teacher import Teacher as Teacher
+    from matchlib.plugins.losses import FGM as FGM
+    from matchlib.plugins.losses import IBMD as IBMD
+    from matchlib.plugins.losses import UID as UID
+    from matchlib.plugins.losses import RealUID as RealUID
+    from matchlib.plugins.losses import SiD as SiD
+    from matchlib.registry import couplings as couplings
+    from matchlib.registry import datasets as datasets
+    from matchlib.registry import families as families
+    from matchlib.registry import interpolants as interpolants
+    from matchlib.registry import losses as losses
+    from matchlib.registry import metrics as metrics
+    from matchlib.registry import networks as networks
+    from matchlib.registry import objectives as objectives
+    from matchlib.registry import samplers as samplers
+    from matchlib.registry import students as students
+    from matchlib.registry import tasks as tasks
+    from matchlib.runs.api import distill as distill
+    from matchlib.runs.api import evaluate as evaluate
+    from matchlib.runs.api import resume as resume
+    from matchlib.runs.api import train as train
+    from matchlib.runs.pipeline import Pipeline as Pipeline
+    from matchlib.runs.pipeline import load as load
+    from matchlib.training.settings import TrainerSettings as TrainerSettings
+    from matchlib.training.task import Learner as Learner
+    from matchlib.training.task import Task as Task
+    from matchlib.training.trainer import Callback as Callback
+    from matchlib.training.trainer import Trainer as Trainer
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Batch": "matchlib.algebra.records",
-    "Condition": "matchlib.algebra.records",
-    "Coupling": "matchlib.algebra.coupling",
-    "Interpolant": "matchlib.algebra.interpolant",
-    "MatchingModel": "matchlib.algebra.model",
-    "Objective": "matchlib.algebra.objective",
-    "RealUID": "matchlib.plugins.losses",
-    "ScheduledInterpolant": "matchlib.algebra.interpolant",
-    "Student": "matchlib.distillation.student",
-    "Teacher": "matchlib.fields.teacher",
-    "Trainer": "matchlib.training.trainer",
-    "couplings": "matchlib.registry",
-    "datasets": "matchlib.registry",
-    "distill": "matchlib.runs.api",
-    "families": "matchlib.registry",
-    "interpolants": "matchlib.registry",
-    "load": "matchlib.runs.pipeline",
-    "losses": "matchlib.registry",
-    "metrics": "matchlib.registry",
-    "networks": "matchlib.registry",
-    "objectives": "matchlib.registry",
-    "samplers": "matchlib.registry",
-    "students": "matchlib.registry",
-    "train": "matchlib.runs.api",
+    "matchlib.algebra.coupling": ("Coupling",),
+    "matchlib.algebra.interpolant": ("Interpolant", "ScheduledInterpolant"),
+    "matchlib.algebra.model": ("MatchingModel", "Moments"),
+    "matchlib.algebra.objective": ("Objective",),
+    "matchlib.algebra.records": ("Batch", "Condition"),
+    "matchlib.algebra.rows": ("Coefficients", "Row"),
+    "matchlib.algebra.times": ("TimeDistribution",),
+    "matchlib.data.dataset": ("Dataset",),
+    "matchlib.distillation.distillation": ("Distillation",),
+    "matchlib.distillation.family": ("Defaults", "Family"),
+    "matchlib.distillation.loss": ("BilinearLoss", "DistillationLoss", "Quadratic"),
+    "matchlib.distillation.predictions": ("Predictions",),
+    "matchlib.distillation.student": ("Student",),
+    "matchlib.errors": ("MatchlibError",),
+    "matchlib.fields.preconditioned": ("NetworkSpec", "Preconditioned"),
+    "matchlib.fields.sampler": ("Sampler",),
+    "matchlib.fields.teacher": ("Teacher",),
+    "matchlib.plugins.losses": ("FGM", "IBMD", "RealUID", "SiD", "UID"),
+    "matchlib.registry": (
+        "couplings",
+        "datasets",
+        "families",
+        "interpolants",
+        "losses",
+        "metrics",
+        "networks",
+        "objectives",
+        "samplers",
+        "students",
+        "tasks",
+    ),
+    "matchlib.runs.api": ("distill", "evaluate", "resume", "train"),
+    "matchlib.runs.pipeline": ("Pipeline", "load"),
+    "matchlib.training.settings": ("TrainerSettings",),
+    "matchlib.training.task": ("Learner", "Task"),
+    "matchlib.training.trainer": ("Callback", "Trainer"),
 }
-
-__all__ = [
-    "Coupling",
-    "Interpolant",
-    "MatchingModel",
-    "Objective",
-    "RealUID",
-    "ScheduledInterpolant",
-    "Student",
-    "Teacher",
-    "Trainer",
-    "couplings",
-    "datasets",
-    "distill",
-    "families",
-    "interpolants",
-    "load",
-    "losses",
-    "metrics",
-    "networks",
-    "objectives",
-    "samplers",
-    "students",
-    "train",
-]
+_PUBLIC = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["adapters", *_PUBLIC]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name == "adapters":
         return importlib.import_module("matchlib.adapters")
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'matchlib' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "adapters"})
+    return sorted({*globals(), *__all__})

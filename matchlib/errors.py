@@ -67,5 +67,5 @@ class DivergedError(Exception):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the name nearest to ``name``, or an empty string."""
-    found = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -54,8 +54,8 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> MatchlibError:
     path = [str(part) for part in first["loc"] if not str(part).startswith(("function-", "constrained-"))]
     if first["type"] == "extra_forbidden":
         known = _fields(kind, path[:-1])
-        there = f" (there are: {', '.join(known)})" if known else ""
-        return UnknownNameError(f"unknown setting {'.'.join(path)}{there}{nearest(path[-1], known)}")
+        accepted = f" (accepted are: {', '.join(known)})" if known else ""
+        return UnknownNameError(f"unknown setting {'.'.join(path)}{accepted}{nearest(path[-1], known)}")
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, MatchlibError):  # of a plugin's own settings: "name: ...", or a sentence
         between = "." if str(inner).partition(":")[0].isidentifier() else ": "

@@ -1,4 +1,4 @@
-"""Networks of packages that there are adapters for, as JSON: a named class with the arguments that it is made again from.
+"""Networks of packages that there are adapters for, as JSON: a named class with the arguments that it is rebuilt again from.
 
 Classes are on a fixed list, so that a description that somebody else wrote runs no other code.
 """
@@ -81,9 +81,9 @@ def describe(network: object) -> Description | None:
 def _makes(description: Description, network: Any) -> bool:
     """Whether a description makes a network with the same class and weights of the same names and shapes."""
     with torch.device("meta"):
-        made = build(description)
-    shapes = [{name: x.shape for name, x in module.state_dict().items()} for module in (made, network)]
-    return type(made) is type(network) and shapes[0] == shapes[1]
+        rebuilt = build(description)
+    shapes = [{name: x.shape for name, x in module.state_dict().items()} for module in (rebuilt, network)]
+    return type(rebuilt) is type(network) and shapes[0] == shapes[1]
 
 
 def build(description: Mapping[str, Any]) -> nn.Module:
@@ -95,7 +95,7 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     """
     name, config = description.get("import"), description.get("config")
     if not isinstance(name, str) or name not in CLASSES or not isinstance(config, Mapping):
-        raise ArtifactError(f"a network is made without --trust only of the classes {', '.join(CLASSES)} and a config, got {name!r}")
+        raise ArtifactError(f"a network is rebuilt without --trust only of the classes {', '.join(CLASSES)} and a config, got {name!r}")
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
@@ -105,5 +105,5 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     try:
         network: nn.Module = kind(**arguments)
     except Exception as error:  # whatever a constructor of somebody else's raises
-        raise ArtifactError(f"{name} cannot be made of {dict(config)}: {type(error).__name__}: {error}") from error
+        raise ArtifactError(f"{name} cannot be rebuilt of {dict(config)}: {type(error).__name__}: {error}") from error
     return network

@@ -140,8 +140,8 @@ class Probe:
     def errors(self, convention: Convention) -> Errors:
         """Returns the relative error of a convention at each time."""
         heads = convention.heads or self.model.objective.heads
-        asked = zip(self.points(convention.normalization), self.answers(convention), strict=True)
-        return tuple(_error(self.model, heads, convention.sign, point, answer) for point, answer in asked)
+        pairs = zip(self.points(convention.normalization), self.answers(convention), strict=True)
+        return tuple(_error(self.model, heads, convention.sign, point, answer) for point, answer in pairs)
 
     def spread(self) -> float | None:
         """Returns the standard deviation of samples of 20 Euler steps relative to the data's; None where the field has no such ODE."""

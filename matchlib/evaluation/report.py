@@ -78,17 +78,17 @@ def evaluate(
     drawn: dict[str, tuple[Batch, float]] = {}
     for kind, pipeline in sorted(pipelines.items()):
         begin = time.perf_counter()
-        made = pipeline.sample_batch(n, seed=seed, processes=among)
-        drawn[kind] = made, (time.perf_counter() - begin) * TIMED / n
+        batch = pipeline.sample_batch(n, seed=seed, processes=among)
+        drawn[kind] = batch, (time.perf_counter() - begin) * TIMED / n
 
     def score() -> dict[str, Any]:
         rounds: dict[str, list[Tensor]] = {}
-        for kind, (made, seconds) in drawn.items():
-            samples = made.data.clamp(*dataset.model_limits) if settings.clip_samples else made.data
+        for kind, (batch, seconds) in drawn.items():
+            samples = batch.data.clamp(*dataset.model_limits) if settings.clip_samples else batch.data
             if not torch.isfinite(samples).all():
                 raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
             report[kind] = {"nfe": pipelines[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
-            report[kind] |= _by_class(reference, dataset, replace(made, data=samples))
+            report[kind] |= _by_class(reference, dataset, replace(batch, data=samples))
             rounds[kind] = [samples]
             if dataset.paired and pipelines[kind].config.model.coupling.reads_source:
                 report[kind] |= pair_scores(dataset, samples)
@@ -98,8 +98,8 @@ def evaluate(
         write_json(folder / "evaluation.json", report)
         return report
 
-    found: dict[str, Any] = among.on_main_process(score)
-    return found
+    result: dict[str, Any] = among.on_main_process(score)
+    return result
 
 
 def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:
@@ -113,12 +113,12 @@ def _by_class(reference: Reference, dataset: Dataset, samples: Batch) -> dict[st
     """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
     if dataset.classes is None or samples.label is None or dataset.train.label is None or dataset.held_out.label is None:
         return {}
-    found = []
+    result = []
     for label in range(dataset.classes):
-        held_out, train, made = (batch.data[batch.label == label] for batch in (dataset.held_out, dataset.train, samples))
+        held_out, train, batch = (batch.data[batch.label == label] for batch in (dataset.held_out, dataset.train, samples))
         size = len(held_out)
-        if size < SMALLEST or len(made) < size or len(train) < size:
+        if size < SMALLEST or len(batch) < size or len(train) < size:
             return {}
         of_class = Reference(flat(train), flat(held_out), reference.features, size)
-        found.append(scores(of_class, made, [CLASS_METRIC])[CLASS_METRIC])
-    return {f"{CLASS_METRIC}_by_class": found}
+        result.append(scores(of_class, batch, [CLASS_METRIC])[CLASS_METRIC])
+    return {f"{CLASS_METRIC}_by_class": result}

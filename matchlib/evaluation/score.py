@@ -66,13 +66,13 @@ def pair_scores(dataset: Dataset, samples: Tensor) -> dict[str, float]:
     answers = flat(samples[: rounds * len(truth)]).reshape(rounds, *truth.shape)
     error = np.square(answers - truth).mean(2)
     span = (dataset.limits[1] - dataset.limits[0]) / dataset.scale
-    found = {
+    result = {
         "rmse": float(np.sqrt(error.mean()) * dataset.scale),
         "psnr": float((10 * np.log10(span**2 / np.maximum(error, 1e-12 * span**2))).mean()),
     }
     explain = Ridge(RIDGE * len(dataset.train.data)).fit(flat(dataset.train.data), flat(dataset.train.source))
     left = np.square(explain.predict(answers.reshape(-1, truth.shape[1])).reshape(answers.shape) - source).mean()
-    found["consistency"] = float(np.sqrt(left / np.square(explain.predict(truth) - source).mean()))
+    result["consistency"] = float(np.sqrt(left / np.square(explain.predict(truth) - source).mean()))
     if rounds > 1:
-        found["spread"] = float(2 * answers.var(0, ddof=1).mean() / error.mean())
-    return found
+        result["spread"] = float(2 * answers.var(0, ddof=1).mean() / error.mean())
+    return result

@@ -59,13 +59,13 @@ class CallableField(nn.Module):
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction, shape ``(b, *event)``."""
-        seen = {
+        arguments = {
             "state": self._scale(self.latent, time, state),
             "time": self.time(time),
             "label": condition.label,
             "source": condition.source,
         }
-        answer = self.fn(*(seen[name] for name in self.arguments))
+        answer = self.fn(*(arguments[name] for name in self.arguments))
         return self._scale(self.output, time, answer)
 
     @staticmethod

@@ -121,15 +121,15 @@ class RealUID(BilinearLoss):
         gamma = self._gamma
         if not 0 <= self.ramp <= 1:
             raise SettingError(f"realuid: ramp must lie in [0, 1], got {self.ramp}")
-        given = f"got alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
+        values = f"got alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
         if not (self.alpha > 0 and self.beta > 0):
-            raise SettingError(f"realuid: alpha and beta must be positive, {given}")
+            raise SettingError(f"realuid: alpha and beta must be positive, {values}")
         if math.isinf(self.alpha) != math.isinf(self.beta):
-            raise SettingError(f"realuid: alpha = inf is the limit of alpha = beta, so beta must be inf too, {given}")
+            raise SettingError(f"realuid: alpha = inf is the limit of alpha = beta, so beta must be inf too, {values}")
         if not (0 < gamma < 1 or gamma == self.alpha == self.beta == 1):
             raise SettingError(
                 "realuid: gamma must lie in (0, 1), or be 1 with alpha = beta = 1 (else the critic's maximum is infinite); "
-                f"{given}: set gamma, for example gamma=0.5"
+                f"{values}: set gamma, for example gamma=0.5"
             )
 
     @property

@@ -295,9 +295,9 @@ def _check_size(config: ArtifactConfig, weights: Path) -> None:
         return
     with torch.device("meta"):
         network = networks.build(spec, config.network_spec)
-    asked, there = sum(x.numel() for x in network.parameters()), sum(shape.numel() for shape in tensor_shapes(weights).values())
-    if asked > there:
-        raise ArtifactError(f"{weights} holds {there:,} numbers, and the network that {CONFIG} describes has {asked:,}")
+    described, stored = sum(x.numel() for x in network.parameters()), sum(shape.numel() for shape in tensor_shapes(weights).values())
+    if described > stored:
+        raise ArtifactError(f"{weights} holds {stored:,} numbers, and the network that {CONFIG} describes has {described:,}")
 
 
 def _build(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: bool) -> Teacher | Student:

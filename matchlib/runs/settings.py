@@ -330,20 +330,20 @@ class Place:
 @cache
 def _places() -> dict[tuple[str, ...], Place]:
     """Every place of the tree where a plugin is named."""
-    found: dict[tuple[str, ...], Place] = {}
+    places: dict[tuple[str, ...], Place] = {}
 
     def walk(kind: type[Settings], path: tuple[str, ...]) -> None:
         for key, field in kind.model_fields.items():
             inner = field.annotation
             if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
-                found[(*path, key)] = Place(field.default)
+                places[(*path, key)] = Place(field.default)
             elif isinstance(inner, type) and issubclass(inner, Settings):
                 if issubclass(inner, OpenSettings):
-                    found[(*path, key)] = Place(None, frozenset(inner.model_fields))
+                    places[(*path, key)] = Place(None, frozenset(inner.model_fields))
                 walk(inner, (*path, key))
 
     walk(RunSettings, ())
-    return found
+    return places
 
 
 def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:

@@ -37,11 +37,11 @@ class Live(TorchDispatchMode):
         for x in tree_leaves((args, kwargs)):
             if isinstance(x, Tensor):
                 self._seen.add(x.untyped_storage())  # made elsewhere, unless it was counted already
-        made = function(*args, **(kwargs or {}))
-        for x in tree_leaves(made):
+        result = function(*args, **(kwargs or {}))
+        for x in tree_leaves(result):
             if isinstance(x, Tensor):
                 self._count(x.untyped_storage())
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._seen:

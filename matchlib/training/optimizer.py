@@ -116,9 +116,9 @@ class TrainState:
 
     def _not_finite(self, gradients: list[Tensor]) -> Tensor:
         """Returns 1 where a number of the gradient is not finite, else 0."""
-        found = torch.zeros_like(self._one)
-        torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, self._one)  # GradScaler's; norms are 2 to 20 times slower
-        return self.strategy.all_reduce(found).clamp(max=1.0)
+        not_finite = torch.zeros_like(self._one)
+        torch._amp_foreach_non_finite_check_and_unscale_(gradients, not_finite, self._one)  # GradScaler's; norms are 2 to 20 times slower
+        return self.strategy.all_reduce(not_finite).clamp(max=1.0)
 
     def _clip(self, gradients: list[Tensor], max_grad_norm: float, adaptive_clip: float) -> Tensor:
         """Shortens a gradient that is too long, and updates the typical norm; returns 1 where the norm is not finite, else 0."""

@@ -181,10 +181,10 @@ class Trainer:
         return seeded(self.task.streams(f"network-{part.begin}", self.steps_done)) if self._may_draw else nullcontext()
 
     def _asked_to_stop(self) -> bool:
-        asked = self.should_stop()
+        stop = self.should_stop()
         if self.strategy.size == 1:
-            return asked
-        return self.steps_done % STOP_EVERY == 0 and self.strategy.any(asked)
+            return stop
+        return self.steps_done % STOP_EVERY == 0 and self.strategy.any(stop)
 
     # -- results ---------------------------------------------------------------------------------------------------------
 

@@ -39,9 +39,9 @@ def test_distill_writes_what_the_contract_says(finished: Path, cli: Cli) -> None
         assert (finished / name).exists()
     for kind in ("teacher", "student"):
         assert {path.name for path in (finished / kind).iterdir()} == {"model.safetensors", "config.json"}
-    card = json.loads((finished / "student" / "config.json").read_text())
-    assert card["student"]["name"] == "onestep"
-    assert card["model"]["interpolant"] == {"name": "linear"}
+    config = json.loads((finished / "student" / "config.json").read_text())
+    assert config["student"]["name"] == "onestep"
+    assert config["model"]["interpolant"] == {"name": "linear"}
     tree = yaml.safe_load((finished / "config.yaml").read_text())
     assert set(tree) >= {"data", "teacher", "student", "loss", "trainer", "evaluation", "seed", "device", "out"}
     phases = {json.loads(line)["phase"] for line in (finished / "metrics.jsonl").read_text().splitlines()}
@@ -185,7 +185,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("teacher of another shape", ["distill", "--teacher", "{run}", "--data", "moons"], "made for events of shape"),
     ("corrupted weights", ["sample", "{corrupt}"], "cannot be read"),
     ("weights of another network", ["sample", "{swapped}"], "do not fit its config.json"),
-    ("card that is no JSON", ["sample", "{nocard}"], "cannot be read"),
+    ("configuration that is no JSON", ["sample", "{noconfig}"], "cannot be read"),
     ("checkpoint damaged", ["resume", "{damaged}"], "cannot be loaded"),
     ("paired without source", ["distill", "--set", "teacher.coupling.name=paired"], "reads a source"),
     ("dropped labels", ["distill", "--set", "teacher.training.label_dropout=1.5"], "must be less than 1, got 1.5"),
@@ -234,18 +234,18 @@ WRONG: list[tuple[str, list[str], str]] = [
 def places(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> dict[str, Path]:
     """Everything broken that a user may point at."""
     base = tmp_path_factory.mktemp("wrong")
-    made = {name: base / name for name in ("run", "cut", "corrupt", "swapped", "nocard", "damaged", "empty")}
-    for name in ("run", "cut", "corrupt", "swapped", "nocard", "damaged"):
+    made = {name: base / name for name in ("run", "cut", "corrupt", "swapped", "noconfig", "damaged", "empty")}
+    for name in ("run", "cut", "corrupt", "swapped", "noconfig", "damaged"):
         shutil.copytree(finished, made[name])
     made["empty"].mkdir()
     for path in ("student", "teacher"):
         shutil.rmtree(made["cut"] / path)
     weights = made["corrupt"] / "student" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    card = json.loads((made["swapped"] / "student" / "config.json").read_text())
-    card["network"]["width"] = 8
-    (made["swapped"] / "student" / "config.json").write_text(json.dumps(card))
-    (made["nocard"] / "student" / "config.json").write_text("{")
+    config = json.loads((made["swapped"] / "student" / "config.json").read_text())
+    config["network"]["width"] = 8
+    (made["swapped"] / "student" / "config.json").write_text(json.dumps(config))
+    (made["noconfig"] / "student" / "config.json").write_text("{")
     (made["damaged"] / "evaluation.json").unlink()
     shutil.rmtree(made["damaged"] / "student")
     last = sorted((made["damaged"] / "checkpoints").glob("student-*"))[-1]

@@ -32,7 +32,7 @@ def test_seeded_draws_from_a_generators_seed_and_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-class Foreign(nn.Linear):
+class Drawing(nn.Linear):
     """Code that is neither torch's nor ours."""
 
 
@@ -46,7 +46,7 @@ class Foreign(nn.Linear):
         (nn.MultiheadAttention(4, 2, dropout=0.1), True),
         (nn.LSTM(2, 2, 2, dropout=0.1), True),
         (nn.RReLU(), True),
-        (nn.Sequential(Foreign(2, 2)), True),
+        (nn.Sequential(Drawing(2, 2)), True),
     ],
 )
 def test_may_draw_finds_dropout_and_code_that_is_unknown(module: nn.Module, draws: bool) -> None:
