@@ -28,6 +28,7 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
 from matchlib.runs.build import distillation_of
 from matchlib.runs.plan import plan
@@ -36,7 +37,6 @@ from matchlib.runs.settings import from_tree
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 

@@ -23,10 +23,10 @@ import matchlib
 from matchlib.distillation.distillation import Distillation
 from matchlib.fields.teacher import Teacher
 from matchlib.plugins.losses import RealUID
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.distributed import hard_exit, init_distributed, strategy
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 

@@ -36,11 +36,11 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
 from matchlib.plugins.losses import RealUID
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 

@@ -21,11 +21,11 @@ from torch.nn import functional
 
 import matchlib
 from matchlib.fields.teacher import Teacher
+from matchlib.plugins.tasks import DistillationTask, MatchingTask
 from matchlib.registry import tasks
 from matchlib.runs.artifact import load_artifact, save_artifact
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.plugins.tasks import DistillationTask, MatchingTask
 from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 

@@ -33,11 +33,11 @@ from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
+from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
 from matchlib.testing.world import AffineStudent
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
-from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 

@@ -34,7 +34,7 @@ class Counter:
 
     def __init__(self, root: Path) -> None:
         self.root, self.before, self.inside = f"{root}{os.sep}matchlib", set[CodeType](), set[CodeType]()
-        self.made: dict[str, int] = {name: 0 for name in ONCE}
+        self.made: dict[str, int] = dict.fromkeys(ONCE, 0)
         self.step: FrameType | None = None
         self.done = False
 
