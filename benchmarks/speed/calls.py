@@ -40,7 +40,12 @@ class Counter:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if self.done or not code.co_filename.startswith(self.root):
+        if self.done:
+            return
+        if event == "call" and code.co_name == "__init__":  # a dataclass has one without a file
+            kind = type(frame.f_locals.get("self")).__name__
+            self.made |= {kind: self.made[kind] + 1} if kind in self.made else {}
+        if not code.co_filename.startswith(self.root):
             return
         if event == "return" and frame is self.step:
             self.done = True
@@ -48,9 +53,6 @@ class Counter:
             return
         if code.co_name in STEPS and code.co_filename.endswith("trainer.py") and self.step is None:
             self.step = frame
-        kind = type(frame.f_locals.get("self")).__name__
-        if code.co_name == "__init__" and kind in self.made:
-            self.made[kind] += 1
         (self.before if self.step is None else self.inside).add(code)
 
 
