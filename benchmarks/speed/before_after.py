@@ -292,10 +292,9 @@ def report(options: argparse.Namespace) -> None:
     for name in options.only:
         record["rows"].append(compared(roots, name, options.rounds))
         print(json.dumps(record["rows"][-1]), file=sys.stderr, flush=True)
-    text = json.dumps(record, indent=1)
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text + "\n")
+        if options.out is not None:  # as far as it goes
+            options.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
