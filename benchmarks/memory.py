@@ -13,7 +13,6 @@ import copy
 import gc
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,10 +29,9 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
 from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
-from matchlib.runs.build import distillation_of
+from matchlib.runs.build import build
 from matchlib.runs.plan import plan
-from matchlib.runs.run import Run
-from matchlib.runs.settings import from_tree
+from matchlib.runs.settings import resolve
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
@@ -153,22 +151,21 @@ def allocated(act: Any) -> int:
 
 def planned(network: dict[str, Any], batch: int, engine: dict[str, Any], data: Dataset) -> dict[str, Any]:
     """Returns what the plan says and what a training of four steps took, in MiB."""
-    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine}})
+    settings = resolve("distill", config={"teacher": {"network": network}, "trainer": {"batch_size": batch, "engine": engine}})
     begin = time.perf_counter()
     expected = plan(settings, data).peak()
     seconds = time.perf_counter() - begin
 
     def act() -> None:
-        run = Run(settings, Path("unused"), dataset=data)
-        made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
-        frozen = copy.deepcopy(run.untrained)
-        for module in (frozen, made.student, made.critic):
+        components = build(settings, data=data)
+        parts, frozen = components.distillation, copy.deepcopy(components.teacher)
+        assert parts is not None
+        for module in (frozen, parts.student, parts.critic):
             prepare(module, checkpointing=settings.trainer.engine.checkpointing)
-        of = Distillation(frozen, made.student, made.critic, made.loss, made.model.times)
-        learners = Learner(made.student), Learner(made.critic, ema=0.0)
-        algorithm = DistillationTask(of, *learners, run.data, Streams(0, torch.device("cpu")), batch_size=batch)
-        del made, frozen
-        run.untrained = None  # type: ignore[assignment]  # a real run holds it on the CPU
+        of = Distillation(frozen, parts.student, parts.critic, parts.loss, parts.times)
+        learners = Learner(parts.student), Learner(parts.critic, ema=0.0)
+        algorithm = DistillationTask(of, *learners, components.data, Streams(0, torch.device("cpu")), batch_size=batch)
+        del components, parts, frozen  # a real run holds the first teacher on the CPU
         trainer = Trainer(
             algorithm, TrainerSettings(steps=4, engine=EngineSettings(micro_batch_size=settings.trainer.engine.micro_batch_size))
         )

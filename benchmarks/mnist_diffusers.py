@@ -23,7 +23,6 @@ from torch.nn import functional
 import matchlib
 from matchlib.adapters import diffusers
 from matchlib.io import read_json
-from matchlib.runs.run import Hooks
 
 
 def train(images: np.ndarray, folder: Path, steps: int, batch: int) -> float:
@@ -94,13 +93,12 @@ def main() -> None:
             # the family's own are for 8x8: a start at b/a = 1.6 left white noise in images of 28x28, one at 3.4 blurs them as it should
             "student.t_start": 0.5,
             # as the committed run had them
-            "trainer.times": {"log_sigma": None, "low": 0.05, "high": 0.6},
+            "trainer.times": {"log_sigma": None, "t_min": 0.05, "t_max": 0.6},
             "trainer.betas": (0.0, 0.999),
             "trainer.adaptive_clip": float("inf"),
             "trainer.student_lr_scale": 2.0,
             "trainer.critic_lr_scale": 2.0,
         },
-        hooks=Hooks(show=lambda row: print(row.phase, row.step, row.losses, flush=True), say=print),
     )
     print(f"a sample has shape {tuple(student.sample(1).shape)}")
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from matchlib.io import read_json, write_json
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
-from matchlib.runs.settings import DistillSettings
+from matchlib.runs.settings import RunSettings, plain
 
 HERE = Path(__file__).parent
 RESULTS, CACHE = HERE / "results", HERE / "cache"
@@ -50,7 +49,7 @@ def cell(key: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str
 
 def defaults(family: str, *, paired: bool = False) -> list[Any]:
     """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew."""
-    return [asdict(DistillSettings()), repr(families[family]().defaults(paired=paired))]
+    return [plain(RunSettings()), repr(families[family]().defaults(paired=paired))]
 
 
 def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def further(share: float = 0.5, **method: Any) -> Method:
         def make(folder: Path) -> dict[str, Any]:
             card, weak = load_artifact(from_ / "teacher")
             assert isinstance(weak, Teacher)
-            data = task.data().normalized_as(card.data["shift"], card.data["scale"])
+            data = task.data().normalized_as(card.data.shift, card.data.scale)
             learner = Learner(copy.deepcopy(weak.field).train().requires_grad_(True), ema=0.999, **TEACHER)  # type: ignore[arg-type]
             algorithm = MatchingTask(
                 learner, card.model, data, Streams(seed, torch.device("cpu")), batch_size=settings["trainer.batch_size"]
@@ -163,12 +163,12 @@ class DiscriminatorHead(DistillationTask):
         of, loss, generator = self.distillation, self.distillation.loss.at(self.progress(step)), self.streams("point", step)
         prompt, real = self.prompt_and_real(rows, step, real=True)
         with torch.set_grad_enabled(learner == "student"):
-            point = of.generated(prompt, real, generator=generator)
-        (predictions,) = of.contrasts(point)
+            point = of.sample_path(of.generate(prompt, generator=generator), real=real, generator=generator)
+        (predictions,) = of.predictions(point)
         if learner == "student":
             return torch.stack([loss.student_loss(head) for head in predictions]).sum(0).mean() + self.surprise(1.0)
         matched = torch.stack([loss.critic_loss(head, None) for head in predictions]).sum(0).mean() + self.surprise(-1.0)
-        at_real = of.model.sample_path(real, like=point, generator=generator)
+        at_real = of.model.sample_path(real, generator=generator, like=point)
         of.critic(at_real.state, at_real.time, at_real.condition)
         return matched + self.surprise(1.0)
 

@@ -84,7 +84,7 @@ class Task:
         """Returns the scores of samples."""
         full = self.load()
         reference, _ = reference_of(full)
-        samples = generator.denormalize(generator.draw(self.draws * reference.size, seed=seed).data)
+        samples = generator.denormalize(generator.sample_batch(self.draws * reference.size, seed=seed).data)
         return scores(reference, (samples - full.shift) / full.scale, self.metrics)
 
     def floor(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ from tasks import DIGITS
 UNIFORM: dict[str, Any] = {"log_sigma": None}
 BEFORE: dict[str, tuple[str, dict[str, Any]]] = {
     "flow": ("uniform", UNIFORM),
-    "diffusion-vp": ("uniform, .03 to .4", {"log_sigma": None, "low": 0.03, "high": 0.4}),
+    "diffusion-vp": ("uniform, .03 to .4", {"log_sigma": None, "t_min": 0.03, "t_max": 0.4}),
     "diffusion": ("log-ratio N(.2, 1.4)", {"log_sigma": (0.2, 1.4)}),
     "interpolant": ("uniform", UNIFORM),
     "bridge": ("uniform", UNIFORM),

@@ -40,7 +40,11 @@ class Counter:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
-        if self.done or not code.co_filename.startswith(self.root):
+        if self.done:
+            return
+        if event == "call" and code.co_name == "__init__":  # that of a dataclass has no file
+            self._count(frame)
+        if not code.co_filename.startswith(self.root):
             return
         if event == "return" and frame is self.step:
             self.done = True
@@ -48,10 +52,14 @@ class Counter:
             return
         if code.co_name in STEPS and code.co_filename.endswith("trainer.py") and self.step is None:
             self.step = frame
-        kind = type(frame.f_locals.get("self")).__name__
-        if code.co_name == "__init__" and kind in self.made:
-            self.made[kind] += 1
         (self.before if self.step is None else self.inside).add(code)
+
+    def _count(self, frame: FrameType) -> None:
+        """Counts a new object, but not again where its class calls the constructor of its base."""
+        new, caller = frame.f_locals.get("self"), frame.f_back
+        kind = type(new).__name__
+        if kind in self.made and (caller is None or caller.f_locals.get("self") is not new):
+            self.made[kind] += 1
 
 
 def summary(codes: set[CodeType]) -> dict[str, int]:

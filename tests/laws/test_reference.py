@@ -1,4 +1,4 @@
-"""Reference values of the theory: a 1-D flow at t = .4, data N(1, 1.3^2), generated N(-.5, .8^2), velocity space."""
+"""Reference values in closed form: a 1-D flow at t = .4, data N(1, 1.3^2), generated N(-.5, .8^2), velocity space."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_critic_loss_cancels_what_generated_and_real_points_share() -> None:
 
 @pytest.mark.parametrize(("setting", "mean"), [((1, 1, 1), 2.200), ((0.92, 0.94, None), 2.213), ((2, 2, 0.5), 2.100), ((4, 4, 0.5), 2.050)])
 def test_where_students_of_a_wrong_teacher_end(setting: tuple, mean: float) -> None:
-    """Data N(2, 1), teacher N(2.2, 1), velocity space, t uniform: the student's mean, as the theory's own fits have it to three digits."""
+    """Data N(2, 1), teacher N(2.2, 1), velocity space, t uniform: the student's mean, to three digits as fitted by quadrature."""
     loss, real = RealUID(*setting, weight_power=0.0), Mixture.normal(2.0, 1.0)
     teacher = GaussianField(MODEL, Mixture.normal(2.2, 1.0))
     times = [(i + 0.5) / 10 for i in range(10)]

@@ -1,11 +1,11 @@
 """Do the laws notice? The code is broken in small ways, one at a time in a temporary copy, and the laws are run on the copy.
 
-    python benchmarks/mutants.py            all mutants, about 20 minutes on two cores; cached by the file that is broken (a law that
+    python tests/mutants/mutants.py            all mutants, about 20 minutes on two cores; cached by the file that is broken (a law that
                                             was weakened calls for an empty cache)
-    python benchmarks/mutants.py --only 7   one of them
+    python tests/mutants/mutants.py --only 7   one of them
 
 Each mutant names the plugins whose laws are asked first; if none of these notices, the comparisons with
-others' code (tests/oracles) and the closed forms of tests/unit/test_algebra.py are, and then every law. A mutant that nothing notices must
+others' code (tests/oracles) and the closed forms of tests/unit are, and then every law. A mutant that nothing notices must
 be listed in ``EXPLAINED`` with its reason, or the script exits with 1.
 """
 
@@ -25,9 +25,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from record import cell, save
-
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+CLOSED_FORMS = [
+    ROOT / "tests" / "oracles",
+    *(
+        ROOT / "tests" / "unit" / f"test_{name}.py"
+        for name in ("gaussian", "interpolants", "objectives", "couplings", "losses", "rows", "span")
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -54,15 +59,15 @@ MODEL, CONVERT, ROWS, SPAN = "algebra/model.py", "algebra/convert.py", "algebra/
 
 
 def _interpolant(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return f"plugins/interpolants/{name.replace('-', '_')}.py", (("interpolants", name),)
+    return "plugins/interpolants.py", (("interpolants", name),)
 
 
 def _objective(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return f"plugins/objectives/{name.replace('-', '_')}.py", (("objectives", name),)
+    return "plugins/objectives.py", (("objectives", name),)
 
 
 def _coupling(name: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return f"plugins/couplings/{name.replace('-', '_')}.py", (("couplings", name),)
+    return "plugins/couplings.py", (("couplings", name),)
 
 
 def _mutant(what: str, place: tuple[str, tuple[tuple[str, str], ...]], old: str, new: str) -> Mutant:
@@ -101,49 +106,48 @@ MUTANTS = [
     ),
     Mutant(
         "gamma ignored",
-        "plugins/losses/realuid.py",
+        "plugins/losses.py",
         "return self.alpha if self.gamma is None else self.gamma",
         "return min(self.alpha, 0.99)",
         (REAL,),
     ),
     Mutant(
         "alpha and beta swapped on real points",
-        "plugins/losses/realuid.py",
+        "plugins/losses.py",
         "(1 - self.alpha) / self._unit, (1 - self.beta)",
         "(1 - self.beta) / self._unit, (1 - self.alpha)",
         (REAL,),
     ),
     Mutant(
         "alpha and beta swapped on generated points",
-        "plugins/losses/realuid.py",
+        "plugins/losses.py",
         "self.alpha / self._unit, self.beta / self._unit)",
         "self.beta / self._unit, self.alpha / self._unit)",
         (REAL,),
     ),
     Mutant(
         "real term dropped at alpha = 1",
-        "plugins/losses/realuid.py",
-        "        return Weights(1 - self._gamma, (1 - self.alpha)",
-        "        if self.alpha == 1:\n            return Weights(0.0, 0.0, 0.0)\n        return Weights(1 - self._gamma, (1 - self.alpha)",
+        "plugins/losses.py",
+        "        return Quadratic(1 - self._gamma, (1 - self.alpha)",
+        "        if self.alpha == 1:\n            return Quadratic(0.0, 0.0, 0.0)\n"
+        "        return Quadratic(1 - self._gamma, (1 - self.alpha)",
         (REAL,),
     ),
     Mutant(
         "sign of the limit alpha = infinity",
-        "plugins/losses/realuid.py",
-        "Weights(1 - self._gamma, -1.0, -1.0)",
-        "Weights(1 - self._gamma, 1.0, 1.0)",
+        "plugins/losses.py",
+        "Quadratic(1 - self._gamma, -1.0, -1.0)",
+        "Quadratic(1 - self._gamma, 1.0, 1.0)",
         (REAL,),
     ),
+    Mutant("units of alpha forgotten on real points", "plugins/losses.py", "(1 - self.alpha) / self._unit", "(1 - self.alpha)", (REAL,)),
+    Mutant("a ramp of alpha, not of its inverse", "plugins/losses.py", "now = 1 / (1 + slope)", "now = 1 - slope", (REAL,)),
+    Mutant("gamma lost on the ramp", "plugins/losses.py", "gamma=self._gamma, rescaled", "gamma=None, rescaled", (REAL,)),
+    Mutant("gamma = 1.5 accepted", "plugins/losses.py", "0 < gamma < 1 or", "0 < gamma < 2 or", (REAL,)),
     Mutant(
-        "units of alpha forgotten on real points", "plugins/losses/realuid.py", "(1 - self.alpha) / self._unit", "(1 - self.alpha)", (REAL,)
+        "SiD's linear part doubled", "plugins/losses.py", "Quadratic(self.a, 0.5, 0.5)", "Quadratic(self.a, 1.0, 1.0)", (("losses", "sid"),)
     ),
-    Mutant("a ramp of alpha, not of its inverse", "plugins/losses/realuid.py", "now = 1 / (1 + slope)", "now = 1 - slope", (REAL,)),
-    Mutant("gamma lost on the ramp", "plugins/losses/realuid.py", "gamma=self._gamma, rescaled", "gamma=None, rescaled", (REAL,)),
-    Mutant("gamma = 1.5 accepted", "plugins/losses/realuid.py", "0 < gamma < 1 or", "0 < gamma < 2 or", (REAL,)),
-    Mutant(
-        "SiD's linear part doubled", "plugins/losses/sid.py", "Weights(self.a, 0.5, 0.5)", "Weights(self.a, 1.0, 1.0)", (("losses", "sid"),)
-    ),
-    Mutant("FGM's square halved", "plugins/losses/fgm.py", "Weights(2.0, 1.0, 1.0)", "Weights(1.0, 1.0, 1.0)", (("losses", "fgm"),)),
+    Mutant("FGM's square halved", "plugins/losses.py", "Quadratic(2.0, 1.0, 1.0)", "Quadratic(1.0, 1.0, 1.0)", (("losses", "fgm"),)),
     # distillations
     Mutant(
         "latent reused as the joining source",
@@ -230,20 +234,20 @@ MUTANTS = [
     ),
     Mutant(
         "student ignores its label",
-        "plugins/students/onestep.py",
-        "self.field(state, t, condition)",
-        "self.field(state, t, Condition(None, condition.source))",
+        "plugins/students.py",
+        "generator=generator)\n        prediction = self.field(state, t, condition)",
+        "generator=generator)\n        prediction = self.field(state, t, Condition(None, condition.source))",
         (FLOW, ("students", "onestep")),
     ),
     # models
     Mutant(
         "time runs the other way",
-        "plugins/interpolants/linear.py",
+        "plugins/interpolants.py",
         "Coefficients(t, 1.0 - t, t, 0.0, derivatives=lambda: (-1.0, 1.0, 0.0))",
         "Coefficients(t, t, 1.0 - t, 0.0, derivatives=lambda: (1.0, -1.0, 0.0))",
         (("interpolants", "linear"),),
     ),
-    Mutant("sign of the velocity", "plugins/interpolants/linear.py", "(-1.0, 1.0, 0.0)", "(1.0, -1.0, 0.0)", (("interpolants", "linear"),)),
+    Mutant("sign of the velocity", "plugins/interpolants.py", "(-1.0, 1.0, 0.0)", "(1.0, -1.0, 0.0)", (("interpolants", "linear"),)),
     Mutant(
         "derivatives by half",
         "algebra/interpolant.py",
@@ -274,7 +278,12 @@ MUTANTS = [
     ),
     _mutant("quarter circle runs to pi", _interpolant("trigonometric"), "0.5 * math.pi * t", "math.pi * t"),
     _mutant("VP: coefficient of the square", _interpolant("vp-linear"), "-0.25 * t * t", "-0.25 * t"),
-    _mutant("VP: variance without its factor 2", _interpolant("vp-linear"), "-torch.expm1(2.0 * log_alpha)", "-torch.expm1(log_alpha)"),
+    _mutant(
+        "VP: variance without its factor 2",
+        _interpolant("vp-linear"),
+        "self.beta_min\n        return log_alpha.exp(), -torch.expm1(2.0 * log_alpha)",
+        "self.beta_min\n        return log_alpha.exp(), -torch.expm1(log_alpha)",
+    ),
     _mutant("cosine: variance with a cosine", _interpolant("vp-cosine"), "torch.sin(angle - first)", "torch.cos(angle - first)"),
     _mutant("VE: variance not squared", _interpolant("ve"), "(self.sigma_max * t**self.rho) ** 2", "self.sigma_max * t**self.rho"),
     _mutant("Brownian bridge: epsilon ignored", _interpolant("brownian-bridge"), "self.epsilon * t", "1.0 * t"),
@@ -357,11 +366,15 @@ MUTANTS = [
     _mutant(
         "a source of variance 1.2",
         _coupling("independent"),
-        "Pair(batch.data, draw_like(batch.data, generator), batch.label)",
-        "Pair(batch.data, 1.1 * draw_like(batch.data, generator), batch.label)",
+        "independent: ClassVar[bool] = True\n\n    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:\n"
+        "        return draw_like(",
+        "independent: ClassVar[bool] = True\n\n    def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:\n"
+        "        return 1.1 * draw_like(",
     ),
-    _mutant("pairs that are shifted by one", _coupling("paired"), "return batch.source", "return batch.source.roll(1, 0)"),
-    _mutant("each sample meets its own source", _coupling("independent-data"), "batch.source.roll(1, 0)", "batch.source"),
+    _mutant(
+        "pairs that are shifted by one", _coupling("paired"), "return _sources(self, batch)\n", "return _sources(self, batch).roll(1, 0)\n"
+    ),
+    _mutant("each sample meets its own source", _coupling("independent-data"), "least=2).roll(1, 0)", "least=2)"),
     _mutant("the plan is read along the other axis", _coupling("minibatch-ot"), "plan.argmax(1)", "plan.argmax(0)"),
     _mutant(
         "labels lost",
@@ -373,8 +386,8 @@ MUTANTS = [
     _mutant(
         "a sample's own source in its plan",
         _coupling("minibatch-ot-data"),
-        "batch.source.roll(self.plan(len(batch.source)), 0)",
-        "batch.source",
+        ".roll(self.plan(len(batch.data)), 0)",
+        "",
     ),
     _mutant("a mirror that turns signs", _coupling("mirror"), "Row(1.0, -1.0, 0.0)", "Row(1.0, 1.0, 0.0)"),
     # heads
@@ -410,25 +423,25 @@ MUTANTS = [
     _mutant("noise levels counted from the wrong end", _interpolant("vp-discrete"), "np.log1p(-betas)", "np.log1p(-betas[::-1])"),
     Mutant(
         "latents joined again at the same time",
-        "plugins/samplers/ddim.py",
-        "coefficients(then.expand(size))",
-        "coefficients(now.expand(size))",
+        "plugins/samplers.py",
+        "coefficients(s).state(data",
+        "coefficients(t).state(data",
         (("samplers", "ddim"),),
     ),
-    Mutant("half the score in the SDE", "plugins/samplers/sde.py", "0.5 * g2 * score", "0.25 * g2 * score", (("samplers", "sde"),)),
-    Mutant("noise by its variance", "plugins/samplers/sde.py", "(g2 * dt).sqrt()", "(g2 * dt)", (("samplers", "sde"),)),
+    Mutant("half the score in the SDE", "plugins/samplers.py", "0.5 * g2 * score", "0.25 * g2 * score", (("samplers", "sde"),)),
+    Mutant("noise by its variance", "plugins/samplers.py", "(g2 * dt).sqrt()", "(g2 * dt)", (("samplers", "sde"),)),
     Mutant(
         "the ODE runs with the wrong sign",
-        "plugins/samplers/ode.py",
-        "return velocity(state, t.to(state.dtype).expand(size), condition)",
-        "return -velocity(state, t.to(state.dtype).expand(size), condition)",
+        "plugins/samplers.py",
+        "return sampling.read(state, t.to(state.dtype)",
+        "return -sampling.read(state, t.to(state.dtype)",
         (("samplers", "ode"),),
     ),
     Mutant(
         "ancestral steps skip one time",
-        "plugins/samplers/ancestral.py",
-        "pairwise(grid[:-1])",
-        "pairwise(grid[:-2])",
+        "plugins/samplers.py",
+        "super().grid(model, like)[:-1]",
+        "super().grid(model, like)[:-2]",
         (("samplers", "ancestral"),),
     ),
     Mutant(
@@ -466,8 +479,8 @@ MUTANTS = [
     Mutant(
         "every part draws the first rows",
         "training/random.py",
-        "whole[self.share.begin : self.share.end]",
-        "whole[: self.share.rows]",
+        "whole[self.slice.begin : self.slice.end]",
+        "whole[: self.slice.rows]",
         (REAL,),
     ),
     Mutant("every part has times of its own", "training/random.py", "torch.randint, stratified_uniform)", "torch.randint)", (REAL,)),
@@ -501,16 +514,19 @@ print(json.dumps([asked, found]))
 """
 
 
+def misplaced() -> list[str]:
+    """Returns what is wrong with mutants whose text to replace does not occur exactly once in its file."""
+    counts = ((mutant, (ROOT / "matchlib" / mutant.file).read_text().count(mutant.old)) for mutant in MUTANTS)
+    return [f"{m.what}: the text to replace occurs {count} times in {m.file}" for m, count in counts if count != 1]
+
+
 def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
     """Applies a mutant to a copy of the library and returns the laws that fail, three at most."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "matchlib"
         shutil.copytree(ROOT / "matchlib", copy, ignore=shutil.ignore_patterns("__pycache__"))
         path = copy / mutant.file
-        text = path.read_text()
-        if text.count(mutant.old) != 1:
-            raise SystemExit(f"{mutant.what}: the text to replace occurs {text.count(mutant.old)} times in {mutant.file}")
-        path.write_text(text.replace(mutant.old, mutant.new))
+        path.write_text(path.read_text().replace(mutant.old, mutant.new))
         environment = {**os.environ, "PYTHONPATH": folder, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
         for first in (mutant.first, None, ()):
             if first is None:
@@ -521,8 +537,7 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
                     "-x",
                     "-p",
                     "no:cacheprovider",
-                    str(ROOT / "tests" / "oracles"),
-                    str(ROOT / "tests" / "unit" / "test_algebra.py"),
+                    *map(str, CLOSED_FORMS),
                 ]
                 run = subprocess.run(tests, env=environment, capture_output=True, text=True, check=False, cwd=folder)
                 failed = re.findall(r"FAILED \S*::(\w+)", run.stdout)
@@ -540,14 +555,15 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
 
 
 def main() -> None:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from record import cell, save
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants, from 1")
     parser.add_argument("--list", action="store_true", help="check that every text to replace is there, and stop")
     asked = parser.parse_args()
-    for mutant in MUTANTS:
-        count = (ROOT / "matchlib" / mutant.file).read_text().count(mutant.old)
-        if count != 1:
-            raise SystemExit(f"{mutant.what}: the text to replace occurs {count} times in {mutant.file}")
+    if wrong := misplaced():
+        raise SystemExit("\n".join(wrong))
     if asked.list:
         raise SystemExit(f"{len(MUTANTS)} mutants")
     chosen = [MUTANTS[i - 1] for i in asked.only] if asked.only else MUTANTS
