@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
@@ -32,10 +33,21 @@ def _towards_data(
     """``fn`` predicts data - source on ``s data + (1 - s) source``; here t = 1 - s, so the velocity changes its sign."""
     model = MatchingModel(couplings[coupling](), interpolants["linear"](), objectives["velocity"]())
     teacher = Teacher.from_callable(fn, model, normalization=normalization, arguments=arguments, time=lambda t: 1 - t, output=-1.0)
-    network = describe(fn)
+    network = describe(fn.network if isinstance(fn, _Joined) else fn)
     if network is not None:
         teacher.origin = {"adapter": adapter, "network": network, "settings": {"arguments": list(arguments)}}
     return teacher
+
+
+class _Joined(nn.Module):
+    """torchcfm's ``MLP``, which takes one tensor: states of one axis, and the time behind them where it varies in time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, time: Tensor, state: Tensor) -> Tensor:
+        return self.network(torch.cat([state, time[:, None]], -1) if self.network.time_varying else state)
 
 
 def torchcfm(
@@ -48,11 +60,14 @@ def torchcfm(
     """Returns the teacher of a network trained with torchcfm's matchers at ``sigma = 0``.
 
     Args:
-        network: called as ``network(t, x)``, or as ``network(t, x, y)`` where it has ``num_classes``, unless ``arguments`` differ.
+        network: called as ``network(t, x)``, or as ``network(t, x, y)`` where it has ``num_classes``, unless ``arguments`` differ;
+            torchcfm's ``MLP`` as it is.
         arguments: names of what ``network`` takes by position, as for ``Teacher.from_callable``.
         coupling: ``minibatch-ot`` for the exact optimal-transport matcher.
         normalization: as for ``Teacher``; (127.5, 127.5) for 8-bit images that were scaled to [-1, 1].
     """
+    if isinstance(network, nn.Module) and type(network).__name__ == "MLP" and hasattr(network, "time_varying"):
+        network = _Joined(network)
     labelled = ("label",) if getattr(network, "num_classes", None) else ()
     return _towards_data("torchcfm", network, arguments or ("time", "state", *labelled), coupling, normalization)
 

@@ -29,6 +29,7 @@ from matchlib.fields.preconditioned import ExactField, NetworkSpec, Precondition
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json, read_tensors, tensor_shapes, write_json, write_tensors
 from matchlib.registry import couplings, interpolants, networks, objectives, students
+from matchlib.runs.settings import GIVEN
 from matchlib.settings import explain
 
 __all__ = [
@@ -173,6 +174,10 @@ class _File(BaseModel):
 
 def dataset_of(data: DataConfig) -> Dataset:
     """Returns the data set that an artifact was made from, in its units."""
+    if data.name.startswith(GIVEN):
+        raise ArtifactError(
+            f"the data set {data.name.removeprefix(GIVEN)!r} was made in Python: give it again, data=..., or give source=..."
+        )
     dataset = load_dataset(data.name, data.options)
     dataset = dataset if data.labels else dataset.without_labels()
     dataset = dataset.balanced() if data.balanced else dataset

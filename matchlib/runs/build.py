@@ -56,7 +56,7 @@ class StudentComponents:
         loss: compares teacher and critic.
         times: density of t at which they are compared.
         student_lr, critic_lr: Adam's step sizes.
-        copies_teacher: whether the student, and whether the critic, starts from the teacher's weights.
+        copies_teacher: whether the student, and whether the critic, starts from weights that the teacher is still to get.
         init_from_teacher: whether a network of the student's own takes the teacher's weights that fit.
     """
 
@@ -126,7 +126,7 @@ def build(
     _check_metrics(settings)
     if finished:
         check_answer(module, dataset)
-    parts = _distillation(settings, config, module, loss) if settings.command == "distill" else None
+    parts = _distillation(settings, config, module, loss, trains=not finished) if settings.command == "distill" else None
     return Components(dataset, config, module, finished, parts)
 
 
@@ -373,7 +373,9 @@ def _check_metrics(settings: RunSettings) -> None:
 # -- the student -----------------------------------------------------------------------------------------------------------
 
 
-def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, given: DistillationLoss | None) -> StudentComponents:
+def _distillation(
+    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, given: DistillationLoss | None, *, trains: bool
+) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     loss: DistillationLoss = given or losses.build(settings.loss)
     learns = any(True for _ in teacher.field.parameters())
@@ -392,7 +394,7 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
         _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
         t.student_lr or t.student_lr_scale * defaults.student_lr,
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr,
-        (fresh and spec.get("network") is None, t.critic_network is None and learns),
+        (trains and fresh and spec.get("network") is None, trains and t.critic_network is None and learns),
         fresh and settings.student.init_from_teacher and spec.get("network") is not None,
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.records import Batch
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, DataError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
@@ -31,12 +32,18 @@ class Pipeline:
         module: the student or teacher.
         device: where it runs.
         sampler: for a teacher; None for its own.
+        data: whose held-out sources are sampled from, where the model's source is data; None for what ``config`` names.
     """
 
     def __init__(
-        self, config: ArtifactConfig, module: Teacher | Student, device: torch.device | str = "cpu", sampler: Sampler | None = None
+        self,
+        config: ArtifactConfig,
+        module: Teacher | Student,
+        device: torch.device | str = "cpu",
+        sampler: Sampler | None = None,
+        data: Dataset | None = None,
     ) -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device, self.data = config, torch.device(device), data
         self.module = module.to(self.device).eval()
         self.sampler: Sampler = sampler or samplers.build(config.sampler)
         self.nfe = 0  # evaluations that each of the latest samples cost
@@ -141,7 +148,8 @@ class Pipeline:
         coupling = self.config.model.coupling
         if coupling.draws_source:
             return None, label
-        dataset = dataset_of(self.config.data)
+        data = self.config.data
+        dataset = dataset_of(data) if self.data is None else self.data.normalized_as(data.shift, data.scale)
         source = coupling.given(dataset.held_out)
         if source is None:
             raise DataError(f"the model's source is data, but {dataset.name} has none; give source")
@@ -158,6 +166,7 @@ def load(
     ema: float | None = None,
     *,
     teacher: Teacher | None = None,
+    data: Dataset | None = None,
     trust: bool = False,
 ) -> Pipeline:
     """Loads a run's student (or its teacher, where it has no student).
@@ -167,7 +176,7 @@ def load(
         of: ``student`` or ``teacher``; None for the student if there is one.
         device: where to run it.
         ema: decay of one of the further averages that the run kept (``trainer.extra_ema_decays``); None for its main one.
-        teacher: the teacher that the run was made from, where its network was made in Python.
+        teacher, data: those that the run was made from, where they were made in Python.
         trust: whether Python code that the artifact names may be run.
 
     Raises:
@@ -184,4 +193,4 @@ def load(
             f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
         )
     config, module = load_artifact(place, ema=ema, teacher=teacher, trust=trust)
-    return Pipeline(config, module, device)
+    return Pipeline(config, module, device, data=data)

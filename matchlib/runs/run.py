@@ -107,7 +107,8 @@ class Run:
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
             if kind == "teacher":
-                self.components.teacher.load_state_dict(saved.state_dict())
+                if not self.components.finished:
+                    self.components.teacher.load_state_dict(saved.state_dict())
                 return self.components.teacher
             return saved
         config, module = make()

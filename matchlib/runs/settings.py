@@ -18,6 +18,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
+from matchlib import adapters
 from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
@@ -25,6 +26,7 @@ from matchlib.settings import Settings
 from matchlib.training.settings import EngineSettings, TrainerSettings
 
 __all__ = [
+    "GIVEN",
     "DataSettings",
     "EvaluationSettings",
     "RunSettings",
@@ -39,10 +41,13 @@ __all__ = [
     "resolve",
 ]
 
+GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
+
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Spec = dict[str, Any]
+PREFIXES = (*adapters.PREFIXES, "pairs")  # of PREFIX:PATH where a teacher or data set is named
 
 
 # -- plugins ---------------------------------------------------------------------------------------------------------------
@@ -409,11 +414,16 @@ def resolve(
 
 
 def _absolute(name: str, registry: Mapping[str, Any]) -> str:
-    """Makes the path in ``PREFIX:PATH:NAME`` absolute, if it names no plugin and there is such a file or folder."""
-    if name in registry:
+    """Makes the path in ``PREFIX:PATH`` or ``FILE.py:NAME`` absolute, if it names no plugin and there is such a file or folder."""
+    prefix, colon, rest = name.partition(":")
+    if name in registry or prefix == GIVEN.rstrip(":"):
         return name
-    parts = [(part, os.path.abspath(os.path.expanduser(part))) for part in name.split(":")]
-    return ":".join(path if os.path.exists(path) and part else part for part, path in parts)
+    if prefix not in PREFIXES:
+        prefix, colon, rest = "", "", name
+    file, _, attribute = rest.rpartition(":")
+    path, end = (file, f":{attribute}") if file.endswith(".py") else (rest, "")
+    absolute = os.path.abspath(os.path.expanduser(path))
+    return f"{prefix}{colon}{absolute if path and os.path.exists(absolute) else path}{end}"
 
 
 def _check_keys(tree: Any, where: str = "") -> None:

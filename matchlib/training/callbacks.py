@@ -89,6 +89,10 @@ class Progress:
     losses: dict[str, float]
     seconds: float
 
+    def __str__(self) -> str:
+        losses = "  ".join(f"{name} {loss:.4g}" for name, loss in self.losses.items())
+        return f"{self.phase} {self.step}/{self.steps}  {losses}"
+
 
 class ProgressCallback(Callback):
     """Hands a ``Progress`` to a function at every row with losses, in the first process."""

@@ -1,0 +1,133 @@
+"""What the commands do, from Python."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+import matchlib
+from matchlib import Teacher
+from matchlib.errors import SettingError
+from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.plugins.interpolants import NoisyLinear
+from matchlib.runs.recipes import recipe
+
+FLOW = matchlib.families.flow().model(paired=False)
+QUICK: dict[str, Any] = {
+    "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
+    "teacher.training.steps": 2,
+    "evaluation.draws": 1,
+    "evaluation.metrics": ("frechet-raw",),
+}
+
+
+def test_distill_of_a_guided_teacher_warns_and_it_stays_guided(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "matchlib")
+    guided = {"teacher.guidance": 2.0, "teacher.training.label_dropout": 0.2}
+    matchlib.distill("flow", steps=4, settings={**QUICK, **guided}, out=tmp_path / "run")
+    assert "minimises no matching loss" in caplog.text
+    teacher = matchlib.load(tmp_path / "run", of="teacher")
+    teacher.sample(3)
+    assert teacher.module.guidance == 2.0
+    assert teacher.nfe == 2 * 50  # 25 Heun steps, each evaluation asked with and without the label
+    assert teacher.sample_batch(20, labels="balanced").label.bincount().tolist() == [2] * 10
+
+
+def test_distill_initialises_a_student_of_another_size_from_what_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "matchlib")
+    settings = {
+        **QUICK,
+        "teacher.network": {"name": "mlp", "width": 8, "depth": 2},
+        "student.network": {"name": "mlp", "width": 8, "depth": 1},
+        "student.init_from_teacher": True,
+    }
+    matchlib.distill("flow", steps=2, settings=settings, out=tmp_path / "run")
+    assert "initialised from the teacher" in caplog.text and "modulate" in caplog.text
+    student = matchlib.load(tmp_path / "run")
+    assert student.module.field.model.objective == FLOW.objective  # equal weights mean the same
+    assert student.sample(2).shape == (2, 1, 8, 8)
+
+
+def test_distill_lays_a_recipe_under_whatever_else_is_given(tmp_path: Path) -> None:
+    for name, more in {"as it is": {}, "changed": {"trainer.critic_lr_scale": 3.0}}.items():
+        matchlib.distill(recipe="correct", steps=2, settings={**QUICK, **more}, out=tmp_path / name)
+    trees = [yaml.safe_load((tmp_path / name / "config.yaml").read_text()) for name in ("as it is", "changed")]
+    assert trees[0]["loss"] == trees[1]["loss"] == {"name": "realuid", **recipe("correct")["loss"]}
+    assert [tree["trainer"]["critic_lr_scale"] for tree in trees] == [recipe("correct")["trainer"]["critic_lr_scale"], 3.0]
+
+
+def test_distill_takes_any_module_as_a_teacher(tmp_path: Path) -> None:
+    """Any module with forward(state, time, condition): here the exact field of a Gaussian, which is no registered network."""
+
+    class Exact(GaussianField):
+        def __init__(self) -> None:
+            super().__init__(FLOW, Mixture.normal(dimension=2))
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, *seen: object) -> torch.Tensor:
+            return self.scale * super().forward(*seen).to(torch.float32)  # type: ignore[arg-type]
+
+    student = matchlib.distill(Teacher(Exact(), FLOW), data="checkerboard", steps=4, out=tmp_path / "run", settings={"evaluation.draws": 1})
+    assert student.sample(3).shape == (3, 2)
+
+
+def test_train_accepts_an_interpolant_object(tmp_path: Path) -> None:
+    teacher = matchlib.train("flow", "moons", interpolant=NoisyLinear(0.3), steps=2, out=tmp_path / "run", settings=QUICK)
+    assert teacher.config.model.interpolant == NoisyLinear(0.3)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "data", "message"), [(nn.Identity(), "moons", "from_callable"), ("flow", torch.ones(9, 2), "from_arrays")]
+)
+def test_distill_says_how_modules_and_arrays_are_given(teacher: Any, data: Any, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        matchlib.distill(teacher, data)
+
+
+def test_start_run_refuses_a_folder_that_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SettingError, match="is not empty"):
+        matchlib.train("flow", "moons", steps=2, out=tmp_path, settings=QUICK)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_resume_refuses_a_student_of_other_settings(tmp_path: Path) -> None:
+    import shutil
+
+    for seed in (0, 1):
+        matchlib.distill("flow", "moons", steps=2, seed=seed, out=tmp_path / str(seed), settings=QUICK)
+    shutil.rmtree(tmp_path / "0" / "student")
+    (tmp_path / "0" / "evaluation.json").unlink()
+    shutil.copytree(tmp_path / "1" / "student", tmp_path / "0" / "student")
+    with pytest.raises(matchlib.MatchlibError, match="was made with other settings"):
+        matchlib.resume(tmp_path / "0")
+
+
+def test_resume_works_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in config.yaml do not depend on where the run was started."""
+    import numpy as np
+
+    (tmp_path / "elsewhere").mkdir()
+    np.savez(tmp_path / "mine.npz", data=np.random.default_rng(0).normal(size=(50, 2)))
+    monkeypatch.chdir(tmp_path)
+    matchlib.distill("flow", "mine.npz", steps=2, out="run", settings=QUICK)
+    (tmp_path / "run" / "evaluation.json").unlink()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert matchlib.resume(tmp_path / "run").sample(2).shape == (2, 2)
+
+
+@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+def test_train_shows_progress_unless_it_is_silenced(tmp_path: Path, level: str) -> None:
+    code = f"""import logging, matchlib
+logging.getLogger("matchlib").setLevel(logging.{level})
+matchlib.train("flow", "moons", steps=2, out={str(tmp_path / "run")!r}, settings={QUICK!r})"""
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert ("teacher 2/2" in shown) == (level == "INFO")

@@ -1,0 +1,161 @@
+"""Components: what a run is made of, and what is refused before it begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor, nn
+
+import matchlib
+from matchlib import Dataset, Teacher
+from matchlib.algebra.times import TimeDistribution
+from matchlib.distillation.family import HIGH_NOISE
+from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError
+from matchlib.registry import families
+from matchlib.runs.build import Components, build, device_of, settings_digest
+from matchlib.runs.settings import resolve
+
+FLOW = matchlib.families.flow().model(paired=False)
+
+
+def components(**settings: Any) -> Components:
+    return build(resolve("distill", settings={"device": "cpu", **settings}))
+
+
+def test_build_critic_network_and_lr_scales() -> None:
+    """The critic's network is the one asked for, from scratch; factors multiply the family's own step sizes."""
+    plain = components().distillation
+    other = components(
+        **{"trainer.critic_network": {"name": "mlp", "width": 24}, "trainer.student_lr_scale": 0.5, "trainer.critic_lr_scale": 3.0}
+    ).distillation
+    assert plain is not None and other is not None
+    assert [parts.critic.network.enter.out_features for parts in (plain, other)] == [192, 24]
+    assert (other.student_lr, other.critic_lr) == (plain.student_lr / 2, plain.critic_lr * 3)
+
+
+@pytest.mark.parametrize("name", list(families))
+def test_build_compares_a_student_only_where_its_teacher_was_trained(name: str) -> None:
+    """The family's times for distillation are cut to those of the teacher; a setting changes a part of them."""
+
+    def times(**trainer: Any) -> TimeDistribution:
+        trained = {"teacher.name": name, "teacher.times": {"t_min": 0.3, "t_max": 0.6}, "data.labels": False}
+        parts = components(**trained, **{f"trainer.times.{key}": value for key, value in trainer.items()}).distillation
+        assert parts is not None
+        return parts.times
+
+    own = times()
+    assert (own.t_min, own.t_max) == (0.3, 0.6)
+    assert times(t_min=0.4) == TimeDistribution(0.4, 0.6, own.log_sigma)
+    assert times(log_sigma=None) == TimeDistribution(0.3, 0.6)
+
+
+def test_build_distils_a_given_teacher_at_high_noise_times() -> None:
+    """Own callables get what the families have."""
+    teacher = Teacher.from_callable(nn.Identity(), FLOW, arguments=("state",))
+    settings = resolve("distill", settings={"teacher.name": "python:teacher", "student.network.name": "mlp"})
+    parts = build(settings, teacher=teacher).distillation
+    assert parts is not None and parts.times == HIGH_NOISE.within(FLOW.times)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda x: x, "argument"),
+        (lambda x, t: x[:, :, :4], "predicts shape"),
+        (lambda x, t: x / 0.0 * 0.0, "finite"),
+        (nn.Linear(3, 3), "argument"),
+    ],
+)
+def test_build_asks_a_given_teacher_once_and_refuses_what_does_not_fit(network: Any, message: str, tmp_path: Path) -> None:
+    """A teacher that does not fit its data is refused in one line, before a folder is made."""
+    teacher = Teacher.from_callable(network, FLOW)
+    with pytest.raises(IncompatibleError) as error:
+        matchlib.distill(teacher, "digits", out=tmp_path / "run", settings={"student.network.name": "mlp"})
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_build_of_a_python_teacher_that_is_not_given_says_so() -> None:
+    with pytest.raises(ArtifactError, match="given in Python: give it again, teacher="):
+        build(resolve("distill", settings={"teacher.name": "python:teacher"}))
+    with pytest.raises(ArtifactError, match="given in Python: give it again, data="):
+        build(resolve("distill", settings={"data.name": "python:mine"}))
+
+
+def test_build_runs_no_code_of_a_configuration(tmp_path: Path) -> None:
+    """A file that the settings name is executed only with trust."""
+    (tmp_path / "mine.py").write_text("raise SystemExit('executed')\n")
+    with pytest.raises(SettingError, match="trust"):
+        build(resolve("distill", config={"teacher": {"name": f"{tmp_path}/mine.py:teacher"}}))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({}, "trained with dropped labels"),
+        ({"data.labels": False, "teacher.training.label_dropout": 0.1}, "needs a teacher with labels"),
+    ],
+)
+def test_build_refuses_guidance_without_what_it_needs(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(IncompatibleError, match=message):
+        components(**{"teacher.guidance": 2.0, **more})
+
+
+def test_build_names_the_nearest_teacher() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'flow'"):
+        components(**{"teacher.name": "flwo"})
+
+
+def test_device_of_refuses_meta() -> None:
+    with pytest.raises(SettingError, match="device 'meta' is not available"):
+        device_of("meta")
+
+
+def test_settings_digest_ignores_how_the_work_is_done() -> None:
+    base, other = (resolve("distill", settings={"trainer.log_every": n, "trainer.engine.micro_batch_size": n}) for n in (3, 4))
+    assert settings_digest(base, "student") == settings_digest(other, "student")
+    assert settings_digest(base, "student") != settings_digest(resolve("distill", settings={"seed": 1}), "student")
+
+
+class Drop(nn.Module):
+    """A network of the user's own, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
+
+    def forward(self, state: Tensor, time: Tensor) -> Tensor:
+        import torch
+
+        return self.layers(torch.cat([state, time[:, None]], 1))
+
+
+def test_resume_of_a_network_of_the_users_own_is_bit_for_bit(tmp_path: Path) -> None:
+    """A plain module with dropout: distilled by a copy, cut short, resumed, loaded, sampled, evaluated, and a teacher again."""
+    import shutil
+
+    import numpy as np
+    import torch
+
+    torch.manual_seed(0)
+    teacher = Teacher.from_callable(Drop(), FLOW, normalization=(0.0, 1.0))
+    data = Dataset.from_arrays("mine", np.random.default_rng(0).normal(size=(60, 2)))
+    quick = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",), "trainer.batch_size": 8, "trainer.checkpoint_every": 4}
+    for name in ("whole", "cut"):
+        matchlib.distill(teacher, data, steps=8, out=tmp_path / name, settings=quick)
+    shutil.rmtree(tmp_path / "cut" / "student")
+    (tmp_path / "cut" / "evaluation.json").unlink()
+    (tmp_path / "cut" / "checkpoints" / "student-00000008.safetensors").unlink()
+    with pytest.raises(ArtifactError, match="give it again, data="):
+        matchlib.resume(tmp_path / "cut")
+    with pytest.raises(ArtifactError, match="give it again, teacher="):
+        matchlib.resume(tmp_path / "cut", data=data)
+    resumed = matchlib.resume(tmp_path / "cut", teacher=teacher, data=data)
+    whole = matchlib.load(tmp_path / "whole", teacher=teacher)
+    assert all(torch.equal(a, b) for a, b in zip(resumed.module.state_dict().values(), whole.module.state_dict().values(), strict=True))
+    assert torch.equal(resumed.sample(5, seed=3), whole.sample(5, seed=3))
+    with pytest.raises(ArtifactError, match=r"give its teacher, matchlib\.load\(RUN, teacher=\.\.\.\)"):
+        matchlib.load(tmp_path / "whole")
+    assert "student" in matchlib.evaluate(tmp_path / "whole", teacher=teacher, data=data)
