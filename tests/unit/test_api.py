@@ -125,7 +125,8 @@ def test_resume_works_from_another_folder(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("level", ["INFO", "ERROR"])
-def test_train_shows_progress_unless_it_is_silenced(tmp_path: Path, level: str) -> None:
+def test_train_shows_progress_unless_it_is_silenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # so that the teacher is trained
     code = f"""import logging, matchlib
 logging.getLogger("matchlib").setLevel(logging.{level})
 matchlib.train("flow", "moons", steps=2, out={str(tmp_path / "run")!r}, settings={QUICK!r})"""
