@@ -20,6 +20,8 @@ from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.plugins.interpolants import NoisyLinear
 from matchlib.runs.recipes import recipe
 
+pytestmark = pytest.mark.runs
+
 FLOW = matchlib.families.flow().model(paired=False)
 QUICK: dict[str, Any] = {
     "teacher.network": {"name": "mlp", "width": 8, "depth": 1},

@@ -15,6 +15,8 @@ from matchlib.errors import SettingError
 from matchlib.io import read_tensors
 from matchlib.training.distributed import SingleProcess, strategy
 
+pytestmark = pytest.mark.runs
+
 SCRIPT = Path(__file__).parents[1] / "fixtures" / "processes.py"
 
 

@@ -16,6 +16,8 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.plugins.couplings import MinibatchOT
 from matchlib.plugins.networks.gaussian import Gaussian
 
+pytestmark = pytest.mark.runs
+
 FLOW = matchlib.families["flow"]().model(paired=False)
 SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "trainer.batch_size": 8, "evaluation.draws": 1}
 

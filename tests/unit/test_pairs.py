@@ -16,6 +16,8 @@ from matchlib.evaluation.score import pair_scores
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.sampler import SampledField
 
+pytestmark = pytest.mark.runs
+
 RNG = np.random.default_rng(0)
 
 

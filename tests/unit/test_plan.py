@@ -22,6 +22,8 @@ from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 from matchlib_cli.app import main
 
+pytestmark = pytest.mark.runs
+
 
 @pytest.fixture(scope="module")
 def images() -> Dataset:
