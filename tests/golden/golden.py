@@ -69,6 +69,7 @@ RENAMED: dict[str, str] = {
     "evaluation.clip": "evaluation.clip_samples",
     "teacher.sampler.clip": "teacher.sampler.clip_denoised",
     "teacher.law": "teacher.distribution",
+    "teacher.law.*": "teacher.distribution.*",
 }
 
 # Settings of both phases in the old version (new names), which each phase has for itself in the new one.
@@ -142,7 +143,7 @@ LAYOUT: dict[str, Layout] = {"old": Layout(), "new": Layout()}
 
 # Patterns in names of tensors, ``file:key``, of an old recording, and what they become.
 TENSORS_RENAMED: list[tuple[str, str]] = [
-    (r"/optimiser/(\d+)/", r"/adam/\1/"),
+    (r"/optimiser/(\d+)/(\w+)$", r"/adam/\2/\1"),
     (r"/usual$", "/typical_norm"),
 ]
 
