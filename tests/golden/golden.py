@@ -2,7 +2,7 @@
 
 A net for refactoring. Record the version before, record the version after, and compare; every difference is listed:
 
-    python tests/golden/golden.py record --root /work/base --out /tmp/golden/base --jobs 2
+    python tests/golden/golden.py record --root ../before --out /tmp/golden/base --jobs 2
     python tests/golden/golden.py record --root . --out /tmp/golden/new --side new --jobs 2
     python tests/golden/golden.py compare /tmp/golden/base /tmp/golden/new
 
