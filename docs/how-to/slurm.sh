@@ -10,7 +10,7 @@
 #SBATCH --open-mode=append
 
 # One command starts the run and restarts it: --resume goes on from the last checkpoint. SIGTERM, two minutes before the end of the time,
-# lets matchlib finish its turn and write. The job then queues itself again until evaluation.json is there, at most 50 times, and not if it
+# lets matchlib finish its step and write. The job then queues itself again until evaluation.json is there, at most 50 times, and not if it
 # never came to a checkpoint: wrong settings do not get better. NOT YET RUN on a cluster.
 set -euo pipefail
 run=${1:?folder of the run}
