@@ -13,7 +13,7 @@ __all__ = ["COMMANDS"]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options and --set overrule it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, PATH=VALUE, e.g. teacher.interpolant.name=trigonometric.")]
 Data = Annotated[str | None, typer.Option("--data", help="Registered data set, FILE.npz, FILE.npy, or a folder of images.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run [default: runs/DATE-NAME].")]
+Out = Annotated[str | None, typer.Option("--out", help="Folder of the run [default: runs/DATE-NAME].")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimiser steps of the phase that the command is named after.")]
@@ -73,7 +73,10 @@ def distill(
         "trainer.steps": steps,
         **_common(data, out, seed, device),
     }
-    return _start("distill", recipe, config, options, set_, again=resume, trust=trust or teacher is not None)
+    from matchlib.runs.build import names_code
+
+    trusted = trust or (teacher is not None and names_code(teacher))
+    return _start("distill", recipe, config, options, set_, again=resume, trust=trusted)
 
 
 def resume(
@@ -176,13 +179,14 @@ def doctor(
     teacher: Annotated[str, typer.Argument(metavar="TEACHER", help="Folder of a run, FILE.py:NAME of a matchlib.Teacher, or PREFIX:PATH.")],
     data: Data = None,
     seed: Seed = None,
+    trust: Trust = False,
 ) -> int:
     """Examine a teacher before anything is trained on it: time, sign, scale, prediction, labels, weights."""
     from matchlib.evaluation.doctor import examine
-    from matchlib.runs.build import open_teacher
+    from matchlib.runs.build import names_code, open_teacher
     from matchlib_cli.screen import show_diagnosis
 
-    diagnosis = examine(*open_teacher(teacher, data, trust=True), seed=seed or 0)
+    diagnosis = examine(*open_teacher(teacher, data, trust=trust or names_code(teacher)), seed=seed or 0)
     show_diagnosis(diagnosis)
     return 2 if diagnosis.mistakes else 0
 
@@ -248,8 +252,8 @@ COMMANDS: Sequence[Callable[..., int]] = (train, distill, sample, evaluate, resu
 # -- what they share -------------------------------------------------------------------------------------------------------
 
 
-def _common(data: str | None, out: Path | None, seed: int | None, device: str | None) -> dict[str, Any]:
-    return {"data.name": data, "out": None if out is None else str(out), "seed": seed, "device": device}
+def _common(data: str | None, out: str | None, seed: int | None, device: str | None) -> dict[str, Any]:
+    return {"data.name": data, "out": out, "seed": seed, "device": device}
 
 
 def _assignments(items: Sequence[str] | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
 from matchlib.io import lock, write_text
 from matchlib.registry import losses
-from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of
+from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run
 from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
@@ -70,7 +70,7 @@ def train(
     options |= {f"teacher.{name}": piece for name, piece in pieces.items()}
     chosen = resolve("train", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
-        run = start_run(chosen, data=_object(data), on_progress=show, trust=True)
+        run = start_run(chosen, data=_object(data), on_progress=show)
         run.execute()
     return run.pipelines["teacher"]
 
@@ -88,6 +88,7 @@ def distill(
     device: str | None = None,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
     """Distils a teacher, as ``matchlib distill`` does.
@@ -103,6 +104,7 @@ def distill(
         out: folder of the run; None for ``runs/DATE-NAME``.
         config: a tree of settings, as ``config.yaml`` holds it.
         settings: further settings by dotted path, as in ``--set``.
+        trust: whether Python code that a run's artifact or ``config`` names may be run; a teacher FILE.py:NAME is trusted.
         on_progress: called with a Progress at every row of the log; None prints a line each.
 
     Returns:
@@ -123,7 +125,8 @@ def distill(
     }
     chosen = resolve("distill", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
-        run = start_run(chosen, data=_object(data), teacher=given, on_progress=show, trust=True)
+        trusted = trust or (given is None and names_code(str(teacher)))
+        run = start_run(chosen, data=_object(data), teacher=given, on_progress=show, trust=trusted)
         run.execute()
     return run.pipelines["student"]
 

@@ -282,7 +282,7 @@ def load_artifact(
         )
     try:
         _check_size(config, weights)
-        module = _build(config, folder, teacher, trust)
+        module = _module_of(config, folder, teacher, trust)
         tensors, _ = read_tensors(weights)
         module.load_state_dict(tensors)
     except ArtifactError:
@@ -291,6 +291,16 @@ def load_artifact(
         first = str(error).splitlines()[-1].strip()
         raise ArtifactError(f"the weights in {folder} do not fit its {CONFIG}: {first}") from error
     return config, module
+
+
+def _module_of(config: ArtifactConfig, folder: Path, teacher: Teacher | None, trust: bool) -> Teacher | Student:
+    """Returns the module that a configuration describes; what stands in the way is told as it is."""
+    try:
+        return _build(config, folder, teacher, trust)
+    except ArtifactError:
+        raise
+    except MatchlibError as error:
+        raise ArtifactError(f"the network in {folder} cannot be made: {error}") from error
 
 
 def _check_size(config: ArtifactConfig, weights: Path) -> None:

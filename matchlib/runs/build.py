@@ -40,7 +40,17 @@ from matchlib.runs.artifact import (
 )
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
-__all__ = ["GIVEN", "Components", "StudentComponents", "build", "dataset_of_settings", "device_of", "open_teacher", "settings_digest"]
+__all__ = [
+    "GIVEN",
+    "Components",
+    "StudentComponents",
+    "build",
+    "dataset_of_settings",
+    "device_of",
+    "names_code",
+    "open_teacher",
+    "settings_digest",
+]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
 
@@ -321,6 +331,11 @@ def _artifact_teacher(name: str, dataset: Dataset, trust: bool) -> tuple[Artifac
     if config.model.coupling.reads_source and not dataset.paired:
         raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
     return config, teacher
+
+
+def names_code(teacher: str) -> bool:
+    """Returns whether a teacher is named by its Python code, which whoever names it in a call trusts; a run's folder never is."""
+    return ".py:" in teacher
 
 
 def open_teacher(name: str, data: str | None, *, trust: bool) -> tuple[Teacher, Dataset]:

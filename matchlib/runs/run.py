@@ -103,7 +103,7 @@ class Run:
         """Returns the module in the run's folder, made and saved first if it is not there."""
         target, processes = self.folder / kind, self._processes(kind)
         if processes.on_main_process((target / CONFIG).exists):
-            config, saved = load_artifact(target, teacher=self.components.teacher, trust=True)
+            config, saved = load_artifact(target, teacher=self.components.teacher)
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
             if kind == "teacher":

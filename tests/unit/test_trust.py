@@ -1,0 +1,56 @@
+"""Trust: Python code runs only where the user named it in this call, or with trust."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import matchlib
+
+QUICK = ["--data", "checkerboard", "--set", "data.samples=40", "--set", "evaluation.draws=1", "--set", "evaluation.metrics=[frechet-raw]"]
+QUICK += ["--set", "trainer.batch_size=8", "--set", "student.network.name=mlp", "--steps", "2"]
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """A run whose teacher is said to come from a file that leaves a mark where it is executed."""
+    from matchlib.adapters.origin import _digest
+    from matchlib.runs.artifact import CONFIG
+
+    small = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "evaluation.draws": 1}
+    matchlib.train("flow", "checkerboard", out=tmp_path / "run", settings={**small, "data.samples": 40})
+    code = tmp_path / "code.py"
+    code.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    path = tmp_path / "run" / "teacher" / CONFIG
+    config = json.loads(path.read_text())
+    config["network"] = {"name": None}
+    config["origin"] = {"adapter": "python", "network": None, "path": str(code), "name": "teacher", "digest": _digest(code)}
+    path.write_text(json.dumps(config))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("argv", [["distill", *QUICK, "--teacher"], ["doctor"], ["sample", "--of", "teacher"], ["evaluate"]])
+def test_commands_run_no_code_of_an_artifact_without_trust(
+    stranger: Path, cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(*argv, stranger)
+    assert (code, (tmp_path / "executed").exists()) == (2, False), err
+    assert "trust" in err
+
+
+def test_distill_runs_no_code_of_an_artifact_without_trust(stranger: Path, tmp_path: Path) -> None:
+    with pytest.raises(matchlib.MatchlibError, match="trust"):
+        matchlib.distill(stranger, "checkerboard", out=tmp_path / "mine")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_distill_refuses_an_empty_name_of_a_folder(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("distill", "--out", "")
+    assert (code, list(tmp_path.iterdir())) == (2, []), err
