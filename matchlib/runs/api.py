@@ -181,9 +181,9 @@ def evaluate(
     scoring = settings.evaluation if draws is None else EvaluationSettings(**{**settings.evaluation.model_dump(), "draws": draws})
     where = str(device_of(device or settings.device))
     kinds = [kind for kind in ("teacher", "student") if (folder / kind / "config.json").exists()] or ["teacher"]
-    pipelines = {kind: load(folder, kind, where, teacher=teacher, trust=trust) for kind in kinds}
+    pipelines = {kind: load(folder, kind, where, teacher=teacher, data=data, trust=trust) for kind in kinds}
     recorded = pipelines[kinds[0]].config.data
-    dataset = (data if data is not None else dataset_of_settings(settings.data)).normalized_as(recorded.shift, recorded.scale)
+    dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     return write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed)
 
 
@@ -196,7 +196,7 @@ def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False
     Args:
         again: go on with the run that the folder holds, if it was started with the same settings.
         trust: whether Python code that the settings name may be run.
-        given: ``data``, ``teacher`` and ``loss`` made in Python, ``on_progress`` and ``should_stop`` as for ``Run``.
+        given: ``data`` and ``teacher`` made in Python, ``on_progress`` and ``should_stop`` as for ``Run``.
 
     Raises:
         SettingError: the folder holds something already, or a run with other settings.
@@ -205,7 +205,7 @@ def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False
     init_distributed(device_of(settings.device))
     processes = strategy(settings.trainer.engine.parallel)
     folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
-    parts = {key: given.pop(key, None) for key in ("data", "teacher", "loss")}
+    parts = {key: given.pop(key, None) for key in ("data", "teacher")}
     components = build(settings, trust=trust, **parts)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
@@ -237,6 +237,8 @@ def _begin(folder: Path, settings: RunSettings, *, there: bool) -> None:
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written: {error}") from error
     lock(folder)
+    if not there and (folder / "config.yaml").exists():  # another start was faster
+        raise SettingError(f"{folder} holds a run already; choose another --out")
     if not there:
         write_text(folder / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
 

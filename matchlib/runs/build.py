@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from matchlib.data.readers import load_dataset
 from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
@@ -38,6 +39,7 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
+from matchlib.runs.explain import explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
 __all__ = [
@@ -53,6 +55,13 @@ __all__ = [
 ]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
+
+
+logger = logging.getLogger("matchlib")
+UNSTATED = (
+    "the teacher does not state its normalization, so that of the data is taken: data = %.6g + %.6g * its units; if it was trained on "
+    "others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher); matchlib doctor tells"
+)
 
 
 @dataclass(frozen=True)
@@ -114,20 +123,26 @@ def build(
     *,
     data: Dataset | None = None,
     teacher: Teacher | None = None,
-    loss: DistillationLoss | None = None,
     trust: bool = False,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
 
     Args:
-        data, teacher, loss: made in Python, in place of those that the settings name.
+        data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
+    try:
+        return _build(settings, data, teacher, trust)
+    except ConversionError as error:
+        raise explained(error) from None
+
+
+def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool) -> Components:
     device_of(settings.device)
-    dataset = data if data is not None else dataset_of_settings(settings.data)
+    dataset = dataset_of_settings(settings.data, data)
     config, module, finished = _teacher(settings, dataset, teacher, trust)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     _check_guidance(config)
@@ -136,7 +151,7 @@ def build(
     _check_metrics(settings)
     if finished:
         check_answer(module, dataset)
-    parts = _distillation(settings, config, module, loss, trains=not finished) if settings.command == "distill" else None
+    parts = _distillation(settings, config, module, trains=not finished) if settings.command == "distill" else None
     return Components(dataset, config, module, finished, parts)
 
 
@@ -177,15 +192,15 @@ def settings_digest(settings: RunSettings, phase: str) -> str:
 # -- data ------------------------------------------------------------------------------------------------------------------
 
 
-def dataset_of_settings(data: DataSettings) -> Dataset:
-    """Returns the data set that settings name.
+def dataset_of_settings(data: DataSettings, given: Dataset | None = None) -> Dataset:
+    """Returns the data set that settings name, or one made in Python, with labels and balance as the settings say.
 
     Raises:
         DataError: there is none, or it was given in Python and is not given now.
     """
-    if data.name.startswith(GIVEN):
+    if given is None and data.name.startswith(GIVEN):
         raise ArtifactError(f"the data set {data.name.removeprefix(GIVEN)!r} was given in Python: give it again, data=...")
-    dataset = load_dataset(data.name, data.options)
+    dataset = load_dataset(data.name, data.options) if given is None else given
     dataset = dataset if data.labels else dataset.without_labels()
     return dataset.balanced() if data.balanced else dataset
 
@@ -289,6 +304,8 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> 
     normalization = t.normalization or teacher.normalization
     if normalization is not None:
         dataset = dataset.normalized_as(*normalization)
+    else:
+        logger.warning(UNSTATED, dataset.shift, dataset.scale)
     spec = getattr(teacher.field, "spec", {"name": None})
     defaults = teacher.defaults or Defaults(samplers["ode"](), times=None if dataset.paired else HIGH_NOISE)
     return ArtifactConfig(
@@ -388,11 +405,9 @@ def _check_metrics(settings: RunSettings) -> None:
 # -- the student -----------------------------------------------------------------------------------------------------------
 
 
-def _distillation(
-    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, given: DistillationLoss | None, *, trains: bool
-) -> StudentComponents:
+def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
-    loss: DistillationLoss = given or losses.build(settings.loss)
+    loss: DistillationLoss = losses.build(settings.loss)
     learns = any(True for _ in teacher.field.parameters())
     spec, student = _student(settings, config, teacher, learns)
     critic = _critic(settings, config, teacher, learns)

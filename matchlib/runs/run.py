@@ -66,16 +66,13 @@ class Run:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.settings, self.components, self.folder, self.checkpoint = settings, components, folder, checkpoint
+        if checkpoint is not None and all(step_of(checkpoint, phase) is None for phase in ("teacher", "student")):
+            raise ArtifactError(f"{checkpoint} is no checkpoint of a run: they are {folder / 'checkpoints'}/PHASE-STEP.safetensors")
         self.device = init_distributed(device_of(settings.device))
         self.streams = Streams(settings.seed, self.device)
         self._strategies = {phase: strategy(settings.engine_of(phase).parallel) for phase in ("teacher", "student")}
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pipelines: dict[str, Pipeline] = {}
-
-    @property
-    def finished(self) -> bool:
-        """Whether every phase is done."""
-        return (self.folder / "evaluation.json").exists()
 
     def execute(self) -> dict[str, Any]:
         """Runs every phase that is not done and returns the evaluation.
@@ -90,7 +87,7 @@ class Run:
             if config.guidance != 1.0:
                 logger.info(GUIDED, config.guidance)
             modules["student"] = self._phase("student", self._train_student)
-        self.pipelines = {kind: Pipeline(config, module, self.device) for kind, module in modules.items()}
+        self.pipelines = {kind: Pipeline(config, module, self.device, data=self.components.data) for kind, module in modules.items()}
         return self.evaluate()
 
     def evaluate(self) -> dict[str, Any]:
@@ -221,7 +218,7 @@ class Run:
         processes = self._processes("student")
 
         def score(modules: Mapping[str, nn.Module]) -> float:
-            pipeline = Pipeline(self.components.config, modules["student"], self.device)  # type: ignore[arg-type]
+            pipeline = Pipeline(self.components.config, modules["student"], self.device, data=self.components.data)  # type: ignore[arg-type]
             samples = pipeline.sample_batch(reference.size, seed=self.settings.seed, processes=processes).data
             value: float = processes.on_main_process(lambda: scores(reference, samples, [name])[key_of(name)])
             return -metrics[name].better * value

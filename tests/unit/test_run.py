@@ -1,0 +1,82 @@
+"""Runs: phases, what they go on from, and what they refuse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import matchlib
+from matchlib import Dataset, Teacher
+from matchlib.errors import ArtifactError, ConversionError
+
+pytestmark = pytest.mark.runs
+
+SMALL: dict[str, Any] = {
+    "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
+    "teacher.training.steps": 2,
+    "trainer.batch_size": 8,
+    "evaluation.draws": 1,
+    "evaluation.metrics": ("frechet-raw",),
+}
+
+
+def test_run_of_pairs_made_in_python_scores_and_samples(tmp_path: Path) -> None:
+    """The model's source is data that only Python has: the run hands them to its pipelines, and ``load`` takes them again."""
+    data, source = np.random.default_rng(0).normal(size=(2, 60, 2))
+    pairs = Dataset.from_arrays("mine", data, source=source)
+    student = matchlib.distill("bridge", pairs, steps=2, out=tmp_path / "run", settings={**SMALL, "trainer.keep_best_by": "frechet-raw"})
+    assert student.sample(3).shape == (3, 2)
+    assert matchlib.load(tmp_path / "run", data=pairs).sample(3).shape == (3, 2)
+    with pytest.raises(ArtifactError, match="give it again, data="):
+        matchlib.load(tmp_path / "run").sample(3)
+    assert "student" in matchlib.evaluate(tmp_path / "run", data=pairs)
+
+
+def test_run_of_a_dataset_made_in_python_follows_the_settings_of_data(tmp_path: Path) -> None:
+    """``data.labels=false`` holds for a given data set as it does for one that is named."""
+    labelled = Dataset.from_arrays("mine", np.random.default_rng(0).normal(size=(60, 2)), labels=np.arange(60) % 2)
+    teacher = matchlib.train("flow", labelled, out=tmp_path / "run", settings={**SMALL, "data.labels": False})
+    assert teacher.config.network_spec.classes is None
+
+
+def test_resume_refuses_a_checkpoint_of_no_phase(tmp_path: Path) -> None:
+    matchlib.distill("flow", "moons", steps=2, out=tmp_path / "run", settings=SMALL)
+    shutil.rmtree(tmp_path / "run" / "student")
+    (tmp_path / "run" / "evaluation.json").unlink()
+    for name in ("/etc/passwd", str(tmp_path / "run" / "config.yaml")):
+        with pytest.raises(ArtifactError, match="is no checkpoint"):
+            matchlib.resume(tmp_path / "run", checkpoint=name)
+
+
+def test_distill_names_what_would_determine_a_prediction(tmp_path: Path) -> None:
+    """In Python, too, the refusal names registered predictions, as it does on the command line."""
+    settings = {**SMALL, "teacher.interpolant.name": "noisy-linear", "teacher.coupling.name": "independent-data"}
+    data, source = np.random.default_rng(0).normal(size=(2, 60, 2))
+    with pytest.raises(ConversionError, match="would be enough"):
+        matchlib.distill("flow", Dataset.from_arrays("mine", data, source=source), steps=2, out=tmp_path / "run", settings=settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_says_which_normalization_a_foreign_teacher_gets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where none is stated that of the data is taken, and said; where one is stated nothing is."""
+    caplog.set_level("INFO", "matchlib")
+    model = matchlib.families.flow().model(paired=False)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, state: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return self.layer(state)
+
+    for name, stated in (("silent", (0.0, 1.0)), ("unstated", None)):
+        caplog.clear()
+        matchlib.distill(Teacher.from_callable(Net(), model, normalization=stated), "moons", steps=2, out=tmp_path / name, settings=SMALL)
+        assert ("normalization" in caplog.text) == (stated is None)
