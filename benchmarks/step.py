@@ -4,10 +4,11 @@
 thrown away, critic weights get gradients in student turns, optimisers are torch's default, averages are a Python loop over weights, one
 evaluation for each set of points. Its `gc.collect()` at every step is left out and timed by itself.
 `by hand` is the best loop that we could write for this very case. `matchlib` is the trainer, watch and log left out.
-One process, alternating; medians of ratios and the 95% interval of the median (from order statistics).
+One process, alternating; medians of ratios and the 95% interval of the median (from order statistics). On a device, only its own clock
+counts: a block of cycles ends when the device is done.
 `of peak`: floating point operations of matrix products and convolutions, over those of one large matrix product in the same time.
 
-    python benchmarks/step.py [--only "MLP, 0.45 M"] [--rounds 15] [--compile] [--threads 2]
+    python benchmarks/step.py [--only "MLP, 0.45 M"] [--rounds 15] [--compile] [--threads 2] [--device cuda --precision bf16 --out FILE]
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import json
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +60,15 @@ class Case:
     network: dict[str, Any]
     side: int
     batches: dict[int, int]
+    channels: int = 1
+
+
+@dataclass(frozen=True)
+class Way:
+    """How networks are evaluated."""
+
+    device: torch.device = torch.device("cpu")
+    precision: str = "fp32"
 
 
 CASES = {
@@ -64,20 +76,25 @@ CASES = {
     "U-Net, 1 M": Case({"name": "unet", "channels": 44}, 16, {8: 3, 32: 1}),
     "U-Net, 10 M": Case({"name": "unet", "channels": 96, "multipliers": (1, 2, 2), "blocks": 2}, 16, {8: 1}),
 }
+ON_DEVICE = {
+    "MLP, 0.45 M, cuda": Case({"name": "mlp", "width": 228}, 8, {512: 20}),
+    "U-Net, 14 M, cuda": Case({"name": "unet", "channels": 112, "multipliers": (1, 2, 2), "blocks": 2}, 32, {128: 2}, 3),
+}
 
 
 class Setting:
     """Data, model and the network that every loop starts from."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, way: Way) -> None:
         torch.manual_seed(0)
-        images = np.random.default_rng(0).normal(size=(1024, 1, case.side, case.side)).astype(np.float32)
-        self.data = Dataset.from_arrays("images", images, labels=np.arange(1024) % 10)
+        images = np.random.default_rng(0).normal(size=(1024, case.channels, case.side, case.side)).astype(np.float32)
+        self.way, self.data = way, Dataset.from_arrays("images", images, labels=np.arange(1024) % 10)
         self.model = matchlib.families["flow"]().model(paired=False)
         moments = self.data.moments(self.model.coupling)
         self.field = build_field(case.network, NetworkSpec(self.data.shape, 10), self.model, moments)
         for weight in self.field.parameters():
             nn.init.normal_(weight, std=0.05)
+        self.field, self.data = self.field.to(way.device), self.data.compact().to(way.device)
 
 
 def through_matchlib(of: Setting, batch: int, compile: str | None = None) -> Callable[[], None]:
@@ -85,10 +102,10 @@ def through_matchlib(of: Setting, batch: int, compile: str | None = None) -> Cal
     teacher = Teacher(copy.deepcopy(of.field), of.model)
     student, critic = matchlib.students["onestep"](teacher, None, t_start=1.0), copy.deepcopy(of.field)
     for module in (teacher, student, critic):
-        prepare(module, compile=compile)
+        prepare(module, compile=compile, precision=of.way.precision)
     distillation = Distillation(teacher, student, critic, RealUID(ALPHA, BETA, GAMMA, weight_power=1.0))
     learners = Learner(student, RATE, BETAS, DECAYS[0], DECAYS[1:]), Learner(critic, RATE, BETAS, 0.0)
-    streams = Streams(0, torch.device("cpu"))
+    streams = Streams(0, of.way.device)
     algorithm = DistillationTask(distillation, *learners, of.data, streams, batch_size=batch, critic_steps=CRITIC_TURNS)
     trainer = Trainer(algorithm, TrainerSettings(steps=10**9))
 
@@ -120,24 +137,30 @@ class Loop:
         self.adams = [torch.optim.Adam(net.parameters(), RATE, BETAS, **fused) for net in (self.student, self.critic)]
         self.weights = [list(net.parameters()) for net in (self.student, self.critic)]
         self.means = [[w.detach().clone() for w in self.weights[0]] for _ in DECAYS]
-        self.generator = torch.Generator().manual_seed(0)
-        self.ones = torch.ones(batch)
+        self.device, self.half = of.way.device, of.way.precision == "bf16"
+        self.generator = torch.Generator(self.device).manual_seed(0)
+        self.ones = torch.ones(batch, device=self.device)
 
     def velocity(self, net: nn.Module, state: Tensor, t: Tensor, label: Tensor) -> Tensor:
         a, b = 1 - t, t
         size = (a * a + b * b).sqrt()
         r = (-1, 1, 1, 1)
         skip, out = ((b - a) / (size * size)).view(r), (1 / size).view(r)
-        return skip * state + out * net((1 / size).view(r) * state, t, Condition(label))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            answer = net((1 / size).view(r) * state, t, Condition(label))
+        return skip * state + out * answer.float()
 
     def points(self, clean: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        t = (torch.rand((), generator=self.generator) + torch.arange(self.batch) / self.batch) % 1.0
-        z = torch.randn(clean.shape, generator=self.generator)
+        t = (torch.rand((), generator=self.generator, device=self.device) + torch.arange(self.batch, device=self.device) / self.batch) % 1.0
+        z = torch.randn(clean.shape, generator=self.generator, device=self.device)
         s = t.view(-1, 1, 1, 1)
         return t, (1 - s) * clean + s * z, z - clean
 
+    def indices(self) -> Tensor:
+        return torch.randint(len(self.x), (self.batch,), generator=self.generator, device=self.device)
+
     def generate(self, label: Tensor) -> Tensor:
-        z = torch.randn((self.batch, *self.x.shape[1:]), generator=self.generator)
+        z = torch.randn((self.batch, *self.x.shape[1:]), generator=self.generator, device=self.device)
         return z - self.velocity(self.student, z, self.ones, label)
 
     def q(self, f: Tensor, f_star: Tensor, target: Tensor, g: float, a: float, b: float) -> Tensor:
@@ -155,7 +178,7 @@ class Loop:
         self.adams[which].step()
 
     def critic_turn(self) -> None:
-        i, j = (torch.randint(len(self.x), (self.batch,), generator=self.generator) for _ in range(2))
+        i, j = (self.indices() for _ in range(2))
         with torch.set_grad_enabled(not self.frugal):
             fake = self.generate(self.y[i])
         labels = self.y[i], self.y[j]
@@ -177,7 +200,7 @@ class Loop:
         self.step(1, -(generated + real).mean())
 
     def student_turn(self) -> None:
-        i = torch.randint(len(self.x), (self.batch,), generator=self.generator)
+        i = self.indices()
         t, state, target = self.points(self.generate(self.y[i]))
         if self.frugal:
             self.critic.requires_grad_(False)
@@ -201,9 +224,12 @@ class Loop:
 
 
 def seconds(cycle: Callable[[], None], cycles: int) -> float:
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
     begin = time.perf_counter()
     for _ in range(cycles):
         cycle()
+    wait()
     return (time.perf_counter() - begin) / cycles
 
 
@@ -214,9 +240,10 @@ def median(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(x), "low": x[max(low - 1, 0)], "high": x[min(n - low, n - 1)]}
 
 
-def peak(size: int = 1536, times: int = 8) -> float:
+def peak(way: Way, times: int = 8) -> float:
     """Returns floating point operations a second of a large matrix product."""
-    a = torch.randn(size, size)
+    size = 1536 if way.device.type == "cpu" else 8192
+    a = torch.randn(size, size, device=way.device, dtype=torch.bfloat16 if way.precision == "bf16" else torch.float32)
     a @ a
     return 2 * size**3 / min(seconds(lambda: a @ a, 1) for _ in range(times))
 
@@ -228,9 +255,9 @@ def operations(cycle: Callable[[], None]) -> int:
     return int(counted.get_total_flops())
 
 
-def measured(name: str, case: Case, batch: int, rounds: int, compile: str | None) -> dict[str, Any]:
+def measured(name: str, case: Case, batch: int, rounds: int, compile: str | None, way: Way) -> dict[str, Any]:
     """Returns a row of the table."""
-    of, cycles = Setting(case), case.batches[batch]
+    of, cycles = Setting(case, way), case.batches[batch]
     trial = {x: Loop(of, batch, frugal=True, together=x) for x in (False, True)}
     for loop in trial.values():
         seconds(loop, cycles)
@@ -256,33 +283,42 @@ def measured(name: str, case: Case, batch: int, rounds: int, compile: str | None
             times[key].append(seconds(loops[key], cycles))
     gc.collect()
     row: dict[str, Any] = {"case": name, "batch": batch, "weights": sum(w.numel() for w in of.field.parameters())}
-    row |= {"together by hand": together, "rounds": rounds, "cycles": cycles}
+    row |= {"precision": way.precision, "together by hand": together, "rounds": rounds, "cycles": cycles}
     row |= {"ms": {key: 1e3 * statistics.median(x) for key, x in times.items()}}
     pairs = [("matchlib", "by hand"), ("matchlib", "plain")]
     pairs += [("matchlib, compiled", "by hand, compiled"), ("matchlib, compiled", "plain")] if compile else []
     row |= {f"{a} / {b}": median([x / y for x, y in zip(times[a], times[b], strict=True)]) for a, b in pairs}
-    row["of peak"] = flops / statistics.median(times["matchlib"]) / peak()
+    row["of peak"] = flops / statistics.median(times["matchlib"]) / peak(way)
     row["gc.collect ms"] = 1e3 * seconds(gc.collect, 3) * (CRITIC_TURNS + 1)
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--only", nargs="+", default=list(CASES), choices=[*CASES, *ON_DEVICE])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--compile", nargs="?", const="default", default=None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32")
+    parser.add_argument("--out", type=Path, default=None, help="where rows go as JSON, in place of results/step.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    path = RESULTS / "step.json"
-    before = read_json(path)["rows"] if path.exists() else []
+    if given.precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    path, way, cases = RESULTS / "step.json", Way(given.device, given.precision), CASES | ON_DEVICE
+    before = read_json(path)["rows"] if path.exists() and given.out is None else []
     rows = [row for row in before if row.get("case") in set(CASES) - set(given.only)]
     for name in given.only:
-        for batch in CASES[name].batches:
-            rows.append(measured(name, CASES[name], batch, given.rounds, given.compile))
+        for batch in cases[name].batches:
+            rows.append(measured(name, cases[name], batch, given.rounds, given.compile, way))
             shown = {key: round(x["median"], 3) for key, x in rows[-1].items() if isinstance(x, dict) and "median" in x}
-            print(name, batch, rows[-1]["weights"], {key: round(x, 1) for key, x in rows[-1]["ms"].items()}, shown, flush=True)
-    save("step", rows, bounds={"by hand": 1.05, "plain, MLP": 0.8, "plain, U-Net": 1.03, "plain, U-Net compiled": 0.8})
+            more = {"weights": rows[-1]["weights"], "of peak": round(rows[-1]["of peak"], 3)}
+            print(name, batch, more, {key: round(x, 1) for key, x in rows[-1]["ms"].items()}, shown, flush=True)
+            if given.out is not None:
+                given.out.write_text(json.dumps(rows, indent=1) + "\n")
+    if given.out is None:
+        save("step", rows, bounds={"by hand": 1.05, "plain, MLP": 0.8, "plain, U-Net": 1.03, "plain, U-Net compiled": 0.8})
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,10 +13,9 @@ import torch
 import matchlib
 from matchlib.distillation.distillation import Distillation
 from matchlib.plugins.tasks import DistillationTask
-from matchlib.runs.build import distillation_of
+from matchlib.runs.build import build
 from matchlib.runs.plan import plan
-from matchlib.runs.run import Run
-from matchlib.runs.settings import from_tree
+from matchlib.runs.settings import RunSettings, resolve
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import Learner
@@ -36,31 +34,35 @@ def test_every_family_distils_on_cuda(tmp_path: Path, cli: Callable, small: list
     assert matchlib.load(tmp_path / "run", device="cuda").sample(4).is_cuda
 
 
-def test_a_generator_gives_the_same_weights_on_both_devices(finished: Path) -> None:
-    source = torch.randn(4, 1, 8, 8)
+def test_a_generator_gives_the_same_samples_on_both_devices(finished: Path) -> None:
+    source = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     answers = []
     for device in ("cpu", "cuda"):
-        generator = matchlib.load(finished, device=device)
-        condition = generator.card.model.condition(source.to(device), torch.arange(4, device=device))
-        answers.append(generator.module(source.to(device), condition, generator=torch.Generator(device)).cpu())
+        pipeline = matchlib.load(finished, device=device)
+        condition = pipeline.config.model.condition(source.to(device), torch.arange(4, device=device))
+        answers.append(pipeline.module(source.to(device), condition, generator=torch.Generator(device)).cpu())
     assert torch.allclose(*answers, atol=1e-4)
 
 
-def trainer_on_cuda(batch: int = 32, network: dict | None = None) -> Trainer:
-    """A training of the default pieces with random weights."""
-    cuda = torch.device("cuda")
-    settings = from_tree({"device": "cuda", "teacher": {"network": network or {"name": "mlp"}}, "trainer": {"batch_size": batch}})
-    run = Run(settings, Path("unused"))
-    made = distillation_of(settings, run.card, run.untrained, run.loss_of_run, paired=False).distillation
-    modules = copy.deepcopy(run.untrained).to(cuda), made.student.to(cuda), made.critic.to(cuda)
-    of = Distillation(*modules, run.loss_of_run, made.model.times)
+def settings_of(batch: int, network: dict[str, object]) -> RunSettings:
+    trainer = {"batch_size": batch, "extra_ema_decays": [0.9]}
+    return resolve("distill", config={"device": "cuda", "teacher": {"network": network}, "trainer": trainer})
+
+
+def trainer_on_cuda(settings: RunSettings) -> Trainer:
+    """The student's training as settings say, from random weights, after its memory is taken."""
+    cuda, components = torch.device("cuda"), build(settings)
+    parts = components.distillation
+    assert parts is not None
+    modules = components.teacher.to(cuda), parts.student.to(cuda), parts.critic.to(cuda)
     learners = Learner(modules[1], extra_ema_decays=(0.9,)), Learner(modules[2], ema=0.0)
-    task = DistillationTask(of, *learners, run.data.to(cuda), Streams(0, cuda), batch_size=batch)
+    of, data = Distillation(*modules, parts.loss, parts.times), components.data.compact().to(cuda)
+    task = DistillationTask(of, *learners, data, Streams(0, cuda), batch_size=settings.trainer.batch_size)
     return Trainer(task, TrainerSettings(steps=10**6))
 
 
 def test_trainer_step_does_not_wait_for_the_device() -> None:
-    trainer = trainer_on_cuda()
+    trainer = trainer_on_cuda(settings_of(32, {"name": "mlp"}))
     for _ in range(4):
         trainer.step()
     torch.cuda.synchronize()
@@ -73,16 +75,19 @@ def test_trainer_step_does_not_wait_for_the_device() -> None:
 
 
 def test_plan_peak_is_what_the_allocator_gives_out() -> None:
-    network = {"name": "unet", "channels": 32}
-    settings = from_tree({"teacher": {"network": network}, "trainer": {"batch_size": 128, "extra_ema_decays": [0.9]}})
+    settings = settings_of(128, {"name": "unet", "channels": 32})
     expected = plan(settings).peak()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    trainer = trainer_on_cuda(128, network)
-    for _ in range(4):
-        trainer.step()
-    assert torch.cuda.max_memory_allocated() - before == pytest.approx(expected, rel=0.15)
+    with torch.backends.cudnn.flags(enabled=False):  # its workspaces are its own choice, and no part of a plan
+        warm = trainer_on_cuda(settings)  # takes cuBLAS's workspaces, which stay
+        for _ in range(4):
+            warm.step()
+        del warm
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        trainer = trainer_on_cuda(settings)
+        for _ in range(4):
+            trainer.step()
+    assert torch.cuda.max_memory_allocated() - before == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(
