@@ -223,7 +223,7 @@ class Metric:
     """A score of samples against a reference, called as ``metric(reference, samples)``.
 
     Args:
-        function: maps a ``matchlib.evaluation.reference.Reference`` and samples ``(n, size)`` in model units to a number.
+        function: maps a ``matchlib.evaluation.reference.Reference`` and a ``PointSet`` of samples to a number.
         better: -1 where lower is better, 1 where higher is, 0 where neither.
         applies: whether the metric makes sense for a reference; it is left out of reports otherwise.
     """
@@ -233,7 +233,8 @@ class Metric:
     applies: Callable[[Any], bool] = _always
 
     def __call__(self, reference: Any, samples: Any) -> float:
-        return float(self.function(reference, samples))
+        """Returns the score of samples: a set of points, or a tensor or array ``(n, *event)`` in model units."""
+        return float(self.function(reference, reference.points(samples)))
 
 
 class MetricRegistry(Registry[Metric]):

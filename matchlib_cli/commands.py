@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,16 +128,25 @@ def sample(
 
 def evaluate(
     folder: Folder,
-    draws: Annotated[int | None, typer.Option("--draws", min=1, help="Draws of the held-out size that a score is averaged over.")] = None,
+    draws: Annotated[int | None, typer.Option("--draws", min=1, help="Times that samples are drawn and scored.")] = None,
     seed: Seed = None,
     device: Device = None,
     trust: Trust = False,
 ) -> int:
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
     from matchlib.runs.api import evaluate as evaluate_run
-    from matchlib_cli.screen import show_report
+    from matchlib.training.trainer import Interrupted
+    from matchlib_cli.errors import INTERRUPTED, fail
+    from matchlib_cli.screen import live_view, show_report
 
-    show_report(evaluate_run(folder, draws=draws, seed=seed, device=device, trust=trust))
+    with live_view() as view:
+        scoring = partial(evaluate_run, folder, draws=draws, seed=seed, device=device, trust=trust)
+        try:
+            report = scoring(on_progress=view.show, should_stop=view.stopped)
+        except Interrupted as interrupted:
+            fail(f"{interrupted}; go on with the same command")
+            return INTERRUPTED
+    show_report(report)
     print(f"wrote {folder / 'evaluation.json'}")
     return 0
 

@@ -79,16 +79,17 @@ class LiveView:
         """Shows a row of the log."""
         if self.quiet:
             return
-        step, seconds = self._first.setdefault(row.phase, (row.step, row.seconds))
+        step, seconds = self._first.setdefault(f"{row.phase} {row.note}", (row.step, row.seconds))
         speed = (row.step - step) / (row.seconds - seconds) if row.seconds > seconds else 0.0
-        note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), f"{speed:.0f} steps/s" if speed else ""])
+        rate = f"{speed:.0f} steps/s" if speed and row.losses else row.note
+        note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), rate])
         if self.bars is None:
             left = f"{(row.steps - row.step) / speed:.0f} s left" if speed else ""
             print(f"{row.phase} {row.step}/{row.steps}  {note}  {left}".rstrip(), flush=True)
             return
         if row.phase not in self._tasks:
             self._tasks[row.phase] = self.bars.add_task(row.phase, total=row.steps, note="")
-        self.bars.update(self._tasks[row.phase], completed=row.step, note=note)
+        self.bars.update(self._tasks[row.phase], completed=row.step, total=row.steps, note=note)
 
 
 class _Lines(logging.Handler):

@@ -44,7 +44,7 @@ def made(count: int, alpha: float, turns: int, folder: Path) -> dict[str, Any]:
     from_, _ = teacher(TASK, "flow", "usual", 0)
     data, full = seen(count), TASK.load()
     student = matchlib.distill(from_, data, out=folder, **arguments(settings(alpha, turns)))
-    reference, _ = reference_of(full)
+    reference = reference_of(full)
     x = (student.denormalize(student.sample_batch(3600, seed=0).data) - full.shift) / full.scale
     own = scores(replace(reference, train=flat(data.train.data)), x, ("copies", "nearest-ratio"))
     return {**scores(reference, x, ("frechet", "coverage")), **own}

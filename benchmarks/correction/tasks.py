@@ -83,14 +83,14 @@ class Task:
     def score(self, generator: Pipeline, seed: int = 0) -> dict[str, float]:
         """Returns the scores of samples."""
         full = self.load()
-        reference, _ = reference_of(full)
+        reference = reference_of(full)
         samples = generator.denormalize(generator.sample_batch(self.draws * reference.size, seed=seed).data)
         return scores(reference, (samples - full.shift) / full.scale, self.metrics)
 
     def floor(self) -> dict[str, float]:
         """Returns the scores of held-out data."""
         full = self.load()
-        return scores(reference_of(full)[0], full.held_out.data, self.metrics)
+        return scores(reference_of(full), full.held_out.data, self.metrics)
 
 
 def _tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -1,118 +1,256 @@
-"""A small feature extractor for any data set: the hidden layer of a classifier of its training split.
+"""Features of a data set's own: the last hidden layer of a small network that is trained on the training split.
 
-Classes are the data set's labels; without labels they are the clusters that k-means finds (k = 10), in the manner of Caron et al., "Deep
-Clustering for Unsupervised Learning of Visual Features", 2018, https://arxiv.org/abs/1807.05520. Training is deterministic (fixed seed,
-scikit-learn), and the result is cached by a digest of the data, unless training was interrupted. Features are standardised on the
-training split, so a Frechet distance is in units of one feature's variance.
+It learns to name the class of an event, by the data set's labels or, where it has none, by the clusters that k-means finds (k = 10, in the
+manner of Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", 2018, https://arxiv.org/abs/1807.05520). For images
+it is convolutional, and also learns to name what was done to an image (noise, speckle, blur, erased parts), so that its features hold what
+generators get wrong. Training is deterministic and cached by a digest of the data. Features are standardised on the training split, so a
+Frechet distance is in units of one feature's variance.
+
+They cannot see what neither classes nor those corruptions tell apart: details within a class, such as a style that is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
+from torch import Tensor, nn
+from torch.nn import functional
 
+from matchlib.data.dataset import Dataset
 from matchlib.errors import ArtifactError
+from matchlib.evaluation.reference import Extractor
+from matchlib.evaluation.work import Work
 from matchlib.io import cache_folder, read_tensors, write_tensors
 
-__all__ = ["Extractor", "extractor"]
+__all__ = ["OwnFeatures", "own_features"]
 
-WIDTHS = (128, 32)
-VERSION = "2"  # part of the cache's key: raise it when features change
+VERSION = "3"  # part of the cache's key: raise it when features change
+FEATURES = 64
+CLUSTERS = 10
+SEEN = 20_000  # training events that features are learned from
+SMALLEST = 6  # side of an image, in pixels, that convolutions are worth
+
+
+class OwnFeatures(Extractor):
+    """Features of a trained network, standardised.
+
+    Args:
+        network: trained.
+        mean, std: of each feature over the training split; features that hardly vary there are left out by an infinite std.
+        name: of what it was trained on.
+    """
+
+    def __init__(self, network: FeatureNetwork, mean: Tensor, std: Tensor, name: str) -> None:
+        self.network, self.mean, self.std, self.name = network, mean, std, name
+        self.classes = network.head.out_features
+
+    @torch.no_grad()
+    def features(self, events: Tensor) -> Tensor:
+        return (self.network.features(events.float()).double() - self.mean) / self.std
+
+    @torch.no_grad()
+    def classify(self, events: Tensor) -> Tensor:
+        return self.network.head(self.network.features(events.float())).argmax(1)
+
+
+def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None = None, work: Work | None = None) -> OwnFeatures:
+    """Returns the features of a data set, from the cache if they are there.
+
+    Args:
+        dataset: whose training split is learned from.
+        device: where features will be computed; they are learned on the CPU.
+        cache: folder; by default a part of ``cache_folder()``.
+        work: told of every step of the training.
+    """
+    data = dataset.train.data[:SEEN].cpu()
+    label = dataset.train.label[:SEEN].cpu() if dataset.classes is not None and dataset.train.label is not None else None
+    key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode() + data.numpy().tobytes())
+    key.update(b"" if label is None else label.numpy().tobytes())
+    name = f"{'labels' if label is not None else 'clusters'}-{key.hexdigest()[:16]}"
+    path = (cache or cache_folder() / "features") / f"{name}.safetensors"
+    try:
+        return _opened(read_tensors(path)[0], dataset.shape, name, device)
+    except (ArtifactError, KeyError, RuntimeError):  # missing or damaged
+        tensors = _learned(data, label, work or Work())
+    try:
+        write_tensors(path, tensors)
+    except ArtifactError as error:
+        warnings.warn(f"features are not cached: {error}", stacklevel=2)
+    return _opened(tensors, dataset.shape, name, device)
+
+
+def _opened(tensors: dict[str, Tensor], shape: tuple[int, ...], name: str, device: torch.device) -> OwnFeatures:
+    weights = {key.removeprefix("network."): x for key, x in tensors.items() if key.startswith("network.")}
+    network = FeatureNetwork(shape, len(weights["head.bias"]))
+    network.load_state_dict(weights)
+    return OwnFeatures(network.to(device).eval(), tensors["mean"].to(device), tensors["std"].to(device), name)
+
+
+def _learned(data: Tensor, label: Tensor | None, work: Work) -> dict[str, Tensor]:
+    network = trained(data, _clusters(data) if label is None else label, work=work)
+    with torch.no_grad():
+        seen = torch.cat([network.features(part).double() for part in data.split(1000)])
+    std = seen.std(0)
+    std[std <= 0.1 * std.max()] = math.inf  # a unit that fires at a point or two would outweigh all others, were it standardised
+    return {"mean": seen.mean(0), "std": std, **{f"network.{key}": x for key, x in network.state_dict().items()}}
+
+
+def _clusters(data: Tensor) -> Tensor:
+    from sklearn.cluster import KMeans
+
+    found = KMeans(min(CLUSTERS, len(data) // 2), n_init=4, random_state=0).fit_predict(data.flatten(1).double().numpy())
+    return torch.as_tensor(found, dtype=torch.long)
+
+
+# -- the network -----------------------------------------------------------------------------------------------------------
+
+
+class FeatureNetwork(nn.Module):
+    """A body, a hidden layer and two heads: the class, and what was done to an image.
+
+    Args:
+        shape: of an event.
+        classes: that the first head tells apart.
+        width: channels of the first convolution; of the layer below the hidden one where events are no images.
+    """
+
+    def __init__(self, shape: tuple[int, ...], classes: int, width: int = 24) -> None:
+        super().__init__()
+        size = math.prod(shape)
+        layers: list[nn.Module] = [nn.Flatten(), nn.Linear(size, 128)]
+        if is_image(shape):
+            channels, *sides = shape
+            layers = []
+            for i in range(max(1, min(3, int(math.log2(min(sides))) - 1))):
+                layers += [nn.Conv2d(channels, width * 2**i, 3, 2, 1), nn.GELU()]
+                channels, sides = width * 2**i, [(side + 1) // 2 for side in sides]
+            layers += [nn.Flatten(), nn.Linear(channels * math.prod(sides), FEATURES)]
+        else:
+            layers += [nn.GELU(), nn.Linear(128, FEATURES)]
+        self.body = nn.Sequential(*layers, nn.ReLU())
+        self.head = nn.Linear(FEATURES, classes)
+        self.corruption = nn.Linear(FEATURES, len(CORRUPTIONS) + 1)
+
+    def features(self, events: Tensor) -> Tensor:
+        """``(n, *event) -> (n, FEATURES)``, at least 0."""
+        features: Tensor = self.body(events)
+        return features
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Returns whether convolutions suit events of a shape."""
+    return len(shape) == 3 and min(shape[1:]) >= SMALLEST
+
+
+def trained(
+    data: Tensor,
+    label: Tensor,
+    *,
+    steps: int | None = None,
+    batch: int = 128,
+    corrupt: bool = True,
+    seed: int = 0,
+    work: Work | None = None,
+) -> FeatureNetwork:
+    """Returns a network that names classes and corruptions; the same call makes the same network on one machine.
+
+    Args:
+        data: ``(n, *event)``, on the CPU.
+        label: ``(n,)``, integers.
+        steps: of the training; None for as many as the events' kind needs.
+        corrupt: whether images are corrupted, and the network asked how.
+    """
+    shape = tuple(data.shape[1:])
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = FeatureNetwork(shape, int(label.max()) + 1)
+    augment = Augmentation(float(data.min()), float(data.max()), corrupt=corrupt) if is_image(shape) else None
+    total = steps or STEPS
+    adam = torch.optim.Adam(network.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 3e-3, total_steps=total)
+    for _ in (work or Work()).over(range(total), "learning features"):
+        chosen = torch.randint(len(data), (min(batch, len(data)),), generator=generator)
+        events, target = data[chosen], label[chosen]
+        kind = None
+        if augment is not None:
+            events, kind = augment(events, generator)
+        features = network.features(events)
+        loss = functional.cross_entropy(network.head(features), target, label_smoothing=0.05)
+        if kind is not None:
+            loss = loss + functional.cross_entropy(network.corruption(features), kind)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        schedule.step()
+    return network.eval().requires_grad_(False)
+
+
+STEPS = 400
+
+
+# -- what is done to images --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Extractor:
-    """Two rectified layers and a standardisation: ``(n, size) -> (n, 32)``.
+class Augmentation:
+    """Moves images a little, changes their contrast a little, and corrupts every other one in one of the ways of ``CORRUPTIONS``.
 
     Args:
-        weights, biases: of the layers.
-        mean, std: of each feature on the training split.
-        name: what it was trained on, for the record.
+        low, high: limits of the values.
     """
 
-    weights: tuple[np.ndarray, ...]
-    biases: tuple[np.ndarray, ...]
-    mean: np.ndarray
-    std: np.ndarray
-    name: str
+    low: float
+    high: float
+    corrupt: bool = True
 
-    def hidden(self, x: np.ndarray) -> np.ndarray:
-        """Returns the features before standardisation."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            x = np.maximum(x @ weight + bias, 0.0)
-        return x
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        return (self.hidden(x) - self.mean) / self.std
-
-
-def extractor(train: np.ndarray, labels: np.ndarray | None, *, cache: Path | None = None) -> Extractor:
-    """Returns the extractor of a training split, from the cache if it is there.
-
-    Args:
-        train: flattened, ``(n, size)``, in model units.
-        labels: integers ``(n,)``, or None.
-        cache: folder; by default a part of ``cache_folder()``.
-
-    Raises:
-        KeyboardInterrupt: training was interrupted; nothing is cached.
-    """
-    key = hashlib.sha256(VERSION.encode() + np.ascontiguousarray(train, np.float32).tobytes())
-    key.update(b"" if labels is None else np.ascontiguousarray(labels, np.int64).tobytes())
-    name = f"{'labels' if labels is not None else 'clusters'}-{key.hexdigest()[:16]}"
-    path = (cache or cache_folder() / "features") / f"{name}.safetensors"
-    try:
-        tensors = {k: x.numpy() for k, x in read_tensors(path)[0].items()}
-        return _extractor(tensors, name)
-    except (ArtifactError, KeyError):  # missing or damaged
-        tensors = _train(train, labels)
-    _store(path, tensors)
-    return _extractor(tensors, name)
+    def __call__(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Returns the images, and how each is corrupted, 0 for not at all."""
+        n = len(x)
+        x = (1 + 0.1 * torch.randn(n, 1, 1, 1, generator=generator)) * shifted(x, generator, max(1, x.shape[-1] // 14))
+        if not self.corrupt:
+            return x, None
+        kind = torch.randint(-len(CORRUPTIONS), len(CORRUPTIONS) + 1, (n,), generator=generator).clamp(min=0)
+        strength = torch.rand(n, 1, 1, 1, generator=generator)
+        for i, change in enumerate(CORRUPTIONS, 1):
+            x = torch.where((kind == i)[:, None, None, None], change(x, strength, self.low, self.high, generator), x)
+        return x, kind
 
 
-def _extractor(tensors: dict[str, np.ndarray], name: str) -> Extractor:
-    layers = range(len(WIDTHS))
-    weights, biases = tuple(tensors[f"weight{i}"] for i in layers), tuple(tensors[f"bias{i}"] for i in layers)
-    return Extractor(weights, biases, tensors["mean"], tensors["std"], name)
+def shifted(x: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Moves each image by up to ``most`` pixels either way; the border is repeated."""
+    n, channels, height, width = x.shape
+    padded = functional.pad(x, (most,) * 4, mode="replicate")
+    down, right = torch.randint(0, 2 * most + 1, (2, n, 1), generator=generator)
+    rows, columns = (torch.arange(height) + down)[:, None, :, None], (torch.arange(width) + right)[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(channels)[None, :, None, None], rows, columns]
 
 
-def _store(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Fills the cache; a cache that cannot be written only costs time."""
-    try:
-        write_tensors(path, {k: torch.from_numpy(x) for k, x in tensors.items()})
-    except ArtifactError as error:
-        warnings.warn(f"features are not cached: {error}", stacklevel=2)
+def _noise(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return x + (0.05 + 0.25 * strength) * (high - low) * torch.randn(x.shape, generator=generator)
 
 
-def _fit(network: MLPClassifier, x: np.ndarray, labels: np.ndarray) -> None:
-    """Trains to the end or raises: scikit-learn turns an interrupt into a warning and returns what it has."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("error", "(?i).*interrupt", UserWarning)
-        try:
-            network.fit(x, labels)
-        except UserWarning as warning:
-            raise KeyboardInterrupt from warning
+def _speckle(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    shape = (len(x), 1, *x.shape[2:])
+    where = torch.rand(shape, generator=generator) < 0.01 + 0.06 * strength
+    return torch.where(where, low + (high - low) * torch.rand(shape, generator=generator), x)
 
 
-def _train(train: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    if labels is None:
-        labels = KMeans(n_clusters=min(10, len(train) // 2), n_init=4, random_state=0).fit_predict(train)
-    epochs = max(5, min(60, 200_000 // len(train)))
-    network = MLPClassifier(WIDTHS, batch_size=min(128, len(train)), max_iter=epochs, random_state=0)
-    _fit(network, train.astype(np.float64), labels)
-    layers = range(len(WIDTHS))
-    tensors = {f"weight{i}": network.coefs_[i] for i in layers} | {f"bias{i}": network.intercepts_[i] for i in layers}
-    raw = Extractor(tuple(network.coefs_[:-1]), tuple(network.intercepts_[:-1]), np.zeros(1), np.ones(1), "")
-    features = raw.hidden(train)
-    std = features.std(0)
-    alive = std > 0.1 * std.max()  # a unit that fires at a point or two would outweigh all others, were it standardised
-    return tensors | {"mean": features.mean(0), "std": np.where(alive, std, 1.0)}
+def _blur(x: Tensor, strength: Tensor, *_: Any) -> Tensor:
+    blurred = functional.avg_pool2d(functional.pad(x, (1,) * 4, mode="replicate"), 3, 1)
+    return torch.lerp(x, blurred, 0.4 + 0.6 * strength)
+
+
+def _erase(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    blocks = torch.rand(len(x), 1, 4, 4, generator=generator) < 0.05 + 0.25 * strength
+    return torch.where(functional.interpolate(blocks.float(), x.shape[2:]).bool(), torch.full_like(x, low), x)
+
+
+CORRUPTIONS: tuple[Callable[..., Tensor], ...] = (_noise, _speckle, _blur, _erase)

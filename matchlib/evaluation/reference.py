@@ -1,48 +1,128 @@
-"""What a set of samples is scored against."""
+"""Sets of points, and what a set of samples is scored against."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-__all__ = ["Reference", "flat"]
+from matchlib.evaluation.work import Work
+
+__all__ = ["Extractor", "PointSet", "Reference"]
 
 T = TypeVar("T")
+ROWS = 1000  # events whose features are computed at once
 
 
-def flat(x: Tensor) -> np.ndarray:
-    """Returns ``(n, *event)`` as a float64 array ``(n, size)``."""
-    return x.detach().cpu().double().flatten(1).numpy()
+class Extractor:
+    """Maps events to the features that distances are taken in, and names their classes.
 
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The data that samples are scored against: the training split, in model units.
-
-    Args:
-        train, held_out: flattened, ``(n, size)``, float64.
-        features: maps ``(n, size)`` to ``(n, k)``.
-        size: number of samples in one score, that of the held-out split, so that finite-sample bias is the same for all.
+    Attributes:
+        name: for the record; equal names mean equal features.
+        classes: how many classes are told apart.
     """
 
-    train: np.ndarray
-    held_out: np.ndarray
-    features: Callable[[np.ndarray], np.ndarray]
-    size: int
-    _parts: dict[Callable[[Any], Any], Any] = field(default_factory=dict, init=False, repr=False)
+    name = "none"
+    classes = 0
+
+    def features(self, events: Tensor) -> Tensor:
+        """``(n, *event) -> (n, k)``, in units of one feature's standard deviation over the training split."""
+        return events.flatten(1)
+
+    def classify(self, events: Tensor) -> Tensor:
+        """``(n, *event) -> (n,)``, integers below ``classes``."""
+        raise NotImplementedError("these features come without classes")
+
+
+class PointSet:
+    """Some events, with what several metrics need of them, each computed once.
+
+    Args:
+        events: ``(n, *event)``, in model units.
+        extractor: of their features.
+        work: told of every chunk.
+    """
+
+    def __init__(self, events: Tensor, extractor: Extractor, work: Work | None = None) -> None:
+        self.events, self.extractor, self.work = events, extractor, work or Work()
+        self._known: dict[Any, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.events)
 
     @cached_property
-    def subset(self) -> np.ndarray:
-        """``size`` training samples, drawn without replacement as far as there are so many."""
-        return self.train[np.random.default_rng(0).permutation(len(self.train))[: self.size]]
+    def values(self) -> Tensor:
+        """The events as rows, ``(n, size)``."""
+        return self.events.flatten(1)
 
-    def once(self, part: Callable[[Reference], T]) -> T:
-        """Returns ``part(reference)``, computed at the first call: what a metric needs of the reference whatever the samples."""
-        if part not in self._parts:
-            self._parts[part] = part(self)
-        return self._parts[part]
+    @cached_property
+    def features(self) -> Tensor:
+        """``(n, k)``, float64."""
+        parts = self.work.over(self.events.split(ROWS), "features")
+        return torch.cat([self.extractor.features(part).double() for part in parts])
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """The class of each event, ``(n,)``."""
+        return torch.cat([self.extractor.classify(part) for part in self.work.over(self.events.split(ROWS), "classes")])
+
+    @cached_property
+    def shares(self) -> Tensor:
+        """The share of each class, ``(classes,)``, which sum to 1."""
+        counts = torch.bincount(self.classes, minlength=self.extractor.classes).double()
+        return counts / counts.sum()
+
+    def first(self, n: int) -> PointSet:
+        """Returns the first n points, at most all."""
+        return self.once(("first", n), lambda: self if n >= len(self) else PointSet(self.events[:n], self.extractor, self.work))
+
+    def once(self, key: Any, compute: Callable[[], T]) -> T:
+        """Returns ``compute()``, called at the first request for ``key``."""
+        if key not in self._known:
+            self._known[key] = compute()
+        known: T = self._known[key]
+        return known
+
+
+class Reference:
+    """What samples are scored against: the training split, in model units.
+
+    Args:
+        train, held_out: ``(n, *event)``.
+        extractor: of the features.
+        size: number of samples in one score, so that finite-sample bias is the same for all.
+        subset: number of points that metrics use whose cost grows with its square.
+        work: told of every chunk.
+    """
+
+    def __init__(
+        self,
+        train: Tensor,
+        held_out: Tensor,
+        extractor: Extractor | None = None,
+        size: int | None = None,
+        subset: int = 2000,
+        work: Work | None = None,
+    ) -> None:
+        self.extractor, self.work = extractor or Extractor(), work or Work()
+        self.train, self.held_out = self.points(train), self.points(held_out)
+        self.size = size or len(held_out)
+        self.subset = min(subset, self.size)
+
+    def points(self, events: Any) -> PointSet:
+        """Returns events, a tensor or an array, as a set of points."""
+        return events if isinstance(events, PointSet) else PointSet(torch.as_tensor(events), self.extractor, self.work)
+
+    @cached_property
+    def real(self) -> PointSet:
+        """``subset`` training points, drawn without replacement as far as there are so many."""
+        order = np.random.default_rng(0).permutation(len(self.train))[: self.subset]
+        return self.points(self.train.events[torch.as_tensor(order, device=self.train.events.device)])
+
+    def some(self, samples: PointSet) -> PointSet:
+        """Returns the samples that metrics of quadratic cost use: the first ``subset``."""
+        return samples.first(self.subset)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,18 +14,22 @@ from torch import Tensor
 from matchlib.algebra.records import Batch
 from matchlib.data.dataset import Dataset
 from matchlib.errors import DivergedError
+from matchlib.evaluation.cells import Cells
 from matchlib.evaluation.pictures import draw
-from matchlib.evaluation.reference import Reference, flat
-from matchlib.evaluation.score import pair_scores, reference_of, scores
+from matchlib.evaluation.reference import PointSet, Reference
+from matchlib.evaluation.score import MOST, applying, interval, key_of, pair_scores, reference_of
+from matchlib.evaluation.work import Work
 from matchlib.io import write_json
+from matchlib.registry import metrics
 from matchlib.training.distributed import SingleProcess
 
 __all__ = ["evaluate"]
 
 TIMED = 1000  # "seconds" is the time for so many samples
 CLASS_METRIC = "frechet"
-DRAWS = 3  # answers to the same sources in a picture
+ROUNDS = 3  # answers to the same sources in a picture
 SMALLEST = 20  # held-out samples of a class, for a distance of its own
+DRAWS = 10  # at most, unless the settings say otherwise
 
 
 class Sampled(Protocol):
@@ -33,8 +37,16 @@ class Sampled(Protocol):
 
     nfe: int
     config: Any
+    device: torch.device
 
-    def sample_batch(self, n: int, *, seed: int = 0, processes: SingleProcess | None = None) -> Batch:
+    def sample_batch(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        processes: SingleProcess | None = None,
+        on_chunk: Callable[[int, int, Callable[[], Tensor]], Tensor] = ...,
+    ) -> Batch:
         """Returns ``n`` samples in model units, with sources and labels."""
 
 
@@ -42,7 +54,11 @@ class EvaluationProtocol(Protocol):
     """How samples are scored: see ``matchlib.runs.settings.EvaluationSettings``."""
 
     @property
-    def draws(self) -> int: ...
+    def samples(self) -> int | None: ...
+    @property
+    def draws(self) -> int | None: ...
+    @property
+    def subset(self) -> int: ...
     @property
     def metrics(self) -> Sequence[str] | None: ...
     @property
@@ -56,50 +72,134 @@ def evaluate(
     settings: EvaluationProtocol,
     seed: int,
     processes: SingleProcess | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    work: Work | None = None,
 ) -> dict[str, Any]:
     """Scores pipelines, writes ``evaluation.json`` and ``samples.png``, and returns the former.
+
+    What is sampled and scored is kept in the folder until the evaluation is complete: one that was interrupted goes on where it was.
 
     Args:
         pipelines: ``teacher`` and perhaps ``student``.
         seed: of the samples.
         processes: that share the sampling; the first one scores.
+        device: where scores are computed.
+        work: told of every part of the work; it may raise to interrupt it.
     """
-    among = processes or SingleProcess()
-    reference, features = reference_of(dataset)
-    n = settings.draws * reference.size
-    report: dict[str, Any] = {
+    among, work = processes or SingleProcess(), work or Work()
+    size = min(settings.samples or MOST, len(dataset.held_out.data))
+    draws = settings.draws or max(1, min(DRAWS, MOST // size))
+    protocol = {
         "data": dataset.name,
         "reference": "train",
-        "samples": reference.size,
-        "draws": settings.draws,
-        "features": features,
+        "samples": size,
+        "draws": draws,
+        "subset": min(settings.subset, size),
+        "clip_samples": settings.clip_samples,
         "seed": seed,
     }
-    drawn: dict[str, tuple[Batch, float]] = {}
-    for kind, pipeline in sorted(pipelines.items()):
-        begin = time.perf_counter()
-        batch = pipeline.sample_batch(n, seed=seed, processes=among)
-        drawn[kind] = batch, (time.perf_counter() - begin) * TIMED / n
+    scored = {kind: pipeline.config.settings for kind, pipeline in pipelines.items()}
+    cells = Cells(folder / "evaluation", {**protocol, "scored": scored}, work, kept=among.size == 1)
+    drawn = {kind: _sampled(kind, pipelines[kind], draws * size, seed, among, cells) for kind in sorted(pipelines)}
 
     def score() -> dict[str, Any]:
+        reference = reference_of(dataset, samples=size, subset=settings.subset, device=device, work=work)
+        scoring = Scoring(reference, dataset, applying(reference, settings.metrics), cells)
+        report: dict[str, Any] = {**protocol, "features": reference.extractor.name}
         rounds: dict[str, list[Tensor]] = {}
-        for kind, (batch, seconds) in drawn.items():
+        for kind, (batch, nfe, seconds) in drawn.items():
             samples = batch.data.clamp(*dataset.model_limits) if settings.clip_samples else batch.data
             if not torch.isfinite(samples).all():
                 raise DivergedError(f"the {kind} in {folder} makes samples that are not finite, so there is nothing to score")
-            report[kind] = {"nfe": pipelines[kind].nfe, **scores(reference, samples, settings.metrics), "seconds": seconds}
-            report[kind] |= _by_class(reference, dataset, replace(batch, data=samples))
+            report[kind] = {"nfe": nfe, **scoring.of(kind, samples, batch.label), "seconds": seconds}
             rounds[kind] = [samples]
             if dataset.paired and pipelines[kind].config.model.coupling.reads_source:
                 report[kind] |= pair_scores(dataset, samples)
-                rounds[kind] = [part for part in samples.split(reference.size)[:DRAWS] if len(part) == reference.size]
-        report["held_out"] = scores(reference, dataset.held_out.data, settings.metrics) | _by_class(reference, dataset, dataset.held_out)
+                rounds[kind] = [part for part in samples.split(size)[:ROUNDS] if len(part) == size]
+        report["held_out"] = scoring.of("held_out", dataset.held_out.data, dataset.held_out.label)
         draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
         write_json(folder / "evaluation.json", report)
         return report
 
     result: dict[str, Any] = among.on_main_process(score)
+    cells.remove()
     return result
+
+
+def _sampled(kind: str, pipeline: Sampled, n: int, seed: int, among: SingleProcess, cells: Cells) -> tuple[Batch, int, float]:
+    """Returns samples, evaluations of each, and seconds for ``TIMED`` of them."""
+    taken = []
+
+    def on_chunk(index: int, chunks: int, generate: Callable[[], Tensor]) -> Tensor:
+        def timed() -> tuple[Tensor, dict[str, float]]:
+            begin = time.perf_counter()
+            made = generate()
+            return made, {"nfe": pipeline.nfe, "seconds": time.perf_counter() - begin, "samples": len(made)}
+
+        cells.work.on_part(f"{kind}: sampling", index, chunks)
+        made, note = cells.tensor(f"{kind}-{index:05d}", timed)
+        taken.append(note)
+        return made.to(pipeline.device)
+
+    batch = pipeline.sample_batch(n, seed=seed, processes=among, on_chunk=on_chunk)
+    seconds, count = (sum(note[key] for note in taken) for key in ("seconds", "samples"))
+    return batch, int(taken[0]["nfe"]) if taken else pipeline.nfe, seconds * TIMED / max(count, 1)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores sets of samples, cell by cell.
+
+    Args:
+        reference: what they are scored against.
+        dataset: for its labels.
+        names: of metrics.
+        cells: that keep the scores.
+    """
+
+    reference: Reference
+    dataset: Dataset
+    names: Sequence[str]
+    cells: Cells
+
+    def of(self, kind: str, samples: Tensor, label: Tensor | None) -> dict[str, Any]:
+        """Returns the mean of each metric over the draws, with intervals and what belongs to classes."""
+        size = self.reference.size
+        events = samples.to(self.reference.train.events.device)
+        draws = [self.reference.points(part) for part in events.split(size) if len(part) == size]
+        values = {name: self._values(kind, name, draws) for name in self.names}
+        result: dict[str, Any] = {key_of(name): sum(x) / len(x) for name, x in values.items()}
+        intervals = {key_of(name): interval(x) for name, x in values.items() if len(x) > 1}
+        result |= {"intervals": intervals} if intervals else {}
+        if self.reference.extractor.classes > 1:
+            shares = self.cells.value(f"{kind} shares", lambda: torch.stack([x.shares for x in draws]).mean(0).tolist())
+            result["shares"] = shares
+        by_class = self.cells.value(f"{kind} by class", lambda: self._by_class(events, label))
+        return result | ({f"{CLASS_METRIC}_by_class": by_class} if by_class else {})
+
+    def _values(self, kind: str, name: str, draws: Sequence[PointSet]) -> list[float]:
+        def value(i: int, draw: PointSet) -> float:
+            self.cells.work.on_part(f"{kind}: {name}", i, len(draws))
+            return metrics[name](self.reference, draw)
+
+        return [self.cells.value(f"{kind} {name} {i}", lambda i=i, draw=draw: value(i, draw)) for i, draw in enumerate(draws)]  # type: ignore[misc]
+
+    def _by_class(self, samples: Tensor, label: Tensor | None) -> list[float]:
+        """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
+        d = self.dataset
+        if d.classes is None or label is None or d.train.label is None or d.held_out.label is None or CLASS_METRIC not in self.names:
+            return []
+        result = []
+        for wanted in range(d.classes):
+            train, held_out = (part.data[part.label == wanted].to(samples.device) for part in (d.train, d.held_out))
+            batch, size = samples[label.to(samples.device) == wanted], len(held_out)
+            if size < SMALLEST or len(batch) < size or len(train) < size:
+                return []
+            of_class = Reference(train, held_out, self.reference.extractor, size, self.reference.subset, self.reference.work)
+            parts = [part for part in batch.split(size) if len(part) == size]
+            result.append(sum(metrics[CLASS_METRIC](of_class, part) for part in parts) / len(parts))
+        return result
 
 
 def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:
@@ -107,18 +207,3 @@ def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dic
     order = sorted(rounds, key=lambda kind: -nfe[kind])
     panels = {kind: rounds[kind][0] for kind in order}
     return panels | {f"{order[-1]}, draw {i}": more for i, more in enumerate(rounds[order[-1]][1:], 2)}
-
-
-def _by_class(reference: Reference, dataset: Dataset, samples: Batch) -> dict[str, list[float]]:
-    """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
-    if dataset.classes is None or samples.label is None or dataset.train.label is None or dataset.held_out.label is None:
-        return {}
-    result = []
-    for label in range(dataset.classes):
-        held_out, train, batch = (batch.data[batch.label == label] for batch in (dataset.held_out, dataset.train, samples))
-        size = len(held_out)
-        if size < SMALLEST or len(batch) < size or len(train) < size:
-            return {}
-        of_class = Reference(flat(train), flat(held_out), reference.features, size)
-        result.append(scores(of_class, batch, [CLASS_METRIC])[CLASS_METRIC])
-    return {f"{CLASS_METRIC}_by_class": result}

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from matchlib.data.dataset import Dataset
-from matchlib.evaluation.features import extractor
-from matchlib.evaluation.reference import Reference, flat
+from matchlib.evaluation.features import own_features
+from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.work import Work
 from matchlib.registry import metrics
 
-__all__ = ["key_of", "pair_scores", "reference_of", "scores"]
+__all__ = ["applying", "interval", "key_of", "pair_scores", "reference_of", "scores"]
 
 
 def key_of(name: str) -> str:
@@ -20,12 +22,34 @@ def key_of(name: str) -> str:
     return name.replace("-", "_")
 
 
-def reference_of(dataset: Dataset) -> tuple[Reference, str]:
-    """Returns what samples of a data set are scored against, and the name of its feature extractor."""
-    train, held_out = flat(dataset.train.data), flat(dataset.held_out.data)
-    labels = dataset.train.label.cpu().numpy() if dataset.classes is not None and dataset.train.label is not None else None
-    features = extractor(train, labels)
-    return Reference(train, held_out, features, len(held_out)), features.name
+def reference_of(
+    dataset: Dataset,
+    *,
+    samples: int | None = None,
+    subset: int = 2000,
+    device: torch.device | str = "cpu",
+    work: Work | None = None,
+) -> Reference:
+    """Returns what samples of a data set are scored against.
+
+    Args:
+        samples: in one score; None for as many as are held out, at most 10,000.
+        subset: points that metrics of quadratic cost use.
+        device: where scores are computed.
+        work: told of every part of the work.
+    """
+    where = torch.device(device)
+    train, held_out = (batch.data.to(where) for batch in (dataset.train, dataset.held_out))
+    features = own_features(dataset, where, work=work)
+    return Reference(train, held_out, features, min(samples or MOST, len(held_out)), subset, work)
+
+
+MOST = 10_000  # samples in one score, unless the settings say otherwise
+
+
+def applying(reference: Reference, names: Sequence[str] | None = None) -> list[str]:
+    """Returns the metrics that make sense for a reference, of ``names`` or of all."""
+    return [name for name in (metrics if names is None else names) if metrics[name].applies(reference)]
 
 
 def scores(reference: Reference, samples: Tensor, names: Sequence[str] | None = None) -> dict[str, float]:
@@ -35,10 +59,22 @@ def scores(reference: Reference, samples: Tensor, names: Sequence[str] | None = 
         samples: ``(n, *event)`` in model units, n >= ``reference.size``; what is left over is not used.
         names: of registered metrics; all that apply where None.
     """
-    x = flat(samples)
-    draws = np.split(x[: len(x) // reference.size * reference.size], len(x) // reference.size)
-    chosen = [name for name in (metrics if names is None else names) if metrics[name].applies(reference)]
-    return {key_of(name): float(np.mean([metrics[name](reference, draw) for draw in draws])) for name in chosen}
+    draws = [reference.points(part) for part in samples.split(reference.size) if len(part) == reference.size]
+    return {key_of(name): float(np.mean([metrics[name](reference, draw) for draw in draws])) for name in applying(reference, names)}
+
+
+def interval(values: Sequence[float], level: float = 0.95) -> list[float]:
+    """Returns the ends of Student's interval of the mean of independent values, at least two."""
+    from scipy.stats import t
+
+    x = np.asarray(values, np.float64)
+    half = float(t.ppf((1 + level) / 2, len(x) - 1)) * float(x.std(ddof=1)) / len(x) ** 0.5
+    return [float(x.mean()) - half, float(x.mean()) + half]
+
+
+def flat(x: Tensor) -> np.ndarray:
+    """Returns ``(n, *event)`` as a float64 array ``(n, size)``."""
+    return x.detach().cpu().double().flatten(1).numpy()
 
 
 RIDGE = 1e-3  # of the regression, relative to the number of training pairs: keeps it defined where entries never vary

@@ -21,7 +21,7 @@ from matchlib.io import lock, write_text
 from matchlib.registry import losses
 from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code
 from matchlib.runs.pipeline import Pipeline, load
-from matchlib.runs.run import Run
+from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
 from matchlib.training.callbacks import Progress
 from matchlib.training.distributed import init_distributed, strategy
@@ -167,14 +167,21 @@ def evaluate(
     teacher: Teacher | None = None,
     data: Dataset | None = None,
     trust: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
     """Scores a run's student and teacher again, and rewrites its ``evaluation.json`` and ``samples.png``.
 
     Args:
         run: folder of a finished run.
-        draws: of the held-out size that a score is averaged over; None for the run's own.
+        draws: that a score is averaged over; None for the run's own.
         seed: of the samples; None for the run's own.
         teacher, data, trust: as for ``resume``.
+        on_progress: called with a ``Progress`` every other second.
+        should_stop: asked between parts of the work; True interrupts it, and the same call goes on.
+
+    Raises:
+        Interrupted: ``should_stop`` said so.
     """
     folder = Path(run)
     settings = _settings_of(folder)
@@ -184,7 +191,8 @@ def evaluate(
     pipelines = {kind: load(folder, kind, where, teacher=teacher, data=data, trust=trust) for kind in kinds}
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
-    return write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed)
+    work = watched(on_progress, should_stop)
+    return write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +75,20 @@ class Pipeline:
 
     @torch.no_grad()
     def sample_batch(
-        self, n: int, *, seed: int = 0, labels: Any = None, source: Tensor | None = None, processes: SingleProcess | None = None
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        labels: Any = None,
+        source: Tensor | None = None,
+        processes: SingleProcess | None = None,
+        on_chunk: Callable[[int, int, Callable[[], Tensor]], Tensor] = lambda index, chunks, generate: generate(),
     ) -> Batch:
         """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from.
 
         Args:
             processes: that all call this and share the work.
+            on_chunk: called with the index and number of chunks and what generates the chunk, whose result it returns, or one it has kept.
         """
         among = processes or SingleProcess()
         if n < 1:
@@ -87,8 +97,8 @@ class Pipeline:
         label = self._labels(labels, n, streams)
         if source is None:
             source, label = self._held_out(n, label, labels is None)
-        parts = []
-        for i, begin in enumerate(range(0, n, CHUNK)):
+        parts, begins = [], range(0, n, CHUNK)
+        for i, begin in enumerate(begins):
             size = min(CHUNK, n - begin)
             piece = slice(begin, begin + size)
             prompt = Batch(
@@ -96,8 +106,11 @@ class Pipeline:
                 None if source is None else source[piece],
                 None if label is None else label[piece],
             )
-            own = i % among.size == among.rank
-            parts.append(self._generate(prompt, streams("sample", i), drawn=source is None) if own else prompt.data)
+            if i % among.size == among.rank:
+                generate = partial(self._generate, prompt, streams("sample", i), drawn=source is None)
+                parts.append(on_chunk(i, len(begins), generate))
+            else:
+                parts.append(prompt.data)
         return Batch(among.gather(torch.cat(parts)), source, label)
 
     def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:

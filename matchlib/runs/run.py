@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
+from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
@@ -32,9 +34,11 @@ from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import Learner, Task
-from matchlib.training.trainer import Trainer
+from matchlib.training.trainer import Interrupted, Trainer
 
-__all__ = ["Run"]
+__all__ = ["Run", "prepared", "watched"]
+
+SHOWN_EVERY = 2.0  # seconds between two looks at work that has no steps
 
 logger = logging.getLogger("matchlib")
 Score = Callable[[Mapping[str, nn.Module]], float]
@@ -94,7 +98,8 @@ class Run:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         logger.info("evaluation: sampling and scoring")
         s, processes = self.settings, self._processes("student")
-        return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes)
+        work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
+        return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
@@ -214,7 +219,7 @@ class Run:
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
-        reference, _ = reference_of(self.components.data)
+        reference = reference_of(self.components.data, device=self.device)
         processes = self._processes("student")
 
         def score(modules: Mapping[str, nn.Module]) -> float:
@@ -247,6 +252,27 @@ class Run:
             strategy=self._processes(phase),
             should_stop=self.should_stop,
         )
+
+
+def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None) -> Work:
+    """Returns work that shows how far it is, every other second, and stops between parts.
+
+    Args:
+        on_progress: called with a Progress; None for nobody.
+        should_stop: asked before every part; True raises ``Interrupted``.
+    """
+    begin = last = time.perf_counter()
+
+    def on_part(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if should_stop is not None and should_stop():
+            raise Interrupted(f"interrupted while scoring ({what}); what is scored is kept")
+        now = time.perf_counter()
+        if on_progress is not None and now - last > SHOWN_EVERY:
+            last = now
+            on_progress(Progress("scoring", done, total, {}, now - begin, what))
+
+    return Work(on_part)
 
 
 def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False) -> nn.Module:

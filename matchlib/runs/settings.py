@@ -273,8 +273,12 @@ class StudentTraining(TrainerSettings):
 class EvaluationSettings(Settings):
     """How samples are scored."""
 
-    draws: Count = 10
-    """Draws of the held-out size that a score is averaged over."""
+    samples: Count | None = None
+    """Samples in one score; null for as many as are held out, at most 10,000."""
+    draws: Count | None = None
+    """Times that so many samples are drawn and scored; null for up to 10, as long as they are 10,000 in all."""
+    subset: Annotated[int, Ge(10)] = 2000
+    """Samples and training points that metrics use whose cost grows with its square: balls, kernels, optimal transport, nearest points."""
     metrics: tuple[str, ...] | None = None
     """Names of metrics; null for all that apply."""
     clip_samples: bool = False

@@ -81,17 +81,18 @@ def _is_before(line: str, phase: str, step: int) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a display may show: the phase, steps done and in all, mean losses since the last row by learner, and seconds."""
+    """What a display may show: the phase, steps done and in all, mean losses since the last row by learner, seconds, and what is done."""
 
     phase: str
     step: int
     steps: int
     losses: dict[str, float]
     seconds: float
+    note: str = ""
 
     def __str__(self) -> str:
         losses = "  ".join(f"{name} {loss:.4g}" for name, loss in self.losses.items())
-        return f"{self.phase} {self.step}/{self.steps}  {losses}"
+        return f"{self.phase} {self.step}/{self.steps}  {losses or self.note}"
 
 
 class ProgressCallback(Callback):

@@ -1,56 +1,79 @@
-"""The feature extractor: deterministic, cached, balanced, and never cached half-trained."""
+"""The features of a data set's own: deterministic, cached, and never cached half-learned."""
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.neural_network import MLPClassifier
+import torch
 
-from matchlib.data.readers import load_dataset
-from matchlib.evaluation.features import extractor
+from matchlib.data.dataset import Dataset
+from matchlib.evaluation.features import own_features
+from matchlib.evaluation.work import Work
+
+CPU = torch.device("cpu")
 
 
-def _data() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((60, 4)).astype(np.float32)
+def images(*, labels: bool) -> Dataset:
+    """Four classes: a bright square in one of the corners."""
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 4
+    x = 0.1 * rng.standard_normal((400, 1, 8, 8))
+    for i, label in enumerate(y):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        x[i, 0, row : row + 3, column : column + 3] += 1
+    return Dataset.from_arrays("corners", x.astype(np.float32), labels=y if labels else None)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_extractor_lets_no_feature_outweigh_the_others(labels: bool, tmp_path: Path) -> None:
-    """No digit lies dozens of deviations out in any feature, so a unit that hardly ever fires is not blown up."""
-    digits = load_dataset("digits")
-    x, y = digits.train.data.flatten(1).numpy(), digits.train.label.numpy()
-    assert np.abs(extractor(x, y if labels else None, cache=tmp_path)(x)).max() < 10
+def test_own_features_are_standardised_and_name_classes(cache: Path, labels: bool) -> None:
+    data = images(labels=labels)
+    own = own_features(data, CPU, cache=cache)
+    features = own.features(data.train.data)
+    assert features.dtype == torch.float64
+    spread = features.std(0)
+    assert ((spread - 1).abs().lt(1e-6) | spread.eq(0)).all(), "of standard deviation 1, or left out"
+    assert features.mean(0).abs().max() < 1e-6
+    named = own.classify(data.held_out.data)
+    assert own.classes == (4 if labels else 10)
+    if labels:
+        assert (named == data.held_out.label).double().mean() > 0.95
 
 
-def test_extractor_is_deterministic_and_cached(tmp_path: Path) -> None:
-    x = _data()
-    first = extractor(x, None, cache=tmp_path / "a")(x)
-    assert np.array_equal(first, extractor(x, None, cache=tmp_path / "b")(x))
-    assert np.array_equal(first, extractor(x, None, cache=tmp_path / "a")(x))
-    (file,) = (tmp_path / "a").iterdir()
-    file.write_bytes(b"damaged")
-    assert np.array_equal(first, extractor(x, None, cache=tmp_path / "a")(x))
+def test_own_features_are_the_same_from_the_cache_and_anew(cache: Path, tmp_path: Path) -> None:
+    data = images(labels=True)
+    x = data.held_out.data
+    first = own_features(data, CPU, cache=cache)
+    anew = own_features(data, CPU, cache=tmp_path)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-20])  # damaged: made again
+    again = own_features(data, CPU, cache=tmp_path)
+    assert first.name == anew.name == again.name
+    for other in (anew, again):
+        assert torch.equal(first.features(x), other.features(x))
 
 
-@pytest.mark.parametrize("labels", [None, np.arange(60) % 3])
-def test_extractor_caches_nothing_when_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: np.ndarray | None) -> None:
-    """Ctrl-C while the network trains reaches the caller, though scikit-learn swallows it; the next call trains to the end."""
-    x = _data()
-    expected = extractor(x, labels, cache=tmp_path / "sound")(x)
-    fit = MLPClassifier.fit
+@pytest.mark.parametrize("shape", [(2,), (7,), (3, 2, 2), (5, 9)])
+def test_own_features_are_there_for_events_of_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    data = Dataset.from_arrays("any", np.random.default_rng(0).standard_normal((60, *shape)))
+    own = own_features(data, CPU, cache=tmp_path)
+    assert torch.isfinite(own.features(data.held_out.data)).all()
 
-    def interrupted(self: MLPClassifier, *arguments: object) -> MLPClassifier:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        self.set_params(max_iter=100_000, n_iter_no_change=100_000)
-        return fit(self, *arguments)
 
-    before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(MLPClassifier, "fit", interrupted)
-        extractor(x, labels, cache=tmp_path / "cache")
-    signal.signal(signal.SIGALRM, before)
-    assert not (tmp_path / "cache").exists()
-    assert np.array_equal(extractor(x, labels, cache=tmp_path / "cache")(x), expected)
+def test_own_features_are_not_cached_when_interrupted(tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def on_part(what: str, done: int, total: int) -> None:
+        if done == 20:
+            raise Stop
+
+    with pytest.raises(Stop):
+        own_features(images(labels=True), CPU, cache=tmp_path, work=Work(on_part))
+    assert not list(tmp_path.iterdir())

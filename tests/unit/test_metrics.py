@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import ot
 import pytest
 import torch
 
 import matchlib
-from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.reference import Extractor, PointSet, Reference
 from matchlib.evaluation.score import scores
 
 
 def reference(x: np.ndarray, n: int = 500) -> Reference:
-    return Reference(x, x[:n], lambda y: y, n)
+    return Reference(torch.as_tensor(x), torch.as_tensor(x[:n]), size=n)
 
 
 def test_frechet_raw_of_gaussians_is_its_closed_form() -> None:
@@ -40,7 +41,7 @@ def test_mmd_is_unbiased() -> None:
 def test_nearest_ratio_and_copies_expose_memorised_samples() -> None:
     rng = np.random.default_rng(0)
     train, held = rng.standard_normal((2, 500, 5))
-    data = Reference(train, held, lambda y: y, 500)
+    data = Reference(torch.as_tensor(train), torch.as_tensor(held))
     fresh = rng.standard_normal((500, 5))
     third = np.concatenate([train[:167], fresh[:333]])  # which the median of distances does not see
     for name, samples, expected in (
@@ -67,34 +68,88 @@ def test_metrics_register_takes_a_plain_function() -> None:
     try:
 
         @matchlib.metrics.register("mean-gap")
-        def mean_gap(reference: Reference, samples: np.ndarray) -> float:
-            return np.abs(samples.mean(0) - reference.train.mean(0)).max()
+        def mean_gap(reference: Reference, samples: PointSet) -> float:
+            return float((samples.values.mean(0) - reference.train.values.mean(0)).abs().max())
 
         @matchlib.metrics.register("share-above", better=1, applies=lambda reference: reference.size > 100)
-        def share_above(reference: Reference, samples: np.ndarray) -> float:
-            return (samples > 0).mean()
+        def share_above(reference: Reference, samples: PointSet) -> float:
+            return float((samples.values > 0).double().mean())
 
         assert matchlib.metrics["mean-gap"].better == -1
         assert matchlib.metrics.share_above.better == 1
         found = scores(reference(x, 50), torch.as_tensor(x + 1.0), ["mean-gap", "share-above"])
         assert found == pytest.approx({"mean_gap": 1.0})
-        assert mean_gap(reference(x, 50), x) == 0.0  # a decorated function stays a function
+        given = reference(x, 50)
+        assert mean_gap(given, given.points(x)) == 0.0  # a decorated function stays a function
     finally:
         for name in ("mean-gap", "share-above"):
             matchlib.metrics.unregister(name)
 
 
-@pytest.mark.parametrize("name", ["frechet", "precision", "recall", "density", "coverage", "mmd", "nearest-ratio", "copies"])
-def test_metrics_compute_their_part_of_the_reference_once(name: str) -> None:
-    x, seen = np.random.default_rng(0).standard_normal((90, 2)), []
+class Counted(Extractor):
+    """Features that are the events; counts what it is asked for."""
 
-    def features(y: np.ndarray) -> np.ndarray:
-        seen.append(len(y))
-        return y
+    def __init__(self) -> None:
+        self.seen: list[int] = []
 
-    data = Reference(x[:60], x[60:], features, 30)
-    samples = np.random.default_rng(1).standard_normal((30, 2))
-    first = matchlib.metrics[name](data, samples)
-    count = len(seen)
-    assert matchlib.metrics[name](data, samples) == first
-    assert len(seen) - count <= 1, "features of the samples alone"
+    def features(self, events: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(events))
+        return events
+
+
+@pytest.mark.parametrize("names", [["frechet", "precision", "recall", "density", "coverage", "kid"]])
+def test_metrics_compute_features_of_every_set_once(names: list[str]) -> None:
+    x, counted = torch.randn(120, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), Counted()
+    data = Reference(x[:60], x[60:90], counted, 30)
+    for i in range(3):
+        samples = data.points(x[90:])
+        for name in names:
+            matchlib.metrics[name](data, samples)
+        assert sum(counted.seen) == 60 + 30 + 30 * (i + 1), "training split, real points, and samples"
+
+
+def test_quadratic_metrics_use_the_subset_and_others_all_samples() -> None:
+    x = torch.randn(900, 3, generator=torch.Generator().manual_seed(0))
+    data = Reference(x[:400], x[400:700], size=200, subset=50)
+    samples, changed = x[700:900], x[700:900].clone()
+    changed[50:] += 10
+    for name in ("precision", "recall", "density", "coverage", "mmd", "kid", "w2", "nearest-ratio", "copies"):
+        assert matchlib.metrics[name](data, samples) == matchlib.metrics[name](data, changed), name
+    for name in ("frechet", "frechet-raw", "sliced-wasserstein"):
+        assert matchlib.metrics[name](data, changed) > matchlib.metrics[name](data, samples) + 1, name
+
+
+def test_sliced_wasserstein_is_that_of_pot() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 7)), rng.standard_normal((170, 7)) + 0.3
+    expected = ot.sliced_wasserstein_distance(y, x, n_projections=256, seed=0)
+    assert matchlib.metrics["sliced-wasserstein"](reference(x), y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_neighbour_metrics_are_those_of_whole_tables() -> None:
+    """In chunks or not, and from products or differences: the same distances. Points beside each other are told apart."""
+    g = torch.Generator().manual_seed(0)
+    train = 100 + torch.randn(9000, 20, generator=g)
+    samples = torch.cat([train[:300] + 1e-4 * torch.randn(300, 20, generator=g), 100 + torch.randn(300, 20, generator=g)])
+    data = Reference(train, 100 + torch.randn(600, 20, generator=g))
+    table = torch.cdist(samples.double(), train.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1).values
+    unseen = torch.cdist(data.held_out.values.double(), train.double()).min(1).values
+    assert matchlib.metrics["nearest-ratio"](data, samples) == pytest.approx(float(table.quantile(0.5) / unseen.quantile(0.5)), rel=1e-6)
+    assert matchlib.metrics["copies"](data, samples) == pytest.approx(float((table <= unseen.quantile(0.05)).double().mean()))
+
+
+class Thirds(Extractor):
+    classes = 3
+
+    def classify(self, events: torch.Tensor) -> torch.Tensor:
+        return events[:, 0].long()
+
+
+def test_class_metrics_of_shares() -> None:
+    """Shares (.5, .5, 0) against (.5, .25, .25): total variation .25, effective classes 2 of 2^1.5, one class missing."""
+    data = Reference(torch.tensor([[0.0], [0], [1], [2]]), torch.tensor([[0.0], [1]]), Thirds(), 4)
+    samples = torch.tensor([[0.0], [0], [1], [1]])
+    assert matchlib.metrics["class-shares"](data, samples) == pytest.approx(0.25)
+    assert matchlib.metrics["class-entropy"](data, samples) == pytest.approx(2 / 2**1.5)
+    assert matchlib.metrics["classes-missing"](data, samples) == 1.0
+    assert not matchlib.metrics["class-shares"].applies(Reference(samples, samples))

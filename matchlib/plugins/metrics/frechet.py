@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.reference import PointSet, Reference
 from matchlib.registry import metrics
 
 __all__ = ["frechet", "frechet_distance", "frechet_raw"]
 
-Gaussian = tuple[np.ndarray, np.ndarray]
-
-
-def _fit(x: np.ndarray) -> Gaussian:
-    return x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))
-
-
-def _root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+Gaussian = tuple[Tensor, Tensor]
+ROWS = 4096  # points whose products are summed at once
 
 
 def frechet_distance(x: Gaussian, y: Gaussian) -> float:
@@ -29,32 +22,52 @@ def frechet_distance(x: Gaussian, y: Gaussian) -> float:
     References:
         Dowson, Landau, "The Fréchet Distance between Multivariate Normal Distributions", 1982, https://doi.org/10.1016/0047-259X(82)90077-X
     """
-    (mean_x, cov_x), (mean_y, cov_y) = x, y
-    gap, root = mean_x - mean_y, _root(cov_x)
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_y @ root), 0.0)).sum()
-    return float(gap @ gap + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
-
-
-def _train(reference: Reference) -> Gaussian:
-    return _fit(reference.train)
-
-
-def _train_features(reference: Reference) -> Gaussian:
-    return _fit(reference.features(reference.train))
+    return _distance(x, (*y, _root(y[1])))
 
 
 @metrics.register("frechet-raw")
-def frechet_raw(reference: Reference, samples: np.ndarray) -> float:
+def frechet_raw(reference: Reference, samples: PointSet) -> float:
     """Returns the distance of Gaussians fitted to the values in model units; lower is better."""
-    return frechet_distance(_fit(samples), reference.once(_train))
+    return _distance(_gaussian(samples, "values"), _with_root(reference.train, "values"))
 
 
 @metrics.register("frechet")
-def frechet(reference: Reference, samples: np.ndarray) -> float:
+def frechet(reference: Reference, samples: PointSet) -> float:
     """Returns the distance of Gaussians fitted to features, in units of one feature's variance; lower is better.
 
     References:
         Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
         https://arxiv.org/abs/1706.08500
     """
-    return frechet_distance(_fit(reference.features(samples)), reference.once(_train_features))
+    return _distance(_gaussian(samples, "features"), _with_root(reference.train, "features"))
+
+
+def _distance(x: Gaussian, y: tuple[Tensor, Tensor, Tensor]) -> float:
+    (mean_x, cov_x), (mean_y, cov_y, root) = x, y
+    cross = torch.linalg.eigvalsh(root @ cov_x @ root).clamp(min=0).sqrt().sum()
+    return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(matrix)
+    return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+
+
+def _gaussian(points: PointSet, space: str) -> Gaussian:
+    """Mean and covariance in float64 of the values or features of points."""
+    return points.once(("gaussian", space), lambda: _fit(points, getattr(points, space)))
+
+
+def _fit(points: PointSet, x: Tensor) -> Gaussian:
+    parts, n = x.split(ROWS), len(x)
+    mean = torch.stack([part.double().sum(0) for part in parts]).sum(0) / n
+    products = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64, device=x.device)
+    for part in points.work.over(parts, "covariance"):
+        centred = part.double() - mean
+        products.addmm_(centred.mT, centred)
+    return mean, products / max(n - 1, 1)
+
+
+def _with_root(points: PointSet, space: str) -> tuple[Tensor, Tensor, Tensor]:
+    gaussian = _gaussian(points, space)
+    return *gaussian, points.once(("root", space), lambda: _root(gaussian[1]))

@@ -1,6 +1,7 @@
 """Fidelity, diversity and copying, from nearest neighbours.
 
-A ball around each point reaches to its ``NEIGHBOURS``-th nearest other. Real points are as many training samples as there are samples.
+A ball around each point reaches to its ``NEIGHBOURS``-th nearest other. Real points are as many training points as there are samples; both
+are limited to the reference's subset.
 
 References:
     Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", 2019, https://arxiv.org/abs/1904.06991
@@ -11,85 +12,105 @@ References:
 
 from __future__ import annotations
 
-import numpy as np
+import torch
+from torch import Tensor
 
-from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.reference import PointSet, Reference
 from matchlib.registry import metrics
 
 __all__ = ["NEIGHBOURS", "QUANTILE", "copies", "coverage", "density", "nearest_ratio", "precision", "recall"]
 
 NEIGHBOURS = 5
 QUANTILE = 0.05
+ROWS, COLUMNS = 512, 8192  # of a table of distances that is in memory at once
 
 
 @metrics.register("precision", better=1)
-def precision(reference: Reference, samples: np.ndarray) -> float:
+def precision(reference: Reference, samples: PointSet) -> float:
     """Returns the share of samples inside the balls of real points: fidelity."""
-    return float(_in_real_balls(reference, samples).any(0).mean())
+    return float((_real_balls(reference, samples)[1] > 0).double().mean())
 
 
 @metrics.register("recall", better=1)
-def recall(reference: Reference, samples: np.ndarray) -> float:
+def recall(reference: Reference, samples: PointSet) -> float:
     """Returns the share of real points inside the balls of samples: diversity."""
-    fake = reference.features(samples)
-    distance = _distances(reference.once(_real)[0], fake)
-    return float((distance < _radii(fake)[None, :]).any(1).mean())
+    fake, real = reference.some(samples), reference.real
+    return float((_in_balls(fake, _radii(fake), real)[1] > 0).double().mean())
 
 
 @metrics.register("density", better=1)
-def density(reference: Reference, samples: np.ndarray) -> float:
+def density(reference: Reference, samples: PointSet) -> float:
     """Returns the mean number of real balls that hold a sample, over the number of neighbours: fidelity."""
-    return float(_in_real_balls(reference, samples).sum(0).mean() / NEIGHBOURS)
+    return float(_real_balls(reference, samples)[1].double().mean() / NEIGHBOURS)
 
 
 @metrics.register("coverage", better=1)
-def coverage(reference: Reference, samples: np.ndarray) -> float:
+def coverage(reference: Reference, samples: PointSet) -> float:
     """Returns the share of real balls that hold a sample: diversity."""
-    return float(_in_real_balls(reference, samples).any(1).mean())
+    return float((_real_balls(reference, samples)[0] > 0).double().mean())
 
 
 @metrics.register("nearest-ratio", better=0)
-def nearest_ratio(reference: Reference, samples: np.ndarray) -> float:
-    """Returns the median distance to the nearest training sample over that of held-out data: 0 if memorised, about 1 if new."""
-    return float(np.median(_to_training(reference, samples)) / np.median(reference.once(_unseen)))
+def nearest_ratio(reference: Reference, samples: PointSet) -> float:
+    """Returns the median distance to the nearest training point over that of held-out data: 0 if memorised, about 1 if new."""
+    near, unseen = _to_training(reference, samples), _to_training(reference, reference.held_out)
+    return float(near.quantile(0.5) / unseen.quantile(0.5))
 
 
 @metrics.register("copies", better=0)
-def copies(reference: Reference, samples: np.ndarray) -> float:
-    """Returns the share of samples as near to a training sample as the nearest 5% of held-out data: .05 if new, 1 if memorised."""
-    return float((_to_training(reference, samples) <= np.quantile(reference.once(_unseen), QUANTILE)).mean())
+def copies(reference: Reference, samples: PointSet) -> float:
+    """Returns the share of samples as near to a training point as the nearest 5% of held-out data: .05 if new, 1 if memorised."""
+    near, unseen = _to_training(reference, samples), _to_training(reference, reference.held_out)
+    return float((near <= unseen.quantile(QUANTILE)).double().mean())
 
 
-def _distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    from scipy.spatial.distance import cdist
+def _radii(points: PointSet) -> Tensor:
+    """Distance of each point to its NEIGHBOURS-th nearest other, in features."""
 
-    return cdist(x, y)
+    def compute() -> Tensor:
+        x = points.features
+        k = min(NEIGHBOURS, len(x) - 1)
+        rows = points.work.over(x.split(ROWS), "neighbours")
+        return torch.cat([_distances(part, x).kthvalue(k + 1, 1).values for part in rows])
 
-
-def _radii(x: np.ndarray) -> np.ndarray:
-    """Distance of each point to its NEIGHBOURS-th nearest other."""
-    k = min(NEIGHBOURS, len(x) - 1)
-    return np.partition(_distances(x, x), k, axis=1)[:, k]
-
-
-def _real(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """Features of real points, and the radii of their balls."""
-    real = reference.features(reference.subset)
-    return real, _radii(real)
+    return points.once("radii", compute)
 
 
-def _in_real_balls(reference: Reference, samples: np.ndarray) -> np.ndarray:
-    """Whether each sample lies in each real point's ball, ``(real, samples)``."""
-    real, radii = reference.once(_real)
-    return _distances(real, reference.features(samples)) < radii[:, None]
+def _in_balls(centres: PointSet, radii: Tensor, points: PointSet) -> tuple[Tensor, Tensor]:
+    """Returns how many points each ball holds, and in how many balls each point lies."""
+    held, inside = [], torch.zeros(len(points), dtype=torch.long, device=radii.device)
+    for x, radius in zip(points.work.over(centres.features.split(ROWS), "neighbours"), radii.split(ROWS), strict=True):
+        within = _distances(x, points.features) < radius[:, None]
+        held.append(within.sum(1))
+        inside += within.sum(0)
+    return torch.cat(held), inside
 
 
-def _to_training(reference: Reference, x: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each sample to the nearest training sample, ``(n, size) -> (n,)``."""
-    from sklearn.metrics import pairwise_distances_argmin_min
+def _real_balls(reference: Reference, samples: PointSet) -> tuple[Tensor, Tensor]:
+    """Returns how many samples each real ball holds, and in how many each sample lies."""
+    real = reference.real
+    return samples.once("real balls", lambda: _in_balls(real, _radii(real), reference.some(samples)))
 
-    return pairwise_distances_argmin_min(x, reference.train)[1]
+
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")  # products would cancel between points that are near
 
 
-def _unseen(reference: Reference) -> np.ndarray:
-    return _to_training(reference, reference.held_out)
+def _to_training(reference: Reference, points: PointSet) -> Tensor:
+    """Euclidean distance of each point of the subset to the nearest training point, in model units."""
+    return points.once("nearest", lambda: _nearest(reference.some(points), reference.train))
+
+
+def _nearest(points: PointSet, others: PointSet) -> Tensor:
+    """The nearest is found by products, which is fast, and its distance is computed from the difference, which is exact."""
+    found, centre = [], others.once("centre", lambda: others.values.mean(0))
+    parts = others.once("centred", lambda: [(y - centre, (y - centre).square().sum(1)) for y in others.values.split(COLUMNS)])
+    for x in points.work.over(points.values.split(ROWS), "nearest training points"):
+        best = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        for i, (y, norms) in enumerate(parts):
+            least, where = torch.addmm(norms, x - centre, y.mT, alpha=-2).min(1)
+            index = torch.where(least < best, where + i * COLUMNS, index)
+            best = torch.minimum(best, least)
+        found.append((x.double() - others.values[index].double()).norm(dim=1))
+    return torch.cat(found)

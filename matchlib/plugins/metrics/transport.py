@@ -3,66 +3,107 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.reference import PointSet, Reference
 from matchlib.registry import metrics
 
-__all__ = ["mmd", "sliced_wasserstein", "w2"]
+__all__ = ["kid", "mmd", "sliced_wasserstein", "w2"]
+
+DIRECTIONS = 256
+BANDWIDTHS = (0.5, 1.0, 2.0)  # of the kernels, relative to the median distance
+ROWS = 512  # of a table of distances that is in memory at once
 
 
-@metrics.register("w2", applies=lambda reference: reference.train.shape[1] <= 3)
-def w2(reference: Reference, samples: np.ndarray) -> float:
-    """Returns the Wasserstein-2 distance to as many training samples; lower is better. For events of up to three numbers.
+@metrics.register("w2", applies=lambda reference: reference.train.values.shape[1] <= 3)
+def w2(reference: Reference, samples: PointSet) -> float:
+    """Returns the Wasserstein-2 distance of the subset to as many training points; lower is better. For events of up to three numbers.
 
     References:
         Flamary et al., "POT: Python Optimal Transport", 2021, https://jmlr.org/papers/v22/20-451.html (network simplex)
     """
     import ot
 
-    return float(np.sqrt(ot.emd2([], [], ot.dist(samples, reference.subset))))
+    x, y = (points.values.double().cpu().numpy() for points in (reference.some(samples), reference.real))
+    return float(ot.emd2([], [], ot.dist(x, y)) ** 0.5)
 
 
 @metrics.register("sliced-wasserstein")
-def sliced_wasserstein(reference: Reference, samples: np.ndarray) -> float:
+def sliced_wasserstein(reference: Reference, samples: PointSet) -> float:
     """Returns the root mean square over 256 fixed directions of the 1-D Wasserstein-2 distance; lower is better.
 
     References:
         Rabin, Peyré, Delon, Bernot, "Wasserstein Barycenter and Its Application to Texture Mixing", 2011,
         https://doi.org/10.1007/978-3-642-24785-9_37
     """
-    import ot
+    x, y = _projected(samples), _projected(reference.train)
+    ends = torch.cat([torch.arange(1, len(z) + 1, dtype=torch.float64, device=z.device) / len(z) for z in (x, y)]).sort().values
+    steps = ends.diff(prepend=ends.new_zeros(1))  # between ends both quantile functions are constant
+    middle = ends - steps / 2
+    i, j = ((middle * len(z)).long().clamp(max=len(z) - 1) for z in (x, y))
+    chunks = zip(i.split(1 << 14), j.split(1 << 14), steps.split(1 << 14), strict=True)
+    total = sum((step @ (x[a] - y[b]).square()).mean() for a, b, step in chunks)
+    return float(total**0.5)
 
-    return float(ot.sliced_wasserstein_distance(samples, reference.train, n_projections=256, seed=0))
+
+def _projected(points: PointSet) -> Tensor:
+    """The points on each direction in order, ``(n, DIRECTIONS)``, float64."""
+
+    def compute() -> Tensor:
+        size = points.values.shape[1]
+        directions = torch.as_tensor(np.random.RandomState(0).normal(size=(size, DIRECTIONS)))  # as POT draws them
+        directions = (directions / directions.norm(dim=0)).to(points.values.device)
+        parts = points.work.over(points.values.split(4096), "projections")
+        return torch.cat([part.double() @ directions for part in parts]).sort(0).values
+
+    return points.once("projected", compute)
 
 
 @metrics.register("mmd")
-def mmd(reference: Reference, samples: np.ndarray) -> float:
+def mmd(reference: Reference, samples: PointSet) -> float:
     """Returns the squared discrepancy by Gaussian kernels at 1/2, 1 and 2 times the median distance; may be negative, lower is better.
+
+    Of the subset of samples and as many training points.
 
     References:
         Gretton et al., "A Kernel Two-Sample Test", 2012, https://jmlr.org/papers/v13/gretton12a.html (lemma 6)
     """
-    median, within = reference.once(_within)
-    between = _kernel(_squares(samples, reference.subset), median)
-    return _off_diagonal(_kernel(_squares(samples, samples), median)) + within - 2 * float(between.mean())
+    fake, real = reference.some(samples), reference.real
+    median = real.once("median", lambda: float(torch.nn.functional.pdist(real.values.double()).square().quantile(0.5)))
+    within = real.once("kernel", lambda: _mean_kernel(real, real, median))
+    return _mean_kernel(fake, fake, median) + within - 2 * _mean_kernel(fake, real, median)
 
 
-def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    from scipy.spatial.distance import cdist
-
-    return cdist(x, y, "sqeuclidean")
-
-
-def _kernel(squares: np.ndarray, median: float) -> np.ndarray:
-    return np.mean([np.exp(-squares / (2 * median * h**2)) for h in (0.5, 1.0, 2.0)], axis=0)
-
-
-def _off_diagonal(kernel: np.ndarray) -> float:
-    return float((kernel.sum() - np.trace(kernel)) / (len(kernel) * (len(kernel) - 1)))
+def _mean_kernel(x: PointSet, y: PointSet, median: float) -> float:
+    """Mean kernel of all pairs, or of all pairs of different points where both sets are one."""
+    total = torch.zeros((), dtype=torch.float64, device=x.values.device)
+    for part in x.work.over(x.values.split(ROWS), "kernels"):
+        squares = torch.cdist(part.double(), y.values.double()).square()
+        total += sum(torch.exp(-squares / (2 * median * h**2)).sum() for h in BANDWIDTHS) / len(BANDWIDTHS)
+    own = len(x) if x is y else 0  # the kernel of a point with itself is 1
+    return float((total - own) / (len(x) * len(y) - own))
 
 
-def _within(reference: Reference) -> tuple[float, float]:
-    """The median squared distance of the data, and their mean kernel."""
-    squares = _squares(reference.subset, reference.subset)
-    median = np.median(squares[np.triu_indices_from(squares, 1)])
-    return median, _off_diagonal(_kernel(squares, median))
+@metrics.register("kid")
+def kid(reference: Reference, samples: PointSet) -> float:
+    """Returns the squared discrepancy of features by the kernel (x.y / k + 1)^3; unbiased, may be negative, lower is better.
+
+    Of the subset of samples and as many training points.
+
+    References:
+        Bińkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
+    """
+    fake, real = reference.some(samples), reference.real
+    within = real.once("cubic kernel", lambda: _cubic_kernel(real, real))
+    return _cubic_kernel(fake, fake) + within - 2 * _cubic_kernel(fake, real)
+
+
+def _cubic_kernel(x: PointSet, y: PointSet) -> float:
+    """Mean kernel of all pairs, or of all pairs of different points where both sets are one."""
+    size = x.features.shape[1]
+    total = torch.zeros((), dtype=torch.float64, device=x.features.device)
+    for part in x.work.over(x.features.split(ROWS), "kernels"):
+        total += (part @ y.features.mT / size + 1).pow(3).sum()
+    own = (x.features.square().sum(1) / size + 1).pow(3).sum() if x is y else 0.0
+    return float((total - own) / (len(x) * len(y) - (len(x) if x is y else 0)))

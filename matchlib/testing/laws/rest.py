@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from matchlib.algebra.records import Condition
 from matchlib.data.dataset import Dataset
 from matchlib.errors import IncompatibleError
-from matchlib.evaluation.reference import Reference
+from matchlib.evaluation.reference import Extractor, Reference
 from matchlib.fields.preconditioned import ExactField, NetworkSpec
 from matchlib.registry import datasets, metrics, networks
 from matchlib.testing.law import law
@@ -96,10 +96,19 @@ def splits_share_no_sample(name: str, data: st.DataObject) -> float:
     return shared / len(dataset.held_out.data) if train else 1.0
 
 
+class Halves(Extractor):
+    """Features of vectors that are the vectors, and two classes: on which side of the middle of the first number they lie."""
+
+    name, classes = "halves", 2
+
+    def classify(self, events: torch.Tensor) -> torch.Tensor:
+        return (events[:, 0] > 0.5).long()
+
+
 def _scored(name: str, x: np.ndarray, samples: np.ndarray) -> float:
     """The score of samples against data of which the last third is held out."""
     n = len(x) // 3
-    reference = Reference(x[: 2 * n], x[2 * n :], lambda y: y, n)
+    reference = Reference(torch.as_tensor(x[: 2 * n]), torch.as_tensor(x[2 * n :]), Halves(), n)
     assume(metrics[name].applies(reference))
     return metrics[name](reference, samples)
 
