@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import nn
 
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError
+from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.evaluation.work import Work
@@ -202,9 +204,7 @@ class Run:
         critic_learner = Learner(parts.critic, parts.critic_lr, t.betas, 0.0)
         plugin: Any = tasks[t.task["name"]]
         task: Task = plugin(distillation, student_learner, critic_learner, data, self.streams, **{**common, **method})
-        trainer = self._trainer(
-            task, t, "student", DistillationMonitor(distillation, data, self.streams, steps=t.steps), self._checkpoint_score()
-        )
+        trainer = self._trainer(task, t, "student", self._monitor(distillation, data), self._checkpoint_score())
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._save_average(decay, module)
@@ -213,6 +213,14 @@ class Run:
 
     def _save_average(self, decay: float, module: nn.Module) -> None:
         self._processes("student").on_main_process(lambda: save_average(self.folder / "student", decay, module))
+
+    def _monitor(self, distillation: Distillation, data: Dataset) -> DistillationMonitor:
+        def classifier() -> OwnFeatures:
+            self._processes("student").on_main_process(lambda: own_features(self.components.data, self.device).name)  # once, for the cache
+            return own_features(self.components.data, self.device)
+
+        steps = self.settings.trainer.steps
+        return DistillationMonitor(distillation, data, self.streams, steps=steps, classifier=classifier)
 
     def _checkpoint_score(self) -> Score | None:
         """What scores checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""

@@ -24,6 +24,9 @@ class Limits:
         saturation: fraction of generated numbers beyond the data's limits by a tenth of their range.
         nn_distance_ratio: distance to the nearest neighbour in the batch, over that of real data; like a small ``std_ratio``, in two
             consecutive measurements of which the second is no better.
+        class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
+            which the second is not much better.
+        label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
 
@@ -33,6 +36,8 @@ class Limits:
     std_ratio: tuple[float, float] = (0.3, 2.5)
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
+    class_shares: float = 0.4
+    label_error: float = 0.7
     sample_change: float = 1e-6
 
 
@@ -86,6 +91,16 @@ def _collapsed(now: Values, before: Values, limits: Limits) -> bool:
     return max(variety, earlier) < 1 and variety < 1.1 * earlier  # a student that has just set out may be alike and on its way
 
 
+def _stays_above(name: str) -> Callable[[Values, Values, Limits], bool]:
+    """Whether a reading is above its limit, was so before, and hardly falls."""
+
+    def condition(now: Values, before: Values, limits: Limits) -> bool:
+        value, earlier = now.get(name, 0.0), before.get(name, 0.0)
+        return min(value, earlier) > getattr(limits, name) and value > 0.75 * earlier
+
+    return condition
+
+
 ALARMS = (
     Alarm(
         "teacher",
@@ -117,6 +132,19 @@ ALARMS = (
         _collapsed,
         "samples are too much alike (standard deviation {std_ratio:.2f}, nearest neighbour {nn_distance_ratio:.2f} of the data's); lower "
         "trainer.student_lr, raise trainer.critic_steps, or choose an earlier student.t_start",
+    ),
+    Alarm(
+        "classes",
+        _stays_above("class_shares"),
+        "samples have other classes than the data (total variation of shares {class_shares:.2f}, {classes_missing:.0f} classes missing): "
+        "the student draws few of the classes; lower trainer.student_lr, raise trainer.critic_steps, or compare at higher "
+        "noise (trainer.times.log_sigma)",
+    ),
+    Alarm(
+        "labels",
+        _stays_above("label_error"),
+        "samples are of the class that was asked for hardly more often than by chance (errors {label_error:.2f} of those of labels at "
+        "random): student or teacher ignores labels; examine the teacher with: matchlib doctor, or leave labels out with data.labels=false",
     ),
 )
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +27,8 @@ from matchlib.training.random import Streams
 __all__ = ["DistillationMonitor", "Monitor", "Readings"]
 
 BINS = 4  # of time
+SHARES_OF = 4096  # data whose classes are counted
+MISSING = 0.1  # of its share in the data, below which a class counts as missing
 CONFIDENCE = 1.96  # standard errors on either side: 95%
 
 
@@ -33,6 +38,15 @@ class Readings:
 
     values: dict[str, float] = field(default_factory=dict)
     alarms: tuple[Raised, ...] = ()
+
+
+class Classifier(Protocol):
+    """Names the classes of events; see ``matchlib.evaluation.reference.Extractor``."""
+
+    classes: int
+
+    def classify(self, events: Tensor) -> Tensor:
+        """``(n, *event) -> (n,)``, integers below ``classes``."""
 
 
 class Monitor(ABC):
@@ -57,6 +71,7 @@ class DistillationMonitor(Monitor):
         steps: of the training, for losses with a schedule.
         size: samples a measurement.
         limits: of the readings.
+        classifier: makes what names the classes of samples; called at the first measurement. None for no readings of classes.
     """
 
     def __init__(
@@ -68,9 +83,11 @@ class DistillationMonitor(Monitor):
         steps: int = 1,
         size: int = 256,
         limits: Limits | None = None,
+        classifier: Callable[[], Classifier] | None = None,
     ) -> None:
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
         self.steps, self.size, self.limits = steps, size, limits or Limits()
+        self._make_classifier = classifier
         self._before: dict[str, float] = {}  # readings of the measurement before
         self._fixed_samples: Tensor | None = None  # of fixed sources, at the measurement before
         self._stale: tuple[Batch, Batch] | None = None  # samples and prompt of the measurement before
@@ -85,7 +102,8 @@ class DistillationMonitor(Monitor):
         - ``teacher_error``, ``critic_error``: on real points, over that of the best multiple of the state and over the teacher's.
         - ``critic_lag``: the critic's error less the teacher's on fresh samples, minus the same on samples of the measurement before.
         - ``critic_grad_cosine``: of the critic's gradients on two independent batches, near 0 when the critic has converged.
-        - ``std_ratio``, ``nn_distance_ratio``, ``saturation``, ``sample_change``, ``critic_change``: see ``Limits``.
+        - ``std_ratio``, ``nn_distance_ratio``, ``saturation``, ``sample_change``, ``critic_change``, ``class_shares``, ``label_error``: see
+          ``Limits``; ``classes_missing``: classes with less than a tenth of their share in the data.
         - ``grad_share_by_time/t0`` to ``/t3``: fractions of the student's squared gradient by quarter of time.
         """
         if skipped:
@@ -93,7 +111,8 @@ class DistillationMonitor(Monitor):
         progress = min(step / self.steps, 1.0)
         with torch.no_grad():
             generated, real, samples = self._points(step)
-            values = self.errors(generated, real) | self._samples(samples) | self._critic_change() | self._critic_lag(step)
+            values = self.errors(generated, real) | self._samples(samples) | self._classes(samples, generated.condition.label)
+            values |= self._critic_change() | self._critic_lag(step)
         values |= self._grad_share_by_time(step, progress) | self._critic_grad_cosine(step, progress)
         before, self._before = self._before, values
         return Readings(values, raised(values, before, self.limits))
@@ -140,6 +159,31 @@ class DistillationMonitor(Monitor):
         self._fixed_samples = self.distillation.generate(self._draw("fixed", 0), generator=self.streams("watch-fixed", 0)).data
         if before is not None:
             values["sample_change"] = ((self._fixed_samples - before).square().mean().sqrt() / _variance(data).sqrt()).item()
+        return values
+
+    @cached_property
+    def _classifier(self) -> Classifier | None:
+        return None if self._make_classifier is None else self._make_classifier()
+
+    @cached_property
+    def _data_shares(self) -> Tensor:
+        """The shares of classes of up to ``SHARES_OF`` data."""
+        assert self._classifier is not None
+        return _shares(self._classifier.classify(self.dataset.take(slice(SHARES_OF)).data), self._classifier.classes)
+
+    def _classes(self, samples: Tensor, label: Tensor | None) -> dict[str, float]:
+        classifier = self._classifier
+        if classifier is None or classifier.classes < 2:
+            return {}
+        named = classifier.classify(samples)
+        shares, expected = _shares(named, classifier.classes), self._data_shares
+        values = {
+            "class_shares": ((shares - expected).abs().sum() / 2).item(),
+            "classes_missing": float((shares < MISSING * expected).sum()),
+        }
+        if label is not None and self.dataset.classes == classifier.classes:
+            by_chance = 1 - (shares * expected).sum()  # were labels drawn at random
+            values["label_error"] = ((named != label).double().mean() / by_chance.clamp_min(1e-30)).item()
         return values
 
     def _critic_change(self) -> dict[str, float]:
@@ -245,6 +289,10 @@ def _linear_error(predictions: Predictions, state: Tensor, which: Tensor) -> flo
         weight = torch.full_like(predictions.target.flatten(1)[:, 0], weight)
     w, target, x = weight[which], predictions.target[which], state[which]
     return float((w * square_norm(target - best_multiple(target, x, w) * x)).sum() / len(which))
+
+
+def _shares(classes: Tensor, count: int) -> Tensor:
+    return torch.bincount(classes, minlength=count).double() / len(classes)
 
 
 def _variance(x: Tensor) -> Tensor:

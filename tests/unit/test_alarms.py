@@ -21,6 +21,9 @@ HEALTHY = {
     "std_ratio": 1.0,
     "nn_distance_ratio": 1.0,
     "saturation": 0.0,
+    "class_shares": 0.05,
+    "classes_missing": 0.0,
+    "label_error": 0.1,
 }
 
 
@@ -39,6 +42,10 @@ HEALTHY = {
         ([{"saturation": 0.6}], ["student-lr"]),
         ([{"sample_change": 0.0}], ["student-frozen"]),
         ([{"teacher_error": 4.0}], ["teacher"]),
+        ([{"class_shares": 0.8}, {"class_shares": 0.2}], []),  # it has just set out
+        ([{"class_shares": 0.9}, {"class_shares": 0.7}], []),  # on its way
+        ([{"class_shares": 0.9, "classes_missing": 9.0}] * 2, ["classes"]),
+        ([{"label_error": 0.9}] * 2, ["labels"]),
     ],
 )
 def test_raised_names_what_is_wrong_and_nothing_else(measurements: list[dict[str, float]], names: list[str]) -> None:

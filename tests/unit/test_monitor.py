@@ -129,3 +129,46 @@ def test_monitor_measure_names_the_cause_of_what_is_not_finite() -> None:
         assert alarm.name == "not-finite"
         assert "2 of the critic" in alarm.message
         assert cause in alarm.message
+
+
+class Sides:
+    """Two classes: which side of zero a number lies on."""
+
+    classes = 2
+
+    def classify(self, events: Tensor) -> Tensor:
+        return (events.flatten(1)[:, 0] > 0).long()
+
+
+class Drawn(nn.Module):
+    """A student that draws one of two classes: always the second, the one that is asked for, or the other."""
+
+    def __init__(self, which: str) -> None:
+        super().__init__()
+        self.which, self.shift = which, nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        coin = torch.rand(len(source), generator=generator) < 0.5
+        asked = coin if condition.label is None else condition.label == 1
+        side = {"one": torch.ones_like(asked), "asked": asked, "other": ~asked}[self.which]
+        return (2.0 * side.double() - 1)[:, None] + 0.1 * source + self.shift
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize(("which", "names"), [("one", {"classes", "labels"}), ("asked", set()), ("other", {"labels"})])
+def test_monitor_names_a_student_that_draws_other_classes(labels: bool, which: str, names: set[str]) -> None:
+    """At the second measurement: at the first it may be a student that has just set out."""
+    y = torch.arange(2000) % 2
+    x = (2.0 * y - 1)[:, None].double() + 0.1 * torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    batch = Batch(x, None, y if labels else None)
+    data = Dataset("sides", batch, batch, 0.0, 1.0, 2 if labels else None, (-2.0, 2.0))
+    model = matchlib.families["flow"]().model(paired=False)
+    field = GaussianField(model, Mixture.normal(0.0, 1.0))
+    distillation = Distillation(Teacher(field, model), Drawn(which), Linear(field), UID())
+    monitor = DistillationMonitor(distillation, data, Streams(0, torch.device("cpu")), classifier=Sides)
+    first, second = (monitor.measure(step, {}) for step in (100, 200))
+    assert not {alarm.name for alarm in first.alarms} & {"classes", "labels"}
+    expected = names if labels else names - {"labels"}
+    assert {alarm.name for alarm in second.alarms} & {"classes", "labels"} == expected
+    assert second.values["classes_missing"] == (1 if which == "one" else 0)
+    assert ("label_error" in second.values) == labels
