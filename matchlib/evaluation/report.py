@@ -23,7 +23,7 @@ from matchlib.io import write_json
 from matchlib.registry import metrics
 from matchlib.training.distributed import SingleProcess
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "protocol_of"]
 
 TIMED = 1000  # "seconds" is the time for so many samples
 CLASS_METRIC = "frechet"
@@ -88,8 +88,7 @@ def evaluate(
         work: told of every part of the work; it may raise to interrupt it.
     """
     among, work = processes or SingleProcess(), work or Work()
-    size = min(settings.samples or MOST, len(dataset.held_out.data))
-    draws = settings.draws or max(1, min(DRAWS, MOST // size))
+    size, draws = protocol_of(settings, len(dataset.held_out.data))
     protocol = {
         "data": dataset.name,
         "reference": "train",
@@ -125,6 +124,12 @@ def evaluate(
     result: dict[str, Any] = among.on_main_process(score)
     cells.remove()
     return result
+
+
+def protocol_of(settings: EvaluationProtocol, held_out: int) -> tuple[int, int]:
+    """Returns the number of samples in one score, and the number of draws, where so many data are held out."""
+    size = min(settings.samples or MOST, held_out)
+    return size, settings.draws or max(1, min(DRAWS, MOST // size))
 
 
 def _sampled(kind: str, pipeline: Sampled, n: int, seed: int, among: SingleProcess, cells: Cells) -> tuple[Batch, int, float]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import matchlib
 from matchlib.data.readers import load_dataset
-from matchlib.evaluation.report import evaluate
-from matchlib.evaluation.score import reference_of, scores
+from matchlib.evaluation.report import evaluate, protocol_of
+from matchlib.evaluation.score import interval, reference_of, scores
+from matchlib.evaluation.work import Work
 from matchlib.runs.settings import EvaluationSettings
 
 
@@ -55,3 +58,73 @@ def test_evaluate_scores_clipped_samples_clipped(finished: Path, tmp_path: Path)
     expected = [scores(reference_of(dataset), x, ["frechet-raw"])["frechet_raw"] for x in (made, made.clamp(low, high))]
     assert [report["student"]["frechet_raw"] for report in reports] == pytest.approx(expected)
     assert expected[0] != expected[1]
+
+
+class Stop(Exception):
+    """What interrupts an evaluation."""
+
+
+def interrupted_after(parts: int) -> Work:
+    """Work that raises at its part of that number."""
+    seen = itertools.count()
+
+    def on_part(what: str, done: int, total: int) -> None:
+        if next(seen) >= parts:
+            raise Stop
+
+    return Work(on_part)
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value for key, value in report.items()}
+
+
+def test_evaluate_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Path) -> None:
+    """However often: the same scores as in one go, no chunk is sampled twice, and nothing is left over."""
+    dataset, settings = load_dataset("digits"), EvaluationSettings(draws=2, samples=100, metrics=("frechet", "precision", "mmd", "copies"))
+    pipelines = {kind: matchlib.load(finished, kind) for kind in ("teacher", "student")}
+    (tmp_path / "whole").mkdir()
+    expected = without_times(evaluate(tmp_path / "whole", pipelines, dataset, settings, 3))
+    generated = []
+    for pipeline in pipelines.values():
+        generate = pipeline._generate
+        pipeline._generate = lambda *a, generate=generate, **k: generated.append(1) or generate(*a, **k)  # type: ignore[method-assign, func-returns-value, misc]
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for parts in itertools.count(1, 7):
+        try:
+            report = evaluate(folder, pipelines, dataset, settings, 3, work=interrupted_after(parts))
+            break
+        except Stop:
+            assert not (folder / "evaluation.json").exists()
+    assert parts > 40, "it was interrupted often"
+    assert without_times(report) == expected
+    assert len(generated) == 2, "a chunk of the teacher and one of the student"
+    assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "samples.png"]
+
+
+def test_evaluate_does_not_use_what_another_protocol_left(finished: Path, tmp_path: Path) -> None:
+    dataset, pipelines = load_dataset("digits"), {"teacher": matchlib.load(finished, "teacher")}
+    settings = EvaluationSettings(draws=1, metrics=("frechet-raw",))
+    with pytest.raises(Stop):
+        evaluate(tmp_path, pipelines, dataset, settings, 0, work=interrupted_after(4))
+    first = evaluate(tmp_path, pipelines, dataset, settings, 1)
+    assert first["teacher"]["frechet_raw"] == evaluate(tmp_path, pipelines, dataset, settings, 1)["teacher"]["frechet_raw"]
+
+
+def test_evaluate_gives_intervals_of_repeated_draws(finished: Path, tmp_path: Path) -> None:
+    dataset, pipelines = load_dataset("digits"), {"student": matchlib.load(finished)}
+    report = evaluate(tmp_path, pipelines, dataset, EvaluationSettings(draws=5, samples=60, metrics=("frechet-raw",)), 0)
+    low, high = report["student"]["intervals"]["frechet_raw"]
+    assert low < report["student"]["frechet_raw"] < high
+    assert sum(report["student"]["shares"]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("held_out", "samples", "draws"), [(360, 360, 10), (6_000, 6_000, 1), (50_000, 10_000, 1), (3_000, 3_000, 3)])
+def test_protocol_draws_ten_thousand_samples_at_most(held_out: int, samples: int, draws: int) -> None:
+    assert protocol_of(EvaluationSettings(), held_out) == (samples, draws)
+
+
+def test_interval_is_students() -> None:
+    """Of 1, 2, 3: 2 +- 4.303 * 1 / sqrt(3)."""
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5], rel=1e-6)
