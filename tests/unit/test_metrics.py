@@ -23,6 +23,20 @@ def test_frechet_raw_of_gaussians_is_its_closed_form() -> None:
     assert matchlib.metrics["frechet-raw"](reference(x), y) == pytest.approx(1.0 + 0.25 + 1.0, rel=0.02)
 
 
+def test_frechet_raw_of_few_points_is_that_of_their_covariances() -> None:
+    """Fewer points than dimensions, on either side: the same number as by 40 x 40 covariances."""
+    rng = np.random.default_rng(0)
+    x, y, z = rng.standard_normal((200, 40)), rng.standard_normal((30, 40)) * 1.3 + 0.2, rng.standard_normal((12, 40))
+    for train, samples in ((x, y), (y, x), (y, z)):
+        covariances = [np.cov(points, rowvar=False) for points in (train, samples)]
+        values, vectors = np.linalg.eigh(covariances[0])
+        root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+        cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ covariances[1] @ root), 0)).sum()
+        gap = np.square(train.mean(0) - samples.mean(0)).sum()
+        expected = gap + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * cross
+        assert matchlib.metrics["frechet-raw"](reference(train, len(samples)), samples) == pytest.approx(expected, rel=1e-5)
+
+
 def test_w2_of_a_shift_is_the_shift() -> None:
     x = np.random.default_rng(0).standard_normal((500, 2))
     assert matchlib.metrics["w2"](reference(x), x + np.array([3.0, 4.0])) == pytest.approx(5.0)

@@ -28,7 +28,7 @@ def frechet_distance(x: Gaussian, y: Gaussian) -> float:
 @metrics.register("frechet-raw")
 def frechet_raw(reference: Reference, samples: PointSet) -> float:
     """Returns the distance of Gaussians fitted to the values in model units; lower is better."""
-    return _distance(_gaussian(samples, "values"), _with_root(reference.train, "values"))
+    return _distance_of(samples, reference.train, "values")
 
 
 @metrics.register("frechet")
@@ -39,7 +39,32 @@ def frechet(reference: Reference, samples: PointSet) -> float:
         Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
         https://arxiv.org/abs/1706.08500
     """
-    return _distance(_gaussian(samples, "features"), _with_root(reference.train, "features"))
+    return _distance_of(samples, reference.train, "features")
+
+
+def _distance_of(samples: PointSet, train: PointSet, space: str) -> float:
+    x, y = getattr(samples, space), getattr(train, space)
+    if min(len(x), len(y)) < x.shape[1]:
+        return _distance_of_few(samples, train, space)
+    return _distance(_gaussian(samples, space), _with_root(train, space))
+
+
+def _distance_of_few(x: PointSet, y: PointSet, space: str) -> float:
+    """The same where covariances have not full rank: the trace of the root is the sum of the singular values of the centred products."""
+    (mean_x, few), (mean_y, many) = sorted((_centred(points, space) for points in (x, y)), key=lambda pair: len(pair[1]))
+    squares = torch.zeros(len(few), len(few), dtype=torch.float64, device=few.device)
+    for part in x.work.over(many.split(ROWS), "products"):
+        product = few @ part.mT
+        squares.addmm_(product, product.mT)
+    n, m = max(len(few) - 1, 1), max(len(many) - 1, 1)
+    cross = torch.linalg.eigvalsh(squares).clamp(min=0).sqrt().sum() / (n * m) ** 0.5
+    return float((mean_x - mean_y).square().sum() + few.square().sum() / n + many.square().sum() / m - 2 * cross)
+
+
+def _centred(points: PointSet, space: str) -> Gaussian:
+    """Mean, and points less the mean, in float64."""
+    x = getattr(points, space).double()
+    return x.mean(0), x - x.mean(0)
 
 
 def _distance(x: Gaussian, y: tuple[Tensor, Tensor, Tensor]) -> float:
