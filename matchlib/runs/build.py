@@ -70,7 +70,7 @@ class StudentComponents:
 
     Args:
         student: the generator.
-        spec: of the student, for its artifact.
+        config: describes the student, whose network may be another than the teacher's.
         critic: predicts the teacher's own row.
         loss: compares teacher and critic.
         times: density of t at which they are compared.
@@ -80,7 +80,7 @@ class StudentComponents:
     """
 
     student: Student
-    spec: Spec
+    config: ArtifactConfig
     critic: nn.Module
     loss: DistillationLoss
     times: TimeDistribution
@@ -151,7 +151,7 @@ def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None,
     _check_metrics(settings)
     if finished:
         check_answer(module, dataset)
-    parts = _distillation(settings, config, module, trains=not finished) if settings.command == "distill" else None
+    parts = _distillation(settings, config, module, trains=not finished, trust=trust) if settings.command == "distill" else None
     return Components(dataset, config, module, finished, parts)
 
 
@@ -405,27 +405,27 @@ def _check_metrics(settings: RunSettings) -> None:
 # -- the student -----------------------------------------------------------------------------------------------------------
 
 
-def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool) -> StudentComponents:
+def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     loss: DistillationLoss = losses.build(settings.loss)
     learns = any(True for _ in teacher.field.parameters())
-    spec, student = _student(settings, config, teacher, learns)
+    described, student = _student(settings, config, teacher, learns, trust=trust)
     critic = _critic(settings, config, teacher, learns)
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
         if not any(True for _ in module.parameters()):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
-    fresh = settings.student.name in students
+    fresh, own = settings.student.name in students, (described.student or {}).get("network") is not None
     return StudentComponents(
         student,
-        spec,
+        described,
         critic,
         loss,
         _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
         t.student_lr or t.student_lr_scale * defaults.student_lr,
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr,
-        (trains and fresh and spec.get("network") is None, trains and t.critic_network is None and learns),
-        fresh and settings.student.init_from_teacher and spec.get("network") is not None,
+        (trains and fresh and not own, trains and t.critic_network is None and learns),
+        fresh and settings.student.init_from_teacher and own,
     )
 
 
@@ -438,32 +438,37 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
     return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
 
 
-def _student(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool) -> tuple[Spec, Student]:
-    """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
+def _student(
+    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool, *, trust: bool
+) -> tuple[ArtifactConfig, Student]:
+    """Returns description and module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name not in students:
-        return _artifact_student(s, config, teacher)
+        return _artifact_student(s, config, teacher, trust=trust)
     network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}
     torch.manual_seed(settings.seed)
-    return spec, build_student(spec, teacher, config.network_spec)
+    return replace(config, kind="student", student=spec), build_student(spec, teacher, config.network_spec)
 
 
-def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher) -> tuple[Spec, Student]:
+def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher, *, trust: bool) -> tuple[ArtifactConfig, Student]:
     folder = find_artifact(Path(s.name), "student")
     if folder is None:
         known = ", ".join(students)
         raise UnknownNameError(
             f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
         )
-    other, student = load_artifact(folder, teacher=teacher)
+    other, student = load_artifact(folder, teacher=teacher, trust=trust)
     if not isinstance(student, Student) or other.student is None:
         raise ArtifactError(f"{folder} holds a teacher, not a student")
     if other.network_spec != config.network_spec:
         raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
-    return other.student, student
+    if other.model.coupling.reads_source != config.model.coupling.reads_source:
+        raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
+    own = {key: getattr(other, key) for key in ("student", "network", "origin", "model", "moments")}
+    return replace(config, kind="student", **own), student
 
 
 def data_digest(text: bytes, *tensors: Tensor | None) -> str:
