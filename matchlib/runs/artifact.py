@@ -8,8 +8,9 @@ teacher is given.
 from __future__ import annotations
 
 import json
+import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -141,8 +142,11 @@ class ArtifactConfig:
         Raises:
             MatchlibError: a key is missing, unknown or of another type, or no number; the message names it.
         """
-        if tree.get("format") != FORMAT:
-            raise SettingError(f"this version reads format {FORMAT}, got format {tree.get('format')!r}; install the version that wrote it")
+        form = tree.get("format")
+        if type(form) is not int or form != FORMAT:
+            raise SettingError(f"this version reads format {FORMAT}, got format {form!r}; install the version that wrote it")
+        for path in _not_finite(tree):
+            raise SettingError(f"{path} is no finite number")
         try:
             file = _File.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
@@ -159,6 +163,15 @@ class ArtifactConfig:
 RECORDS = ("network_spec", "moments", "data", "defaults")
 
 
+def _not_finite(tree: Any, path: str = "") -> Iterator[str]:
+    """Yields the paths of numbers that are none, wherever they stand."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        yield path
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for key, value in items:
+        yield from _not_finite(value, f"{path}.{key}" if path else str(key))
+
+
 def _missing(record: Any, tree: Mapping[str, Any], path: str) -> Iterator[str]:
     """Yields the paths of the record's fields that a tree lacks, though they have a default in Python."""
     names = [field.name for field in fields(record)] if is_dataclass(record) else list(type(record).model_fields)
@@ -170,17 +183,29 @@ def _missing(record: Any, tree: Mapping[str, Any], path: str) -> Iterator[str]:
             yield from _missing(value, tree[name], f"{path}.{name}")
 
 
+@dataclass(frozen=True)
+class _Stored(Plugin):
+    """A spec as a file holds it: unlike on a command line, no text or boolean stands for a number."""
+
+    def __call__(self, value: Any) -> Any:
+        spec = super().__call__(value)
+        for key, x in (value or {}).items():
+            if x not in ("inf", "-inf") and any(isinstance(x, kind) != isinstance(spec[key], kind) for kind in (bool, str)):
+                raise SettingError(f"{key}: {type(spec[key]).__name__} is needed, got {x!r}")
+        return spec
+
+
 def _network(spec: Any) -> Any:
     """Returns the spec of a network; one of no registered name has no settings."""
-    return spec if spec == {"name": None} else Plugin("networks")(spec)
+    return spec if spec == {"name": None} else _Stored("networks")(spec)
 
 
 def _student(spec: Any) -> Any:
     """Returns the spec of a student, with the network and the objective of its own where it has them."""
     if not isinstance(spec, Mapping):
         return spec
-    own = {key: check(spec[key]) for key, check in (("network", Plugin("networks")), ("objective", Plugin("objectives"))) if key in spec}
-    return {**Plugin("students")({key: x for key, x in spec.items() if key not in own}), **own}
+    own = {key: check(spec[key]) for key, check in (("network", _Stored("networks")), ("objective", _Stored("objectives"))) if key in spec}
+    return {**_Stored("students")({key: x for key, x in spec.items() if key not in own}), **own}
 
 
 class _Origin(BaseModel):
@@ -197,9 +222,9 @@ class _Origin(BaseModel):
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    coupling: Annotated[Spec, BeforeValidator(Plugin("couplings"))]
-    interpolant: Annotated[Spec, BeforeValidator(Plugin("interpolants"))]
-    objective: Annotated[Spec, BeforeValidator(Plugin("objectives"))]
+    coupling: Annotated[Spec, BeforeValidator(_Stored("couplings"))]
+    interpolant: Annotated[Spec, BeforeValidator(_Stored("interpolants"))]
+    objective: Annotated[Spec, BeforeValidator(_Stored("objectives"))]
     times: TimeDistribution
     sees_source: bool
 
@@ -214,7 +239,7 @@ class _File(BaseModel):
     network_spec: NetworkSpec
     model: _Model
     moments: Moments
-    sampler: Annotated[Spec, BeforeValidator(Plugin("samplers"))]
+    sampler: Annotated[Spec, BeforeValidator(_Stored("samplers"))]
     data: DataConfig
     defaults: DefaultsConfig
     seed: int
@@ -346,8 +371,10 @@ def load_artifact(
         tensors, _ = read_tensors(weights)
         _check_tensors(module, tensors)
         module.load_state_dict(tensors)
-    except ArtifactError:
-        raise
+    except ArtifactError as error:
+        if str(folder) in str(error):
+            raise
+        raise ArtifactError(f"the network in {folder} cannot be made of its {CONFIG}: {error}") from error
     except (MatchlibError, RuntimeError, TypeError, ValueError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
         raise ArtifactError(f"the weights in {weights} do not fit its {CONFIG}: {first}") from error
@@ -361,26 +388,34 @@ def _check_shapes(config: ArtifactConfig, stored: Shapes) -> None:
     """Compares the shapes that the configuration describes with the file's, before any memory is taken.
 
     Raises:
-        IncompatibleError: a tensor has another shape, or there are more tensors than in the file.
+        IncompatibleError: a tensor has another shape, or there are many more tensors than in the file.
     """
-    with torch.device("meta"), _at_most(len(stored)):
-        network = _described_network(config)
-    other = None if network is None else _misfit(network, stored)
+    make = _network_maker(config)
+    if make is None:
+        return
+    try:
+        with torch.device("meta"), _at_most(len(stored)):
+            network = make()
+    except (RuntimeError, TypeError) as error:
+        if "meta" in str(error):  # a constructor that reads numbers of its tensors is called with memory alone
+            return
+        raise
+    other = _misfit(network, stored)
     if other is not None:
         raise IncompatibleError(other)
 
 
-def _described_network(config: ArtifactConfig) -> nn.Module | None:
-    """Returns the network of registered or listed classes that the weights belong to; None for a formula, or code that only Python has."""
-    own = (config.student or {}).get("network")
-    if own is not None or config.network["name"] is not None:
-        spec, model = (config.network, config.model) if own is None else _own_field(config.student or {}, config.model)
-        if issubclass(networks[spec["name"]], ExactField):
-            return None
-        network: nn.Module = networks.build(spec, replace(config.network_spec, heads=len(model.objective.heads)))
-        return network
-    description = (config.origin or {}).get("network")
-    return None if description is None else adapters.build(description)
+def _network_maker(config: ArtifactConfig) -> Callable[[], nn.Module] | None:
+    """Returns what makes the network of registered or listed classes that the weights belong to; None for code that only Python has."""
+    if (config.student or {}).get("network") is None and config.network["name"] is None:
+        description = (config.origin or {}).get("network")
+        return None if description is None else lambda: adapters.build(description)
+    student = config.student or {}
+    own = student.get("network") is not None
+    spec, model = _own_field(student, config.model) if own else (config.network, config.model)
+    network_spec = replace(config.network_spec, heads=len(model.objective.heads))
+    more = (model,) if issubclass(networks[spec["name"]], ExactField) else ()
+    return lambda: networks.build(spec, network_spec, *more)
 
 
 def _misfit(network: nn.Module, stored: Shapes) -> str | None:
