@@ -48,6 +48,7 @@ __all__ = [
     "find_artifact",
     "load_artifact",
     "model_of",
+    "read_config",
     "save_artifact",
     "save_average",
     "versions",
@@ -339,6 +340,20 @@ def find_artifact(path: str | Path, *kinds: str) -> Path | None:
     return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
+def read_config(folder: Path) -> ArtifactConfig:
+    """Reads the description in an artifact's folder.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or a key or value is not as it has to be.
+    """
+    try:
+        return ArtifactConfig.from_json(read_json(folder / CONFIG))
+    except ArtifactError:
+        raise
+    except MatchlibError as error:
+        raise ArtifactError(f"{folder / CONFIG} does not describe a model: {error}") from error
+
+
 def load_artifact(
     folder: Path, *, ema: float | None = None, teacher: Teacher | None = None, trust: bool = False
 ) -> tuple[ArtifactConfig, Teacher | Student]:
@@ -352,12 +367,7 @@ def load_artifact(
     Raises:
         ArtifactError: a file is missing or damaged, the weights do not fit, or the network cannot be made from what is given.
     """
-    try:
-        config = ArtifactConfig.from_json(read_json(folder / CONFIG))
-    except ArtifactError:
-        raise
-    except MatchlibError as error:
-        raise ArtifactError(f"{folder / CONFIG} does not describe a model: {error}") from error
+    config = read_config(folder)
     weights = folder / (WEIGHTS if ema is None else f"ema-{ema}.safetensors")
     if ema is not None and not weights.exists():
         there = ", ".join(sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors")))

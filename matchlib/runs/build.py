@@ -23,7 +23,7 @@ from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
-from matchlib.evaluation.doctor import check_answer
+from matchlib.evaluation.doctor import check_answer, guess_normalization
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
@@ -59,8 +59,11 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 logger = logging.getLogger("matchlib")
 UNSTATED = (
-    "the teacher does not state its normalization, so that of the data is taken: data = %.6g + %.6g * its units; if it was trained on "
-    "others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher); matchlib doctor tells"
+    "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
+    "its units; if it was trained on others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher)"
+)
+FOUND = (
+    "the teacher does not state its normalization; its answers fit data = %.6g + %.6g * its units, which is taken (teacher.normalization)"
 )
 
 
@@ -124,26 +127,30 @@ def build(
     data: Dataset | None = None,
     teacher: Teacher | None = None,
     trust: bool = False,
+    normalization: tuple[float, float] | None = None,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
 
     Args:
         data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
+        normalization: what the run has recorded of a teacher that states none; None to look for it.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
     try:
-        return _build(settings, data, teacher, trust)
+        return _build(settings, data, teacher, trust, normalization)
     except ConversionError as error:
         raise explained(error) from None
 
 
-def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool) -> Components:
+def _build(
+    settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, normalization: tuple[float, float] | None
+) -> Components:
     device_of(settings.device)
     dataset = dataset_of_settings(settings.data, data)
-    config, module, finished = _teacher(settings, dataset, teacher, trust)
+    config, module, finished = _teacher(settings, dataset, teacher, trust, normalization)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     _check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
@@ -222,7 +229,9 @@ def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
 # -- the teacher -----------------------------------------------------------------------------------------------------------
 
 
-def _teacher(settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool) -> tuple[ArtifactConfig, Teacher, bool]:
+def _teacher(
+    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, recorded: tuple[float, float] | None
+) -> tuple[ArtifactConfig, Teacher, bool]:
     """Returns the teacher with its description, and whether it is finished."""
     t = settings.teacher
     if given is None and t.name in families:
@@ -230,7 +239,7 @@ def _teacher(settings: RunSettings, dataset: Dataset, given: Teacher | None, tru
         return config, _fresh_teacher(config, settings.seed), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     if teacher is not None:
-        config = _given_config(teacher, dataset, settings)
+        config = _given_config(teacher, dataset, settings, recorded)
         return config, Teacher(teacher.field, config.model, config.moments, config.guidance), True
     config, teacher = _artifact_teacher(t.name, dataset, trust)
     if t.guidance is not None:
@@ -298,14 +307,20 @@ def _recorded(defaults: Defaults) -> DefaultsConfig:
     return DefaultsConfig(defaults.t_start, defaults.times, defaults.student_lr, defaults.critic_lr)
 
 
-def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
+def _found_normalization(teacher: Teacher, dataset: Dataset) -> tuple[float, float]:
+    """Returns the (shift, scale) that a teacher's answers fit clearly best, or else that of the data, and says which and why."""
+    check_answer(teacher, dataset)
+    found = guess_normalization(teacher, dataset)
+    shift, scale = found or (dataset.shift, dataset.scale)
+    logger.log(logging.INFO if found else logging.WARNING, FOUND if found else UNSTATED, shift, scale)
+    return shift, scale
+
+
+def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, recorded: tuple[float, float] | None) -> ArtifactConfig:
     """Describes a teacher made in Python or by an adapter."""
     t = settings.teacher
-    normalization = t.normalization or teacher.normalization
-    if normalization is not None:
-        dataset = dataset.normalized_as(*normalization)
-    else:
-        logger.warning(UNSTATED, dataset.shift, dataset.scale)
+    stated = t.normalization or teacher.normalization or recorded
+    dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
     defaults = teacher.defaults or Defaults(samplers["ode"](), times=None if dataset.paired else HIGH_NOISE)
     return ArtifactConfig(
