@@ -149,8 +149,17 @@ def _plain(value: Any) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, str] | None = None) -> None:
-    """Writes tensors as safetensors, atomically, with a note of strings and a checksum of all of it."""
-    whole = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
+    """Writes tensors as safetensors, atomically, with a note of strings and a checksum of all of it.
+
+    A tensor that shares memory with another, such as a weight under two names, is written under each name.
+    """
+    whole: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, x in tensors.items():
+        own = x.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        whole[name] = own.clone() if memory in taken else own
+        taken.add(memory)
     note = dict(note or {})
     write_atomically(path, lambda partial: save_file(whole, partial, {**note, CHECKSUM: _checksum(whole, note)}))
 

@@ -96,6 +96,8 @@ def build(description: Mapping[str, Any]) -> nn.Module:
     name, config = description.get("import"), description.get("config")
     if not isinstance(name, str) or name not in CLASSES or not isinstance(config, Mapping):
         raise ArtifactError(f"a network is rebuilt without --trust only of the classes {', '.join(CLASSES)} and a config, got {name!r}")
+    if len(description) != 2:
+        raise ArtifactError(f"a network is described by import and config, got {', '.join(description)}")
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)

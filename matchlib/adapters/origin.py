@@ -74,9 +74,13 @@ def rebuild(origin: Mapping[str, Any], *, trust: bool) -> Teacher:
         raise ArtifactError(f"the adapter of a teacher is one of {', '.join(PREFIXES)}, got {adapter!r}")
     if isinstance(network, Mapping) and adapter in MAKERS:
         try:
-            return MAKERS[adapter](build(network), **(settings or {}))
+            rebuilt = MAKERS[adapter](build(network), **(settings or {}))
         except (TypeError, KeyError) as error:
             raise ArtifactError(f"the settings of the adapter {adapter} are not its own: {settings} ({error})") from error
+        lacking = sorted((rebuilt.origin or {}).get("settings", {}).keys() - (settings or {}).keys())
+        if lacking:
+            raise ArtifactError(f"the settings of the adapter {adapter} lack {', '.join(lacking)}")
+        return rebuilt
     path, name = origin.get("path"), origin.get("name")
     if path is None or name is None:
         raise ArtifactError("the teacher's network was made in Python: give its teacher again, teacher=...")

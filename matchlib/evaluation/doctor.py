@@ -24,6 +24,7 @@ from matchlib.registry import objectives
 
 __all__ = ["Diagnosis", "check_answer", "examine", "guess_normalization"]
 
+FEW = 64  # samples that a normalization is looked for with, before every run of a teacher that states none
 GRID = 33  # times that a noise schedule is looked for at
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
 CHOICE = 1.4  # handicap of a reading that chooses the best of many times: a brief training can gain by it, too
@@ -198,14 +199,15 @@ def _wrong_spread(probe: Probe, spread: float | None) -> list[str]:
 
 
 def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Normalization | None:
-    """Returns the (shift, scale) of the data for which a teacher's answers are right: the data set's own, of [-1, 1] or of [0, 1].
+    """Returns the (shift, scale) of the data for which a teacher's answers are right: one of four, by 64 samples at eight times each.
 
-    Returns None where none is clearly better than the others, or none is better than a multiple of the state.
+    These are the data set's own, that of [-1, 1], that of [0, 1], and that of data as they are. Returns None where none is clearly better
+    than the others, or none is better than a multiple of the state.
     """
-    probe, usual = Probe(teacher, dataset, seed), _normalizations(dataset)
+    probe, usual = Probe(teacher, dataset, seed, samples=FEW), _normalizations(dataset)
     candidates: list[Normalization] = [(dataset.shift, dataset.scale)]
-    for shift, scale in (usual["[-1, 1]"], usual["[0, 1]"]):
-        if not np.allclose((shift, scale), candidates[0], rtol=0.02, atol=0.02 * scale):
+    for shift, scale in (usual["[-1, 1]"], usual["[0, 1]"], usual["the data's own units"]):
+        if not any(np.allclose((shift, scale), other, rtol=0.02, atol=0.02 * scale) for other in candidates):
             candidates.append((shift, scale))
     errors = [Finding("", "", probe.errors(Convention(normalization=x))).error for x in candidates]
     best, *others = sorted(errors)

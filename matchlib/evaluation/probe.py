@@ -15,7 +15,7 @@ from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
 from matchlib.algebra.objective import Objective
-from matchlib.algebra.records import Batch, PathSample
+from matchlib.algebra.records import Batch, Condition, PathSample
 from matchlib.data.dataset import Dataset, map_batch
 from matchlib.errors import DataError, IncompatibleError
 from matchlib.fields.sampler import SampledField, Sampler
@@ -76,19 +76,22 @@ class Probe:
 
     Args:
         dataset: in the teacher's units.
+        samples: that it is asked about at each time.
         on_progress: called with the number of evaluations until now.
 
     Raises:
         DataError: the model's source is data, and the data set has none.
     """
 
-    def __init__(self, teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int], None] | None = None, *, samples: int = SAMPLES
+    ) -> None:
         self.teacher = copy.copy(teacher)
         self.teacher.guidance = 1.0  # guidance moves answers away from what is learned
         self.model, self.seed, self.dataset, self.on_progress = teacher.model, seed, dataset, on_progress
         if self.model.coupling.reads_source and not dataset.paired:
             raise DataError(f"the teacher's source is data, but {dataset.name} has none")
-        index = torch.arange(SAMPLES) % len(dataset.held_out.data)
+        index = torch.arange(samples) % len(dataset.held_out.data)
         batch = map_batch(dataset.held_out, lambda x: x[index])
         self.shown = replace(dataset, train=batch, held_out=batch)
         self.times = _levels(self.model)
@@ -129,9 +132,9 @@ class Probe:
 
     @torch.no_grad()
     def _ask(self, convention: Convention, point: PathSample) -> tuple[Tensor, ...]:
-        label = point.condition.label
+        label, device = point.condition.label, _device_of(self.teacher)
         condition = replace(point.condition, label=None if label is None else convention.labels(label))
-        answer = self.teacher(point.state, convention.clock(point.time), condition)
+        answer = self.teacher(point.state.to(device), convention.clock(point.time).to(device), _moved(condition, device)).cpu()
         self.evaluations += 1
         if self.on_progress is not None:
             self.on_progress(self.evaluations)
@@ -196,8 +199,8 @@ def check_answer(teacher: Teacher, dataset: Dataset) -> None:
     generator = torch.Generator().manual_seed(0)
     time = torch.full((2,), (model.times.t_min + model.times.t_max) / 2)
     point = model.interpolate(model.coupling.pair(batch, generator=generator), time, generator=generator)
-    device = next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
-    condition = replace(point.condition, **{k: None if x is None else x.to(device) for k, x in vars(point.condition).items()})
+    device = _device_of(teacher)
+    condition = _moved(point.condition, device)
     label = "no labels" if condition.label is None else f"labels {tuple(condition.label.shape)}, {condition.label.dtype}"
     question = f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
     try:
@@ -214,6 +217,14 @@ def check_answer(teacher: Teacher, dataset: Dataset) -> None:
         ) from error
     if not finite:
         raise IncompatibleError(f"the teacher answers {question} with numbers that are not finite; check its weights and its units")
+
+
+def _device_of(teacher: Teacher) -> torch.device:
+    return next((weight.device for weight in teacher.parameters()), torch.device("cpu"))
+
+
+def _moved(condition: Condition, device: torch.device) -> Condition:
+    return replace(condition, **{key: None if x is None else x.to(device) for key, x in vars(condition).items()})
 
 
 def _two_samples(dataset: Dataset) -> Batch:

@@ -19,6 +19,7 @@ from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
 from matchlib.io import lock, write_text
 from matchlib.registry import losses
+from matchlib.runs.artifact import CONFIG, read_config
 from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run, watched
@@ -214,7 +215,7 @@ def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False
     processes = strategy(settings.trainer.engine.parallel)
     folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
     parts = {key: given.pop(key, None) for key in ("data", "teacher")}
-    components = build(settings, trust=trust, **parts)
+    components = build(settings, trust=trust, normalization=_recorded_normalization(folder), **parts)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     processes.on_main_process(lambda: _begin(folder, settings, there=there))
@@ -225,11 +226,19 @@ def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | No
     """Opens the folder of a run that was started before; arguments as for ``resume``."""
     settings = _settings_of(folder)
     init_distributed(device_of(settings.device))
-    components = build(settings, data=data, teacher=teacher, trust=trust)
+    components = build(settings, data=data, teacher=teacher, trust=trust, normalization=_recorded_normalization(folder))
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))
     return run
+
+
+def _recorded_normalization(folder: Path) -> tuple[float, float] | None:
+    """Returns the (shift, scale) of the teacher that a run has begun with; None if it has not."""
+    if not (folder / "teacher" / CONFIG).is_file():
+        return None
+    data = read_config(folder / "teacher").data
+    return data.shift, data.scale
 
 
 def _settings_of(folder: Path) -> RunSettings:

@@ -7,16 +7,21 @@ teacher is given.
 
 from __future__ import annotations
 
+import json
+import math
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Gt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from matchlib import adapters
 from matchlib.algebra.model import MatchingModel, Moments
@@ -24,12 +29,12 @@ from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, MatchlibError
+from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError
 from matchlib.fields.preconditioned import ExactField, NetworkSpec, Preconditioned
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json, read_tensors, tensor_shapes, write_json, write_tensors
 from matchlib.registry import couplings, interpolants, networks, objectives, students
-from matchlib.runs.settings import GIVEN
+from matchlib.runs.settings import GIVEN, Plugin
 from matchlib.settings import explain
 
 __all__ = [
@@ -43,13 +48,16 @@ __all__ = [
     "find_artifact",
     "load_artifact",
     "model_of",
+    "read_config",
     "save_artifact",
     "save_average",
     "versions",
 ]
 
 Spec = dict[str, Any]
+Shapes = Mapping[str, torch.Size]
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class DataConfig:
     Args:
         name, options: of the data set, as in the settings.
         labels, balanced: likewise.
-        shift, scale: ``data units = shift + scale * model units``.
+        shift, scale: ``data units = shift + scale * model units``, scale > 0.
         limits: least and largest number in data units.
         label_shares: frequency of each class; None without classes.
     """
@@ -69,7 +77,7 @@ class DataConfig:
     labels: bool
     balanced: bool
     shift: float
-    scale: float
+    scale: Annotated[float, Gt(0)]
     limits: tuple[float, float]
     label_shares: tuple[float, ...] | None = None
 
@@ -122,30 +130,102 @@ class ArtifactConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form."""
-        fields = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        records = {key: asdict(getattr(self, key)) for key in ("network_spec", "moments", "data", "defaults")}
-        return {"format": 1, **fields, **records, "model": describe_model(self.model), "versions": versions()}
+        values = {key: getattr(self, key) for key in self.__dataclass_fields__}
+        records = {key: asdict(getattr(self, key)) for key in RECORDS}
+        return {"format": FORMAT, **values, **records, "model": describe_model(self.model), "versions": versions()}
 
     @classmethod
     def from_json(cls, tree: Mapping[str, Any]) -> ArtifactConfig:
         """Returns what a JSON form describes.
 
+        A setting of a plugin that is left out has the plugin's default; every other key has to be there.
+
         Raises:
-            MatchlibError: a key is missing, unknown or of another type; the message names it.
+            MatchlibError: a key is missing, unknown or of another type, or no number; the message names it.
         """
+        form = tree.get("format")
+        if type(form) is not int or form != FORMAT:
+            raise SettingError(f"this version reads format {FORMAT}, got format {form!r}; install the version that wrote it")
+        for path in _not_finite(tree):
+            raise SettingError(f"{path} is no finite number")
         try:
-            file = _File.model_validate(dict(tree))
+            file = _File.model_validate_json(json.dumps(tree), strict=True)
         except ValidationError as error:
             raise explain(error, _File) from None
-        fields = {key: getattr(file, key) for key in cls.__dataclass_fields__ if key != "model"}
-        return cls(**fields, model=model_of(file.model))
+        records = {**{key: getattr(file, key) for key in RECORDS}, "model": file.model}
+        for path in (path for key, record in records.items() for path in _missing(record, tree[key], key)):
+            raise SettingError(f"{path} is missing")
+        if (file.kind == "student") != (file.student is not None):
+            raise SettingError(f"student must be given for a student and null for a teacher, got {file.student!r} for a {file.kind}")
+        values = {key: getattr(file, key) for key in cls.__dataclass_fields__ if key not in ("model", "origin")}
+        return cls(**values, model=model_of(file.model), origin=tree["origin"])
+
+
+RECORDS = ("network_spec", "moments", "data", "defaults")
+
+
+def _not_finite(tree: Any, path: str = "") -> Iterator[str]:
+    """Yields the paths of numbers that are none, wherever they stand."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        yield path
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree) if isinstance(tree, list | tuple) else ()
+    for key, value in items:
+        yield from _not_finite(value, f"{path}.{key}" if path else str(key))
+
+
+def _missing(record: Any, tree: Mapping[str, Any], path: str) -> Iterator[str]:
+    """Yields the paths of the record's fields that a tree lacks, though they have a default in Python."""
+    names = [field.name for field in fields(record)] if is_dataclass(record) else list(type(record).model_fields)
+    for name in names:
+        value = getattr(record, name)
+        if name not in tree:
+            yield f"{path}.{name}"
+        elif is_dataclass(value):
+            yield from _missing(value, tree[name], f"{path}.{name}")
+
+
+@dataclass(frozen=True)
+class _Stored(Plugin):
+    """A spec as a file holds it: unlike on a command line, no text or boolean stands for a number."""
+
+    def __call__(self, value: Any) -> Any:
+        spec = super().__call__(value)
+        for key, x in (value or {}).items():
+            if x not in ("inf", "-inf") and any(isinstance(x, kind) != isinstance(spec[key], kind) for kind in (bool, str)):
+                raise SettingError(f"{key}: {type(spec[key]).__name__} is needed, got {x!r}")
+        return spec
+
+
+def _network(spec: Any) -> Any:
+    """Returns the spec of a network; one of no registered name has no settings."""
+    return spec if spec == {"name": None} else _Stored("networks")(spec)
+
+
+def _student(spec: Any) -> Any:
+    """Returns the spec of a student, with the network and the objective of its own where it has them."""
+    if not isinstance(spec, Mapping):
+        return spec
+    own = {key: check(spec[key]) for key, check in (("network", _Stored("networks")), ("objective", _Stored("objectives"))) if key in spec}
+    return {**_Stored("students")({key: x for key, x in spec.items() if key not in own}), **own}
+
+
+class _Origin(BaseModel):
+    """The JSON form of ``Teacher.origin``."""
+
+    model_config = ConfigDict(extra="forbid")
+    adapter: str
+    network: Spec | None = None
+    settings: Spec | None = None
+    path: str | None = None
+    name: str | None = None
+    digest: str | None = None
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-    coupling: Spec
-    interpolant: Spec
-    objective: Spec
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    coupling: Annotated[Spec, BeforeValidator(_Stored("couplings"))]
+    interpolant: Annotated[Spec, BeforeValidator(_Stored("interpolants"))]
+    objective: Annotated[Spec, BeforeValidator(_Stored("objectives"))]
     times: TimeDistribution
     sees_source: bool
 
@@ -153,21 +233,21 @@ class _Model(BaseModel):
 class _File(BaseModel):
     """The JSON form of an ``ArtifactConfig``."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), allow_inf_nan=False)
     format: Literal[1]
     kind: Literal["teacher", "student"]
-    network: Spec
+    network: Annotated[Spec, BeforeValidator(_network)]
     network_spec: NetworkSpec
     model: _Model
     moments: Moments
-    sampler: Spec
+    sampler: Annotated[Spec, BeforeValidator(_Stored("samplers"))]
     data: DataConfig
     defaults: DefaultsConfig
     seed: int
-    student: Spec | None
+    student: Annotated[Spec | None, BeforeValidator(_student)]
     guidance: float
     label_dropout: float | None
-    origin: Spec | None
+    origin: _Origin | None
     settings: str
     versions: dict[str, str]
 
@@ -223,9 +303,14 @@ def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: Netwo
     """
     field = None
     if spec.get("network") is not None:
-        model = replace(teacher.model, objective=objectives.build(spec.get("objective") or {"name": "data"}))
-        field = build_field(spec["network"], replace(network_spec, heads=len(model.objective.heads)), model, teacher.moments)
+        network, model = _own_field(spec, teacher.model)
+        field = build_field(network, replace(network_spec, heads=len(model.objective.heads)), model, teacher.moments)
     return students.build({key: value for key, value in spec.items() if key not in ("network", "objective")}, teacher, field)
+
+
+def _own_field(spec: Mapping[str, Any], model: MatchingModel) -> tuple[Spec, MatchingModel]:
+    """Returns the network of a student's own, and the model whose row it predicts."""
+    return spec["network"], replace(model, objective=objectives.build(spec.get("objective") or {"name": "data"}))
 
 
 def versions() -> dict[str, str]:
@@ -255,6 +340,20 @@ def find_artifact(path: str | Path, *kinds: str) -> Path | None:
     return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
+def read_config(folder: Path) -> ArtifactConfig:
+    """Reads the description in an artifact's folder.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or a key or value is not as it has to be.
+    """
+    try:
+        return ArtifactConfig.from_json(read_json(folder / CONFIG))
+    except ArtifactError:
+        raise
+    except MatchlibError as error:
+        raise ArtifactError(f"{folder / CONFIG} does not describe a model: {error}") from error
+
+
 def load_artifact(
     folder: Path, *, ema: float | None = None, teacher: Teacher | None = None, trust: bool = False
 ) -> tuple[ArtifactConfig, Teacher | Student]:
@@ -268,65 +367,161 @@ def load_artifact(
     Raises:
         ArtifactError: a file is missing or damaged, the weights do not fit, or the network cannot be made from what is given.
     """
-    try:
-        config = ArtifactConfig.from_json(read_json(folder / CONFIG))
-    except ArtifactError:
-        raise
-    except MatchlibError as error:
-        raise ArtifactError(f"{folder / CONFIG} does not describe a model: {error}") from error
+    config = read_config(folder)
     weights = folder / (WEIGHTS if ema is None else f"ema-{ema}.safetensors")
     if ema is not None and not weights.exists():
         there = ", ".join(sorted(file.stem.removeprefix("ema-") for file in folder.glob("ema-*.safetensors")))
         raise ArtifactError(
             f"{folder} has no average of decay {ema} (there are: {there or 'none'}); trainer.extra_ema_decays asks for some"
         )
+    stored = tensor_shapes(weights)
     try:
-        _check_size(config, weights)
-        module = _module_of(config, folder, teacher, trust)
+        _check_shapes(config, stored)
+        module = _module_of(config, folder, teacher, trust, stored)
         tensors, _ = read_tensors(weights)
+        _check_tensors(module, tensors)
         module.load_state_dict(tensors)
-    except ArtifactError:
-        raise
+    except ArtifactError as error:
+        if str(folder) in str(error):
+            raise
+        raise ArtifactError(f"the network in {folder} cannot be made of its {CONFIG}: {error}") from error
     except (MatchlibError, RuntimeError, TypeError, ValueError, KeyError) as error:
         first = str(error).splitlines()[-1].strip()
-        raise ArtifactError(f"the weights in {folder} do not fit its {CONFIG}: {first}") from error
+        raise ArtifactError(f"the weights in {weights} do not fit its {CONFIG}: {first}") from error
     return config, module
 
 
-def _module_of(config: ArtifactConfig, folder: Path, teacher: Teacher | None, trust: bool) -> Teacher | Student:
+# -- weights ---------------------------------------------------------------------------------------------------------------
+
+
+def _check_shapes(config: ArtifactConfig, stored: Shapes) -> None:
+    """Compares the shapes that the configuration describes with the file's, before any memory is taken.
+
+    Raises:
+        IncompatibleError: a tensor has another shape, or there are many more tensors than in the file.
+    """
+    make = _network_maker(config)
+    if make is None:
+        return
+    try:
+        with torch.device("meta"), _at_most(len(stored)):
+            network = make()
+    except (RuntimeError, TypeError) as error:
+        if "meta" in str(error):  # a constructor that reads numbers of its tensors is called with memory alone
+            return
+        raise
+    other = _misfit(network, stored)
+    if other is not None:
+        raise IncompatibleError(other)
+
+
+def _network_maker(config: ArtifactConfig) -> Callable[[], nn.Module] | None:
+    """Returns what makes the network of registered or listed classes that the weights belong to; None for code that only Python has."""
+    if (config.student or {}).get("network") is None and config.network["name"] is None:
+        description = (config.origin or {}).get("network")
+        return None if description is None else lambda: adapters.build(description)
+    student = config.student or {}
+    own = student.get("network") is not None
+    spec, model = _own_field(student, config.model) if own else (config.network, config.model)
+    network_spec = replace(config.network_spec, heads=len(model.objective.heads))
+    more = (model,) if issubclass(networks[spec["name"]], ExactField) else ()
+    return lambda: networks.build(spec, network_spec, *more)
+
+
+def _misfit(network: nn.Module, stored: Shapes) -> str | None:
+    """Returns what is wrong with the first tensor of a network that a file does not hold in its shape; None if all fit.
+
+    A network is a part of the module whose tensors are stored, so that its names are the ends of theirs.
+    """
+    expected = {name: x.shape for name, x in network.state_dict().items()}
+    if not expected:
+        return None
+    first = next(iter(expected))
+    prefixes = [name.removesuffix(first) for name in stored if name == first or name.endswith(f".{first}")]
+    misfits = [[name for name, shape in expected.items() if stored.get(prefix + name) != shape] for prefix in prefixes]
+    best = min(range(len(prefixes)), key=lambda i: len(misfits[i]), default=None)
+    if best is None:
+        return f"the file has no {first}"
+    if not misfits[best]:
+        return None
+    name = misfits[best][0]
+    there = stored.get(prefixes[best] + name)
+    if there is None:
+        return f"the file has no {name}"
+    return f"{name} has shape {tuple(there)} in the file and {tuple(expected[name])} in the network"
+
+
+MARGIN = 64  # parameters that a network may register and replace while it is made
+
+
+@contextmanager
+def _at_most(tensors: int) -> Iterator[None]:
+    """A context in which networks that register many more parameters than a file has are refused, before they use up the memory."""
+    count, most = 0, 4 * tensors + MARGIN
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise IncompatibleError(f"the network has more than {most} tensors, and the file {tensors}")
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _check_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compares names, shapes and types; ``load_state_dict`` would convert other types silently.
+
+    Raises:
+        IncompatibleError: naming the first tensor that is not as it should be.
+    """
+    expected = module.state_dict()
+    missing, unused = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing or unused:
+        raise IncompatibleError(f"the file has no {min(missing)}" if missing else f"{min(unused)} has no place in the network")
+    for name, x in expected.items():
+        found = tensors[name]
+        if (found.shape, found.dtype) != (x.shape, x.dtype):
+            there, wanted = (f"{str(y.dtype).removeprefix('torch.')} {tuple(y.shape)}" for y in (found, x))
+            raise IncompatibleError(f"{name} is {there}, and the network has {wanted}")
+
+
+# -- modules ---------------------------------------------------------------------------------------------------------------
+
+
+def _module_of(config: ArtifactConfig, folder: Path, teacher: Teacher | None, trust: bool, stored: Shapes) -> Teacher | Student:
     """Returns the module that a configuration describes; what stands in the way is told as it is."""
     try:
-        return _build(config, folder, teacher, trust)
+        return _build(config, folder, teacher, trust, stored)
     except ArtifactError:
         raise
     except MatchlibError as error:
         raise ArtifactError(f"the network in {folder} cannot be made: {error}") from error
 
 
-def _check_size(config: ArtifactConfig, weights: Path) -> None:
-    """Compares the network's size with the file's before any memory is taken."""
-    spec = (config.student or {}).get("network") or config.network
-    if spec.get("name") is None or issubclass(networks[spec["name"]], ExactField):
-        return
-    with torch.device("meta"):
-        network = networks.build(spec, config.network_spec)
-    described, stored = sum(x.numel() for x in network.parameters()), sum(shape.numel() for shape in tensor_shapes(weights).values())
-    if described > stored:
-        raise ArtifactError(f"{weights} holds {stored:,} numbers, and the network that {CONFIG} describes has {described:,}")
-
-
-def _build(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: bool) -> Teacher | Student:
+def _build(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: bool, stored: Shapes) -> Teacher | Student:
     """Returns the module that a configuration describes, with weights still to be loaded."""
     alone = config.student is not None and config.student.get("network") is not None  # such a student needs no field of the teacher
     if alone:
         field: nn.Module = nn.Identity()
     elif config.network.get("name") is not None:
         field = build_field(config.network, config.network_spec, config.model, config.moments)
-    elif given is not None:
-        field = given.field
-    elif config.origin is not None:
-        field = adapters.rebuild(config.origin, trust=trust).field
     else:
-        raise ArtifactError(f"the network in {folder} was made in Python: give its teacher, matchlib.load(RUN, teacher=...)")
+        field = _foreign_field(config, folder, given, trust, stored)
     teacher = Teacher(field, config.model, config.moments, config.guidance)
     return teacher if config.student is None else build_student(config.student, teacher, config.network_spec)
+
+
+def _foreign_field(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: bool, stored: Shapes) -> nn.Module:
+    """Returns the field of a teacher from outside: that of the given one if the weights are of its network, else made again."""
+    other = None if given is None else _misfit(given.field, stored)
+    if given is not None and other is None:
+        return given.field
+    if config.origin is not None:
+        return adapters.rebuild(config.origin, trust=trust).field
+    if other is not None:
+        raise ArtifactError(f"{folder} holds weights of another network than the teacher's: {other}; give the teacher they were made with")
+    raise ArtifactError(f"the network in {folder} was made in Python: give its teacher, matchlib.load(RUN, teacher=...)")

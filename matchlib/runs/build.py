@@ -23,7 +23,7 @@ from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
-from matchlib.evaluation.doctor import check_answer
+from matchlib.evaluation.doctor import check_answer, guess_normalization
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
@@ -59,8 +59,11 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 logger = logging.getLogger("matchlib")
 UNSTATED = (
-    "the teacher does not state its normalization, so that of the data is taken: data = %.6g + %.6g * its units; if it was trained on "
-    "others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher); matchlib doctor tells"
+    "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
+    "its units; if it was trained on others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher)"
+)
+FOUND = (
+    "the teacher does not state its normalization; its answers fit data = %.6g + %.6g * its units, which is taken (teacher.normalization)"
 )
 
 
@@ -70,7 +73,7 @@ class StudentComponents:
 
     Args:
         student: the generator.
-        spec: of the student, for its artifact.
+        config: describes the student, whose network may be another than the teacher's.
         critic: predicts the teacher's own row.
         loss: compares teacher and critic.
         times: density of t at which they are compared.
@@ -80,7 +83,7 @@ class StudentComponents:
     """
 
     student: Student
-    spec: Spec
+    config: ArtifactConfig
     critic: nn.Module
     loss: DistillationLoss
     times: TimeDistribution
@@ -124,26 +127,30 @@ def build(
     data: Dataset | None = None,
     teacher: Teacher | None = None,
     trust: bool = False,
+    normalization: tuple[float, float] | None = None,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
 
     Args:
         data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
+        normalization: what the run has recorded of a teacher that states none; None to look for it.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
     try:
-        return _build(settings, data, teacher, trust)
+        return _build(settings, data, teacher, trust, normalization)
     except ConversionError as error:
         raise explained(error) from None
 
 
-def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool) -> Components:
+def _build(
+    settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, normalization: tuple[float, float] | None
+) -> Components:
     device_of(settings.device)
     dataset = dataset_of_settings(settings.data, data)
-    config, module, finished = _teacher(settings, dataset, teacher, trust)
+    config, module, finished = _teacher(settings, dataset, teacher, trust, normalization)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     _check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
@@ -151,7 +158,7 @@ def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None,
     _check_metrics(settings)
     if finished:
         check_answer(module, dataset)
-    parts = _distillation(settings, config, module, trains=not finished) if settings.command == "distill" else None
+    parts = _distillation(settings, config, module, trains=not finished, trust=trust) if settings.command == "distill" else None
     return Components(dataset, config, module, finished, parts)
 
 
@@ -222,7 +229,9 @@ def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
 # -- the teacher -----------------------------------------------------------------------------------------------------------
 
 
-def _teacher(settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool) -> tuple[ArtifactConfig, Teacher, bool]:
+def _teacher(
+    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, recorded: tuple[float, float] | None
+) -> tuple[ArtifactConfig, Teacher, bool]:
     """Returns the teacher with its description, and whether it is finished."""
     t = settings.teacher
     if given is None and t.name in families:
@@ -230,7 +239,7 @@ def _teacher(settings: RunSettings, dataset: Dataset, given: Teacher | None, tru
         return config, _fresh_teacher(config, settings.seed), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     if teacher is not None:
-        config = _given_config(teacher, dataset, settings)
+        config = _given_config(teacher, dataset, settings, recorded)
         return config, Teacher(teacher.field, config.model, config.moments, config.guidance), True
     config, teacher = _artifact_teacher(t.name, dataset, trust)
     if t.guidance is not None:
@@ -298,14 +307,20 @@ def _recorded(defaults: Defaults) -> DefaultsConfig:
     return DefaultsConfig(defaults.t_start, defaults.times, defaults.student_lr, defaults.critic_lr)
 
 
-def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings) -> ArtifactConfig:
+def _found_normalization(teacher: Teacher, dataset: Dataset) -> tuple[float, float]:
+    """Returns the (shift, scale) that a teacher's answers fit clearly best, or else that of the data, and says which and why."""
+    check_answer(teacher, dataset)
+    found = guess_normalization(teacher, dataset)
+    shift, scale = found or (dataset.shift, dataset.scale)
+    logger.log(logging.INFO if found else logging.WARNING, FOUND if found else UNSTATED, shift, scale)
+    return shift, scale
+
+
+def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, recorded: tuple[float, float] | None) -> ArtifactConfig:
     """Describes a teacher made in Python or by an adapter."""
     t = settings.teacher
-    normalization = t.normalization or teacher.normalization
-    if normalization is not None:
-        dataset = dataset.normalized_as(*normalization)
-    else:
-        logger.warning(UNSTATED, dataset.shift, dataset.scale)
+    stated = t.normalization or teacher.normalization or recorded
+    dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
     defaults = teacher.defaults or Defaults(samplers["ode"](), times=None if dataset.paired else HIGH_NOISE)
     return ArtifactConfig(
@@ -405,27 +420,27 @@ def _check_metrics(settings: RunSettings) -> None:
 # -- the student -----------------------------------------------------------------------------------------------------------
 
 
-def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool) -> StudentComponents:
+def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     loss: DistillationLoss = losses.build(settings.loss)
     learns = any(True for _ in teacher.field.parameters())
-    spec, student = _student(settings, config, teacher, learns)
+    described, student = _student(settings, config, teacher, learns, trust=trust)
     critic = _critic(settings, config, teacher, learns)
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
         if not any(True for _ in module.parameters()):
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
-    fresh = settings.student.name in students
+    fresh, own = settings.student.name in students, (described.student or {}).get("network") is not None
     return StudentComponents(
         student,
-        spec,
+        described,
         critic,
         loss,
         _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
         t.student_lr or t.student_lr_scale * defaults.student_lr,
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr,
-        (trains and fresh and spec.get("network") is None, trains and t.critic_network is None and learns),
-        fresh and settings.student.init_from_teacher and spec.get("network") is not None,
+        (trains and fresh and not own, trains and t.critic_network is None and learns),
+        fresh and settings.student.init_from_teacher and own,
     )
 
 
@@ -438,32 +453,37 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
     return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
 
 
-def _student(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool) -> tuple[Spec, Student]:
-    """Returns the spec and the module: a new student of a plugin, or that of a finished run."""
+def _student(
+    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool, *, trust: bool
+) -> tuple[ArtifactConfig, Student]:
+    """Returns description and module: a new student of a plugin, or that of a finished run."""
     s = settings.student
     if s.name not in students:
-        return _artifact_student(s, config, teacher)
+        return _artifact_student(s, config, teacher, trust=trust)
     network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}
     torch.manual_seed(settings.seed)
-    return spec, build_student(spec, teacher, config.network_spec)
+    return replace(config, kind="student", student=spec), build_student(spec, teacher, config.network_spec)
 
 
-def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher) -> tuple[Spec, Student]:
+def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher, *, trust: bool) -> tuple[ArtifactConfig, Student]:
     folder = find_artifact(Path(s.name), "student")
     if folder is None:
         known = ", ".join(students)
         raise UnknownNameError(
             f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
         )
-    other, student = load_artifact(folder, teacher=teacher)
+    other, student = load_artifact(folder, teacher=teacher, trust=trust)
     if not isinstance(student, Student) or other.student is None:
         raise ArtifactError(f"{folder} holds a teacher, not a student")
     if other.network_spec != config.network_spec:
         raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
-    return other.student, student
+    if other.model.coupling.reads_source != config.model.coupling.reads_source:
+        raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
+    own = {key: getattr(other, key) for key in ("student", "network", "origin", "model", "moments")}
+    return replace(config, kind="student", **own), student
 
 
 def data_digest(text: bytes, *tensors: Tensor | None) -> str:

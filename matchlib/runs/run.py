@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from matchlib.data.dataset import Dataset
@@ -110,11 +111,7 @@ class Run:
             config, saved = load_artifact(target, teacher=self.components.teacher)
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
-            if kind == "teacher":
-                if not self.components.finished:
-                    self.components.teacher.load_state_dict(saved.state_dict())
-                return self.components.teacher
-            return saved
+            return self._saved_teacher(saved, target) if kind == "teacher" else saved
         config, module = make()
         processes.on_main_process(lambda: save_artifact(target, config, module))
         return module
@@ -123,6 +120,25 @@ class Run:
         return self._strategies[phase]
 
     # -- the teacher -------------------------------------------------------------------------------------------------------
+
+    def _saved_teacher(self, saved: nn.Module, target: Path) -> Teacher:
+        """Returns the run's teacher with the weights that were saved.
+
+        Raises:
+            ArtifactError: it is a finished one, and has other weights now.
+        """
+        teacher, weights = self.components.teacher, saved.state_dict()
+        if not self.components.finished:
+            teacher.load_state_dict(weights)
+            return teacher
+        now = teacher.state_dict()
+        changed = next((name for name in now if name not in weights or not torch.equal(now[name].cpu(), weights[name].cpu())), None)
+        if changed is not None:
+            raise ArtifactError(
+                f"the teacher {self.settings.teacher.name} has other weights than {target}, with which the run began ({changed}): "
+                "give that one again, or choose another --out"
+            )
+        return teacher
 
     def _make_teacher(self) -> tuple[ArtifactConfig, nn.Module]:
         """Returns the finished teacher: given, from the cache, or trained."""
@@ -208,8 +224,7 @@ class Run:
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._save_average(decay, module)
-        digest = settings_digest(self.settings, "student")
-        return replace(self.components.config, kind="student", student=dict(parts.spec), settings=digest), student
+        return replace(parts.config, settings=settings_digest(self.settings, "student")), student
 
     def _save_average(self, decay: float, module: nn.Module) -> None:
         self._processes("student").on_main_process(lambda: save_average(self.folder / "student", decay, module))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 import matchlib
-from matchlib import Dataset, Teacher
+from matchlib import Dataset, MatchingModel, Teacher
+from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.family import HIGH_NOISE
 from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError
+from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import families
+from matchlib.runs.artifact import read_config
 from matchlib.runs.build import Components, build, device_of, settings_digest
 from matchlib.runs.settings import resolve
 
@@ -119,6 +125,92 @@ def test_settings_digest_ignores_how_the_work_is_done() -> None:
     assert settings_digest(base, "student") != settings_digest(resolve("distill", settings={"seed": 1}), "student")
 
 
+# -- normalization of a teacher from outside -------------------------------------------------------------------------------
+
+CLUSTERS = Dataset.from_arrays("clusters", np.random.default_rng(0).normal(size=(800, 2)) * 0.6 + np.array([[3.0, -1.0], [0.5, 2.0]] * 400))
+RNG = np.random.default_rng(0)
+SHADES = RNG.beta(2, 4, size=(300, 2)) @ RNG.uniform(0, 0.5, size=(2, 9)) + 0.02 * RNG.normal(size=(300, 9))
+BYTES = Dataset.from_arrays("bytes", (255 * SHADES.clip(0, 1)).round().astype(np.uint8).reshape(300, 1, 3, 3))  # neighbours are alike
+
+
+class Counted(nn.Module):
+    """The exact field of data in certain units, which counts its calls."""
+
+    def __init__(self, data: Dataset, model: MatchingModel, normalization: tuple[float, float]) -> None:
+        super().__init__()
+        self.field = matchlib.networks["gaussian"](NetworkSpec(data.shape), model, components=2)
+        self.field.fit(data.normalized_as(*normalization).train)
+        self.calls = [0]
+
+    def forward(self, state: Tensor, time: Tensor) -> Tensor:
+        self.calls[0] += 1
+        return self.field(state, time, Condition())
+
+    def __deepcopy__(self, memo: Any) -> Counted:
+        return self
+
+
+def usual(data: Dataset) -> dict[str, tuple[float, float]]:
+    low, high = data.limits
+    return {
+        "mean 0": (data.shift, data.scale),
+        "[-1, 1]": ((low + high) / 2, (high - low) / 2),
+        "[0, 1]": (low, high - low),
+        "raw": (0.0, 1.0),
+    }
+
+
+def normalization_of(teacher: Teacher, data: Dataset, **settings: Any) -> tuple[float, float]:
+    chosen = resolve("distill", settings={"teacher.name": "python:teacher", "student.network.name": "mlp", "device": "cpu", **settings})
+    config = build(chosen, teacher=teacher, data=data).config
+    return config.data.shift, config.data.scale
+
+
+@pytest.mark.parametrize("units", list(usual(BYTES)))
+@pytest.mark.parametrize("family", ["flow", "diffusion", "diffusion-vp", "interpolant"])
+@pytest.mark.parametrize("data", [CLUSTERS, BYTES], ids=lambda data: data.name)
+def test_build_finds_the_normalization_that_a_teacher_does_not_state(
+    units: str, family: str, data: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where its answers fit one of the usual units clearly, by a few dozen evaluations; never another one without a warning."""
+    caplog.set_level("INFO", "matchlib")
+    model = families[family]().model(paired=False)
+    network = Counted(data, model, usual(data)[units])
+    result = normalization_of(Teacher.from_callable(network, model), data)
+    (line,) = [record for record in caplog.records if "does not state its normalization" in record.getMessage()]
+    if line.levelname == "INFO":
+        assert result == pytest.approx(usual(data)[units], rel=0.02, abs=0.02)
+    else:
+        assert result == (data.shift, data.scale) and "teacher.normalization" in line.getMessage()
+    assert line.levelname == "INFO" or (data is BYTES and units == "raw"), "only beside numbers up to 255 a source of size 1 is nothing"
+    assert network.calls[0] <= 40
+
+
+def test_build_takes_a_stated_normalization_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    """That of the settings before that of the teacher, and no look at its answers."""
+    network = Counted(CLUSTERS, FLOW, (0.0, 1.0))
+    stated = Teacher.from_callable(network, FLOW, normalization=(1.0, 2.0))
+    assert normalization_of(stated, CLUSTERS) == (1.0, 2.0)
+    assert normalization_of(stated, CLUSTERS, **{"teacher.normalization": (3.0, 4.0)}) == (3.0, 4.0)
+    assert network.calls[0] <= 4 and "normalization" not in caplog.text
+
+
+def test_resume_takes_the_normalization_that_the_run_has_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the teacher's config.json: a resumed run does not look again, though it might find another one."""
+    network = Counted(CLUSTERS, FLOW, (0.0, 1.0))
+    teacher = Teacher.from_callable(network, FLOW)
+    settings = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",), "trainer.batch_size": 8, "student.network.name": "mlp"}
+    settings["teacher.sampler"] = {"name": "ode", "steps": 2}
+    whole = matchlib.distill(teacher, CLUSTERS, steps=2, out=tmp_path / "run", settings=settings)
+    assert (whole.config.data.shift, whole.config.data.scale) == (0.0, 1.0)
+    assert read_config(tmp_path / "run" / "teacher").data.scale == 1.0
+    (tmp_path / "run" / "evaluation.json").unlink()
+    monkeypatch.setattr("matchlib.runs.build.guess_normalization", lambda *given: (5.0, 5.0))
+    resumed = matchlib.resume(tmp_path / "run", teacher=teacher, data=CLUSTERS)
+    assert torch.equal(resumed.sample(3), whole.sample(3))
+    assert (resumed.config.data.shift, resumed.config.data.scale) == (0.0, 1.0)
+
+
 class Drop(nn.Module):
     """A network of the user's own, with dropout."""
 
@@ -127,18 +219,11 @@ class Drop(nn.Module):
         self.layers = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 2))
 
     def forward(self, state: Tensor, time: Tensor) -> Tensor:
-        import torch
-
         return self.layers(torch.cat([state, time[:, None]], 1))
 
 
 def test_resume_of_a_network_of_the_users_own_is_bit_for_bit(tmp_path: Path) -> None:
     """A plain module with dropout: distilled by a copy, cut short, resumed, loaded, sampled, evaluated, and a teacher again."""
-    import shutil
-
-    import numpy as np
-    import torch
-
     torch.manual_seed(0)
     teacher = Teacher.from_callable(Drop(), FLOW, normalization=(0.0, 1.0))
     data = Dataset.from_arrays("mine", np.random.default_rng(0).normal(size=(60, 2)))

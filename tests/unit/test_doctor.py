@@ -162,9 +162,9 @@ def test_check_answer_notices_labels_that_a_network_needs() -> None:
 
 
 def test_guess_normalization_finds_what_the_teacher_was_trained_on() -> None:
-    """An exact field of data in [-1, 1] or [0, 1] or normalised; None for a network that knows nothing."""
+    """An exact field of data in [-1, 1] or [0, 1], as they are, or normalised; None for a network that knows nothing."""
     low, high = DATA.limits
-    for shift, scale in ((DATA.shift, DATA.scale), ((low + high) / 2, (high - low) / 2), (low, high - low)):
+    for shift, scale in ((DATA.shift, DATA.scale), ((low + high) / 2, (high - low) / 2), (low, high - low), (0.0, 1.0)):
         field = networks["gaussian"](NetworkSpec((2,), CLASSES), FLOW, components=2)
         field.fit(DATA.normalized_as(shift, scale).train)
         assert guess_normalization(Teacher(field, FLOW), DATA) == pytest.approx((shift, scale))
