@@ -6,7 +6,7 @@ CONSTRAINTS := ci/constraints-cpu.txt
 ORACLES := torchcfm azula
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint slow clean
+.PHONY: demo test quick lint slow wheel clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,15 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python ci/words.py
+
+# what would be released: source archive and wheel, checked, and the wheel tried in an environment that holds nothing else
+wheel: $(STAMP)-dev
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl
+	ci/try_wheel build/wheel/bin
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
