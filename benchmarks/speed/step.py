@@ -72,6 +72,7 @@ class Way:
     precision: str = "fp32"
 
 
+CPU = Way()
 CASES = {
     "MLP, 0.45 M": Case({"name": "mlp", "width": 228}, 8, {32: 10, 128: 10, 512: 5}),
     "U-Net, 1 M": Case({"name": "unet", "channels": 44}, 16, {8: 3, 32: 1}),
@@ -86,7 +87,7 @@ ON_DEVICE = {
 class Setting:
     """Data, model and the network that every loop starts from."""
 
-    def __init__(self, case: Case, way: Way) -> None:
+    def __init__(self, case: Case, way: Way = CPU) -> None:
         torch.manual_seed(0)
         images = np.random.default_rng(0).normal(size=(1024, case.channels, case.side, case.side)).astype(np.float32)
         self.way, self.data = way, Dataset.from_arrays("images", images, labels=np.arange(1024) % 10)
