@@ -27,6 +27,16 @@ demo: $(STAMP)
 test: $(STAMP)-dev
 	$(BIN)/python -m pytest -n auto
 
+.PHONY: wheel
+# what would be released: source archive and wheel, checked, and the wheel tried in an environment that holds nothing else
+wheel: $(STAMP)-dev
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) dist/*.whl
+	ci/try_wheel build/wheel/bin
+
 # a subset in about a minute: everything but the laws, runs through the command line, and documentation
 quick: $(STAMP)-dev
 	$(BIN)/python -m pytest -n auto tests/unit -m "not slow and not runs"

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from scipy import stats
 
-from matchlib.io import read_json, write_json
+from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
 from matchlib.runs.settings import RunSettings, plain
 
-HERE = Path(__file__).parent
-RESULTS, CACHE = HERE / "results", HERE / "cache"
+HERE = Path(__file__).resolve().parent
+RESULTS, STUDIES, CACHE = HERE / "results", HERE / "studies" / "results", HERE / "cache"
+DIGITS = 5  # of a number in a file of results
 
 
 def machine() -> dict[str, Any]:
@@ -89,9 +94,44 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *lines))
 
 
-def save(name: str, rows: Any, **more: Any) -> None:
-    """Writes ``results/NAME.json``."""
-    command = " ".join(["python", *(os.path.relpath(part) if part == sys.argv[0] else part for part in sys.argv)])
-    record = {"date": f"{date.today():%Y-%m-%d}", "command": command, "machine": machine(), "versions": versions(), **more, "rows": rows}
-    write_json(RESULTS / f"{name}.json", record)
-    print(f"wrote {RESULTS / f'{name}.json'}")
+def command() -> str:
+    """Returns the command line of this process, as it is typed in the repository."""
+    path = Path(sys.argv[0]).resolve()
+    module = ".".join(path.relative_to(HERE.parent).with_suffix("").parts) if path.is_relative_to(HERE) else path.name
+    return shlex.join(["python", "-m", module, *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
+
+
+def save(name: str, rows: Any, *, folder: Path = RESULTS, **more: Any) -> None:
+    """Writes ``FOLDER/NAME.json``."""
+    record = {"date": f"{date.today():%Y-%m-%d}", "command": command(), "machine": machine(), "versions": versions(), **more, "rows": rows}
+    write_record(folder / f"{name}.json", record)
+    print(f"wrote {folder / f'{name}.json'}")
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes results as JSON, a row on each line, numbers with ``DIGITS`` digits."""
+    lines = []
+    for key, value in plain_json(record).items():
+        rows = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+        text = "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in value) + "\n ]" if rows and value else json.dumps(value)
+        lines.append(f" {json.dumps(key)}: {text}")
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def plain_json(value: Any) -> Any:
+    """Returns what JSON can hold: numbers rounded, infinities as strings, NaN as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_json(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(x) for x in value]
+    if not isinstance(value, float):
+        return value
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return None if math.isnan(value) else float(f"{value:.{DIGITS}g}")
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Returns the mean and half the width of its 95% confidence interval."""
+    half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else float("nan")
+    return float(np.mean(values)), float(half)

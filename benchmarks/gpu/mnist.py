@@ -5,7 +5,7 @@ and loss, in the order of ``CELLS``, until the time is up. All are judged by a c
 Frechet distance of its features to those of held-out digits, the error against the labels that were asked for, and the total variation
 between shares of classes. Every cell is written as it ends, and a later call goes on with those that are missing:
 
-    python benchmarks/gpu/mnist.py MNIST.npz --out FOLDER [--seconds 540] [--device cuda]
+    python -m benchmarks.gpu.mnist MNIST.npz --out FOLDER [--seconds 540] [--device cuda]
 
 MNIST.npz holds train_x, test_x (n, 28, 28) uint8 and train_y, test_y.
 """

@@ -56,12 +56,12 @@ def data_sets(given: argparse.Namespace) -> dict[str, tuple[Tensor, np.ndarray, 
         found["digits"] = halves(x.reshape(-1, 1, 8, 8)[order], y[order], 1000)
     if "mnist" in given.data:
         file = np.load(given.mnist)
-        found["mnist"] = halves(file["train_x"][:14_000, None], file["train_y"][:14_000].astype(int), 10_000)
+        found["mnist"] = halves(file["train_x"][:10_000, None], file["train_y"][:10_000].astype(int), 8000)
     if "cifar" in given.data:
         file = np.load(given.cifar)
-        parts = [file["jpeg"][a:b] for a, b in zip(file["offsets"][:12_000], file["offsets"][1:12_001], strict=True)]
+        parts = [file["jpeg"][a:b] for a, b in zip(file["offsets"][:8000], file["offsets"][1:8001], strict=True)]
         x = np.stack([np.asarray(Image.open(io.BytesIO(part.tobytes()))) for part in parts]).transpose(0, 3, 1, 2)
-        found["cifar"] = halves(x, file["labels"][:12_000].astype(int), 9_000)
+        found["cifar"] = halves(x, file["labels"][:8000].astype(int), 6000)
     return found
 
 
@@ -124,14 +124,6 @@ def of_mlp(x: Tensor, y: np.ndarray, widths: tuple[int, ...] = (128, 32), seed: 
     return features
 
 
-def of_random(x: Tensor) -> Features:
-    torch.manual_seed(0)
-    body = nn.Sequential(
-        *(nn.Conv2d(x.shape[1], 64, 3, 1, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(64, 64, 3, 1, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4))
-    ).requires_grad_(False)
-    return lambda z: np.concatenate([body(part).flatten(1)[:, ::16].double().numpy() for part in z.split(1000)])
-
-
 def of_judge_network(x: Tensor, y: np.ndarray) -> Features:
     """Another architecture, trained to name classes alone."""
     torch.manual_seed(5)
@@ -164,7 +156,6 @@ def study(name: str, train: Tensor, labels: np.ndarray, other: Tensor, other_lab
     candidates: dict[str, Callable[[], Features]] = {
         "MLP, labels": lambda: of_mlp(train, labels),
         "MLP, clusters": lambda: of_mlp(train, clusters),
-        "random convolutions": lambda: of_random(train),
         "convolutional, labels": lambda: of_network(train_network(train, torch.as_tensor(labels), steps=steps, corrupt=False)),
         "convolutional, labels and corruptions": lambda: of_network(train_network(train, torch.as_tensor(labels), steps=steps)),
         "convolutional, clusters": lambda: of_network(train_network(train, torch.as_tensor(clusters).long(), steps=steps, corrupt=False)),

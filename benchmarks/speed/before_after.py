@@ -4,7 +4,7 @@ Both checkouts build the same cases. In every round each has a fresh process, an
 else the machine does meets both alike. Reported are the median over rounds of (time of the new) / (time of the old), least and largest
 round, and the ratios of peak memory: of a process that takes some steps, and of the tensors that stay and that steps make. One thread.
 
-    python benchmarks/speed/before_after.py --old CHECKOUT [--new CHECKOUT] [--rounds 7] [--only "flow, MLP"] [--out FILE]
+    python -m benchmarks.speed.before_after --old CHECKOUT [--new CHECKOUT] [--rounds 7] [--only "flow, MLP"] [--out FILE]
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Counts distinct functions and files of matchlib and matchlib_cli by ``sys.setprofile``, with the teacher in the cache:
 
-    python benchmarks/speed/calls.py [--root CHECKOUT]
+    python -m benchmarks.speed.calls [--root CHECKOUT]
 
 prints JSON. Only the first process of a run is looked at; what libraries do is not counted.
 """

@@ -24,7 +24,7 @@ from matchlib.registry import objectives
 
 __all__ = ["Distillation"]
 
-JOINT = 1 << 14  # numbers in a batch of states up to which one larger evaluation is faster than two (benchmarks/step.py)
+JOINT = 1 << 14  # numbers in a batch of states up to which one larger evaluation is faster than two (benchmarks/speed/step.py)
 
 
 class Distillation:

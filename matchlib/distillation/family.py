@@ -17,7 +17,7 @@ HIGH_NOISE = TimeDistribution(log_sigma=(0.5, 1.0))
 """Times for distilling data that the source does not determine: mostly more noise than signal.
 
 Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is spread
-out falls on a few of them and stays (docs/correction.md, section 3).
+out falls on a few of them and stays (docs/research/correction.md, section 3).
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["advice"]
 
-KEY, LIMIT = "frechet", 1.3  # docs/correction.md has what a correction gained at which ratio
+KEY, LIMIT = "frechet", 1.3  # docs/research/correction.md has what a correction gained at which ratio
 
 
 def advice(report: Mapping[str, Any]) -> str | None:

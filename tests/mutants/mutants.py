@@ -555,8 +555,8 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
 
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from record import cell, save
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.record import cell, save
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants, from 1")

@@ -90,9 +90,8 @@ def test_tasks_registry_has_the_built_in_tasks() -> None:
 @pytest.mark.parametrize("name", ["refined", "discriminator-head"])
 def test_distillation_task_plugin_trains_all_of_its_learners(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The methods of the correction study, which add a learner or a term to the losses, in four micro-batches as in one."""
-    for folder in ("correction", "."):
-        monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / folder)
-    importlib.import_module("alternatives")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    importlib.import_module("benchmarks.studies.correction.alternatives")
     states = []
     for micro_batch_size in (None, 3):
         base = distillation_trainer(micro_batch_size=micro_batch_size).task
