@@ -97,8 +97,9 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def command() -> str:
     """Returns the command line of this process, as it is typed in the repository."""
     path = Path(sys.argv[0]).resolve()
-    module = ".".join(path.relative_to(HERE.parent).with_suffix("").parts) if path.is_relative_to(HERE) else path.name
-    return shlex.join(["python", "-m", module, *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
+    name = path.relative_to(HERE.parent) if path.is_relative_to(HERE.parent) else Path(path.name)
+    script = ["-m", ".".join(name.with_suffix("").parts)] if path.is_relative_to(HERE) else [str(name)]
+    return shlex.join(["python", *script, *(Path(part).name if os.sep in part else part for part in sys.argv[1:])])
 
 
 def save(name: str, rows: Any, *, folder: Path = RESULTS, **more: Any) -> None:
