@@ -194,9 +194,11 @@ def doctor(
     """Examine a teacher before anything is trained on it: time, sign, scale, prediction, labels, weights."""
     from matchlib.evaluation.doctor import examine
     from matchlib.runs.build import names_code, open_teacher
-    from matchlib_cli.screen import show_diagnosis
+    from matchlib_cli.screen import counting, show_diagnosis
 
-    diagnosis = examine(*open_teacher(teacher, data, trust=trust or names_code(teacher)), seed=seed or 0)
+    opened = open_teacher(teacher, data, trust=trust or names_code(teacher))
+    with counting("evaluations of the teacher") as on_progress:
+        diagnosis = examine(*opened, seed=seed or 0, on_progress=on_progress)
     show_diagnosis(diagnosis)
     return 2 if diagnosis.mistakes else 0
 

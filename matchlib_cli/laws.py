@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from rich.progress import track
 from rich.table import Table
 
-from matchlib.testing.law import LAWS, Outcome, cases
+from matchlib.testing.law import LAWS, Outcome, broken, cases
 from matchlib.testing.law import check as check_law
 from matchlib_cli.screen import console
 
@@ -20,15 +20,21 @@ WORTH = 20  # cases that pay for starting a process
 
 
 def check(group: str | None, plugin: str | None) -> int:
-    """Holds plugins to their laws, prints a table, and returns the exit code: 0 if every law holds, else 1."""
-    todo = [(law.name, name) for law, name in cases(group, plugin)]
+    """Holds plugins to their laws, prints a table, and returns the exit code: 0 if every law holds, else 1.
+
+    Where no plugin is named, one that cannot be loaded is named beside the others' verdicts, and fails.
+    """
+    unloadable = broken(group) if plugin is None else {}
+    todo = [(law.name, name) for law, name in cases(group, plugin, without=unloadable)]
     outcomes = [Outcome(LAWS[name], *found) for (name, _), found in zip(todo, _run(todo), strict=True)]
     out = console()
     out.print(_table(outcomes))
     for outcome in outcomes:
         if not outcome.passed:
             out.print(f"\n{outcome.explanation}", markup=False, highlight=False, soft_wrap=True)
-    failed = sum(not outcome.passed for outcome in outcomes)
+    for reason in unloadable.values():
+        out.print(f"\n{reason}", markup=False, highlight=False, soft_wrap=True)
+    failed = sum(not outcome.passed for outcome in outcomes) + len(unloadable)
     laws = len({outcome.law.name for outcome in outcomes})
     out.print(f"{laws} laws, {sum(outcome.checks for outcome in outcomes)} checks, {failed} failed", markup=False)
     return 1 if failed else 0
@@ -48,7 +54,7 @@ def _case(case: tuple[str, str]) -> tuple[str, int, float, str, str]:
     """One law on one plugin: what travels between processes of its outcome."""
     law, name = case
     if law not in LAWS:
-        list(cases())
+        list(cases(without=broken()))
     outcome = check_law(LAWS[law], name)
     return outcome.plugin, outcome.checks, outcome.worst, outcome.message, outcome.case
 

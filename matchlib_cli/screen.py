@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -126,6 +127,28 @@ def live_view(*, quiet: bool = False) -> Iterator[LiveView]:
         logger.removeHandler(handler)
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+PAUSE = 5.0  # seconds between lines of a count, where there is no terminal
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function that is told how much of how much is done: a bar on a terminal, now and then a line elsewhere."""
+    out, last = console(), time.monotonic()
+    if out.is_terminal:
+        with Progress(console=out, transient=True) as bars:
+            task = bars.add_task(what)
+            yield lambda done, most: bars.update(task, completed=done, total=most)
+        return
+
+    def line(done: int, most: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PAUSE:
+            last = time.monotonic()
+            out.print(f"{what}: {done} of at most {most}", markup=False)
+
+    yield line
 
 
 MIB = 2**20

@@ -208,13 +208,21 @@ class ODE(Sampler):
             yield times.new_zeros(()), sampling.denoise(states[-1], times[-1].expand(source.shape[:1]))
 
     def _integrate(self, sampling: Sampling, state: Tensor, times: Tensor) -> Tensor:
-        """Returns the states at ``times``, in steps of ``_evenly`` between the first and the last."""
+        """Returns the states at ``times``, in steps of ``_evenly`` between the first and the last.
+
+        An adaptive method ends at the last time as well, and what it tries beyond is asked there: the field has an interval.
+        """
         from torchdiffeq import odeint
 
-        def velocity(t: Tensor, state: Tensor) -> Tensor:
-            return sampling.read(state, t.to(state.dtype).expand(state.shape[:1]))[0]
+        low, high = times[-1], times[0]
 
-        options = {"grid_constructor": self._evenly} if self.method in FIXED else None
+        def velocity(t: Tensor, state: Tensor) -> Tensor:
+            return sampling.read(state, t.to(state.dtype).clamp(low, high).expand(state.shape[:1]))[0]
+
+        if self.method in FIXED:
+            options: dict[str, Any] | None = {"grid_constructor": self._evenly}
+        else:
+            options = None if self.method == "scipy_solver" else {"step_t": times[-1:]}
         return odeint(velocity, state, times, method=self.method, rtol=self.rtol, atol=self.atol, options=options)
 
     def _evenly(self, f: Callable[..., Any] | None, y0: Tensor, t: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
+from matchlib.errors import MatchlibError
 from matchlib.registry import ALL
 
-__all__ = ["LAWS", "Law", "Outcome", "cases", "check", "law"]
+__all__ = ["LAWS", "Law", "Outcome", "broken", "cases", "check", "law"]
 
 Function = Callable[[str, st.DataObject], float]
 
@@ -101,15 +102,31 @@ def law(
     return enrol
 
 
-def cases(group: str | None = None, plugin: str | None = None) -> Iterator[tuple[Law, str]]:
-    """Yields every (law, plugin), or those of one group or plugin; a new plugin is enrolled by being registered."""
+def broken(group: str | None = None) -> dict[tuple[str, str], str]:
+    """Returns (group, plugin) of entry points that cannot be loaded, of one group or of all, and why."""
+    reasons = {}
+    for name, registry in ALL.items():
+        for plugin in registry if group in (None, name) else ():
+            try:
+                registry[plugin]
+            except MatchlibError as error:
+                reasons[name, plugin] = str(error)
+    return reasons
+
+
+def cases(group: str | None = None, plugin: str | None = None, *, without: Collection[tuple[str, str]] = ()) -> Iterator[tuple[Law, str]]:
+    """Yields every (law, plugin), or those of one group or plugin; a new plugin is enrolled by being registered.
+
+    Args:
+        without: (group, plugin) that are left out, because they cannot be loaded.
+    """
     package = importlib.import_module("matchlib.testing.laws")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")
     for one in LAWS.values():
         if group in (None, one.group):
             names = [ALL[one.group].canonical(plugin)] if plugin is not None else list(ALL[one.group])
-            yield from ((one, name) for name in names if one.where(name))
+            yield from ((one, name) for name in names if (one.group, name) not in without and one.where(name))
 
 
 class _Drawing:

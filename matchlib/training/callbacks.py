@@ -145,6 +145,7 @@ class Monitoring(Callback):
 
     def on_restore(self, trainer: Trainer) -> None:
         self.alarms, self._announced, self._skipped = (), set(), trainer.skipped()
+        self.monitor.reset()
 
     def state_dict(self) -> dict[str, Any]:
         return {"well": self.well}

@@ -60,6 +60,9 @@ class Monitor(ABC):
             skipped: steps that each learner skipped since the measurement before, because a gradient was not finite.
         """
 
+    def reset(self) -> None:  # noqa: B027
+        """Forgets earlier measurements: the training went on from a checkpoint, or back to one."""
+
 
 class DistillationMonitor(Monitor):
     """Measures a distillation.
@@ -88,10 +91,13 @@ class DistillationMonitor(Monitor):
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
         self.steps, self.size, self.limits = steps, size, limits or Limits()
         self._make_classifier = classifier
+        self._fixed_points: PathSample | None = None  # at which the critic's predictions are compared from measurement to measurement
+        self.reset()
+
+    def reset(self) -> None:
         self._before: dict[str, float] = {}  # readings of the measurement before
         self._fixed_samples: Tensor | None = None  # of fixed sources, at the measurement before
         self._stale: tuple[Batch, Batch] | None = None  # samples and prompt of the measurement before
-        self._fixed_points: PathSample | None = None  # at which the critic's predictions are compared from measurement to measurement
         self._fixed_predictions: Tensor | None = None
 
     def measure(self, step: int, skipped: dict[str, int]) -> Readings:

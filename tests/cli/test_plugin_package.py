@@ -61,6 +61,20 @@ def test_check_names_the_reason_why_a_package_cannot_be_imported(installed: dict
     assert "no_such_module" in finished.stderr
 
 
+def test_check_of_a_group_names_what_cannot_be_imported_and_checks_the_others(tmp_path: Path) -> None:
+    """One broken package once kept every other plugin of its group, and ``--all``, from being checked."""
+    info = tmp_path / "broken-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[matchlib.datasets]\nbroken = no_such_module:Missing\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    finished = result({**os.environ, "PYTHONPATH": path}, "check", "datasets")
+    assert finished.returncode == 1, finished.stderr
+    assert "'broken' is the entry point" in finished.stdout and "no_such_module" in finished.stdout
+    assert "moons" in finished.stdout
+    assert finished.stdout.strip().endswith("1 failed")
+
+
 @pytest.mark.parametrize(("group", "name"), [("interpolants", "sine"), ("interpolants", "smoothstep"), ("losses", "half")])
 def test_check_passes_packages(installed: dict[str, str], group: str, name: str) -> None:
     assert run(installed, "check", group, name).strip().endswith("0 failed")

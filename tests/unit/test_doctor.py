@@ -196,6 +196,19 @@ def test_doctor_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callabl
         assert err.count("\n") == 1
 
 
+def test_doctor_command_shows_how_far_it_is(tmp_path: Path, cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large network takes minutes; without a terminal a line now and then says how many evaluations are done."""
+    monkeypatch.setattr("matchlib_cli.screen.PAUSE", 0.0)
+    (tmp_path / "mine.py").write_text(
+        "import torch, matchlib\n"
+        "model = matchlib.families['flow']().model(paired=False)\n"
+        "teacher = matchlib.Teacher.from_callable(torch.nn.Identity(), model, arguments=('state',))\n"
+    )
+    _, out, _ = cli("doctor", f"{tmp_path}/mine.py:teacher", "--data", "moons")
+    lines = [line for line in out.splitlines() if line.startswith("evaluations of the teacher: ")]
+    assert len(lines) > 8 and "1 of at most " in lines[0]
+
+
 def test_a_teacher_in_a_file_is_distilled_and_resumed(tmp_path: Path, cli: Callable) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

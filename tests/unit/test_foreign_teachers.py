@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fixtures.trainings import StopAt
 from torch import Tensor, nn
 
 import matchlib
@@ -27,7 +28,6 @@ from matchlib.runs.api import start_run
 from matchlib.runs.settings import resolve
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.trainer import Interrupted
-from tests.fixtures.trainings import StopAt
 
 pytestmark = pytest.mark.runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.teacher import Teacher
 from matchlib.plugins.losses import UID
 from matchlib.plugins.tasks import DistillationTask
+from matchlib.training.callbacks import Monitoring
+from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.monitor import DistillationMonitor
 from matchlib.training.random import Streams
 
@@ -100,6 +103,24 @@ def test_monitor_measure_has_all_readings_and_changes_nothing() -> None:
         other.step()
     for name, state in trainer.states.items():
         assert all(torch.equal(w, x) for w, x in zip(state.weights, other.states[name].weights, strict=True))
+
+
+def test_monitor_forgets_its_measurements_when_the_training_goes_back(tmp_path: Path) -> None:
+    """Steps that are made again make the same samples: against those of before, the student seemed to stand still."""
+    trainer = distillation_trainer()
+    task = trainer.task
+    assert isinstance(task, DistillationTask)
+    monitoring = Monitoring(DistillationMonitor(task.distillation, task.dataset, task.streams, size=32), every=3)
+    trainer.callbacks, trainer.checkpoints = [monitoring], Checkpoints(tmp_path, "train")
+    trainer.save()
+    readings = []
+    for _ in range(2):
+        for _ in range(3):
+            trainer.step()
+        readings.append(monitoring.on_step_end(trainer))
+        assert "student-frozen" not in [alarm.name for alarm in monitoring.alarms]
+        trainer.restore(tmp_path / "train-00000000.safetensors")
+    assert readings[0] == readings[1]
 
 
 def test_monitor_measure_reads_the_loss_as_it_is_at_the_step() -> None:
