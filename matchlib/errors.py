@@ -12,6 +12,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "IncompatibleError",
+    "Interrupted",
     "MatchlibError",
     "SettingError",
     "UnknownNameError",
@@ -69,3 +70,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the name nearest to ``name``, or an empty string."""
     matches = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+class Interrupted(Exception):
+    """Work was asked to stop, and stopped where it can go on."""

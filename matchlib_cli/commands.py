@@ -80,6 +80,38 @@ def distill(
     return _start("distill", recipe, config, options, set_, again=resume, trust=trusted)
 
 
+def score(
+    samples: Annotated[str, typer.Argument(metavar="SAMPLES", help="FILE.npz with an array 'data', FILE.npy, or a folder of images.")],
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The data that they are compared with, as for --data.")],
+    n: Annotated[int | None, typer.Option("-n", min=2, help="Samples in a score [default: all, at most 10,000].")] = None,
+    extractor: Annotated[str, typer.Option("--extractor", help="own, or FILE.pt or FILE.pt2 with a network.")] = "own",
+    device: Device = None,
+) -> int:
+    """Score samples from anywhere against a data set."""
+    from matchlib.runs.build import device_of
+    from matchlib.runs.run import watched
+    from matchlib.runs.scoring import common_protocol
+    from matchlib.runs.scoring import score as score_samples
+    from matchlib_cli.screen import live_view, show_scores
+
+    with live_view() as view:
+        work = watched(view.show, view.stopped)
+        report = score_samples(samples, reference, n=n, extractor=extractor, device=device_of(device or "cpu"), work=work)
+    show_scores({"samples": report["given"], "held-out": report["held_out"]}, common_protocol(report))
+    return 0
+
+
+def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of evaluated runs.")]) -> int:
+    """Print the scores of several runs side by side, if they were made in the same way."""
+    from matchlib.io import read_json
+    from matchlib.runs.scoring import common_protocol
+    from matchlib.runs.scoring import compare as compare_runs
+    from matchlib_cli.screen import show_scores
+
+    show_scores(compare_runs(folders), common_protocol(read_json(folders[0] / "evaluation.json")))
+    return 0
+
+
 def resume(
     folder: Folder,
     checkpoint: Annotated[
@@ -134,9 +166,8 @@ def evaluate(
     trust: Trust = False,
 ) -> int:
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
+    from matchlib.errors import Interrupted
     from matchlib.runs.api import evaluate as evaluate_run
-    from matchlib.training.trainer import Interrupted
-    from matchlib_cli.errors import INTERRUPTED, fail
     from matchlib_cli.screen import live_view, show_report
 
     with live_view() as view:
@@ -144,8 +175,7 @@ def evaluate(
         try:
             report = scoring(on_progress=view.show, should_stop=view.stopped)
         except Interrupted as interrupted:
-            fail(f"{interrupted}; go on with the same command")
-            return INTERRUPTED
+            raise Interrupted(f"{interrupted}; the same command goes on") from interrupted
     show_report(report)
     print(f"wrote {folder / 'evaluation.json'}")
     return 0
@@ -258,7 +288,21 @@ def schema() -> int:
     return 0
 
 
-COMMANDS: Sequence[Callable[..., int]] = (train, distill, sample, evaluate, resume, plugins, check, doctor, convert, plan, schema)
+COMMANDS: Sequence[Callable[..., int]] = (
+    train,
+    distill,
+    sample,
+    evaluate,
+    score,
+    compare,
+    resume,
+    plugins,
+    check,
+    doctor,
+    convert,
+    plan,
+    schema,
+)
 
 
 # -- what they share -------------------------------------------------------------------------------------------------------
@@ -308,8 +352,8 @@ def _execute(start: Callable[..., Any]) -> int:
 
 
 def _carried_out(start: Callable[..., Any]) -> int:
+    from matchlib.errors import Interrupted
     from matchlib.training.distributed import rank
-    from matchlib.training.trainer import Interrupted
     from matchlib_cli.errors import INTERRUPTED, fail
     from matchlib_cli.screen import console, live_view, show_report
 

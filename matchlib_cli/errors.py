@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from matchlib.errors import ConversionError, DivergedError, MatchlibError
+from matchlib.errors import ConversionError, DivergedError, Interrupted, MatchlibError
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
@@ -41,7 +41,9 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
     except (MatchlibError, DivergedError) as error:
         fail(_message(error))
         return WRONG if isinstance(error, MatchlibError) else DIVERGED
-    except (KeyboardInterrupt, typer.Abort):
+    except (Interrupted, KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error, Interrupted):
+            fail(str(error))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away: nothing to report, and nowhere to report it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

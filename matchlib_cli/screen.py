@@ -22,7 +22,7 @@ from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
 from matchlib.training.callbacks import Progress as Row
 
-__all__ = ["LiveView", "console", "live_view", "read_bytes", "show_plan", "show_report"]
+__all__ = ["LiveView", "console", "live_view", "read_bytes", "show_plan", "show_report", "show_scores"]
 
 
 def console() -> Console:
@@ -159,6 +159,8 @@ COLUMNS = {
     "frechet_raw": "raw",
     "sliced_wasserstein": "sliced",
     "w2": "W2",
+    "class_shares": "shares",
+    "classes_missing": "missing",
     "coverage": "cover",
     "nearest_ratio": "nearest",
     "copies": "copies",
@@ -233,7 +235,18 @@ def show_plan(found: Plan, memory: int | None) -> None:
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Prints student, teacher and held-out data as rows of scores."""
-    rows = {kind.replace("_", "-"): _with_mean(report[kind]) for kind in ("student", "teacher", "held_out") if kind in report}
+    rows = {kind.replace("_", "-"): report[kind] for kind in ("student", "teacher", "held_out") if kind in report}
+    show_scores(
+        rows, f"against the training split of {report['data']}, {report['samples']} samples at a time; s/1,000: seconds for 1,000 samples"
+    )
+    note = advice(report)
+    if note is not None:
+        console().print(note, markup=False)
+
+
+def show_scores(scores: Mapping[str, Mapping[str, Any]], protocol: str) -> None:
+    """Prints rows of scores, and how they were made."""
+    rows = {name: _with_mean(row) for name, row in scores.items()}
     table = Table(box=None, pad_edge=False, header_style="bold")
     shown = [key for key in COLUMNS if any(key in row for row in rows.values())]
     table.add_column("")
@@ -243,10 +256,4 @@ def show_report(report: Mapping[str, Any]) -> None:
         table.add_row(kind, *("" if key not in row else f"{row[key]:.3g}" for key in shown))
     out = console()
     out.print(table)
-    out.print(
-        f"against the training split of {report['data']}, {report['samples']} samples at a time; s/1,000: seconds for 1,000 samples",
-        markup=False,
-    )
-    note = advice(report)
-    if note is not None:
-        out.print(note, markup=False)
+    out.print(protocol, markup=False)

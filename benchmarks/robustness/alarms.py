@@ -26,11 +26,11 @@ from matchlib.algebra.records import Condition
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.student import Student
+from matchlib.errors import Interrupted
 from matchlib.fields.callable import CallableField
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import students
 from matchlib.training.alarms import Limits
-from matchlib.training.trainer import Interrupted
 
 PLACE = CACHE / "alarms"
 QUICK = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}

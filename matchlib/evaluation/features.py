@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from matchlib.data.dataset import Dataset
-from matchlib.errors import ArtifactError
+from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.evaluation.reference import Extractor
 from matchlib.evaluation.work import Work
 from matchlib.io import cache_folder, read_tensors, write_tensors
 
-__all__ = ["OwnFeatures", "own_features"]
+__all__ = ["FileFeatures", "OwnFeatures", "own_features"]
 
 VERSION = "3"  # part of the cache's key: raise it when features change
 FEATURES = 64
@@ -58,6 +58,48 @@ class OwnFeatures(Extractor):
     @torch.no_grad()
     def classify(self, events: Tensor) -> Tensor:
         return self.network.head(self.network.features(events.float())).argmax(1)
+
+
+class FileFeatures(Extractor):
+    """Features of a network in a file, such as the Inception network of published FIDs: images go in with 8 bits and three channels.
+
+    Args:
+        path: TorchScript (``.pt``) or ``torch.export`` (``.pt2``): maps uint8 images ``(n, 3, height, width)`` to ``(n, k)``.
+        dataset: says what the smallest and the largest value of an image are.
+        device: where it runs.
+
+    Raises:
+        ArtifactError: the file cannot be loaded, or answers otherwise.
+        IncompatibleError: the events are no images.
+    """
+
+    def __init__(self, path: Path, dataset: Dataset, device: torch.device) -> None:
+        if len(dataset.shape) != 3 or dataset.shape[0] not in (1, 3):
+            raise IncompatibleError(f"an extractor in a file takes images of 1 or 3 channels, and {dataset.name} has shape {dataset.shape}")
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            if path.suffix == ".pt2":
+                self.network: Callable[[Tensor], Tensor] = torch.export.load(path).module().to(device)
+            else:
+                self.network = torch.jit.load(path, map_location=device).eval()
+        except Exception as error:
+            raise ArtifactError(
+                f"{path} is no TorchScript or torch.export file that can be loaded: {str(error).splitlines()[0]}"
+            ) from error
+        self.name, self.limits = f"{path.name}-{digest}", dataset.model_limits
+        self.features(dataset.held_out.data[:2].to(device))
+
+    @torch.no_grad()
+    def features(self, events: Tensor) -> Tensor:
+        low, high = self.limits
+        images = ((events - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
+        try:
+            answer = self.network(images.expand(-1, 3, -1, -1))
+        except Exception as error:
+            raise ArtifactError(f"{self.name} does not take 8-bit images (n, 3, height, width): {str(error).splitlines()[-1]}") from error
+        if not isinstance(answer, Tensor) or len(answer) != len(events):
+            raise ArtifactError(f"{self.name} must answer with a tensor (n, k)")
+        return answer.flatten(1)
 
 
 def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None = None, work: Work | None = None) -> OwnFeatures:

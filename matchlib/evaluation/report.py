@@ -62,6 +62,8 @@ class EvaluationProtocol(Protocol):
     @property
     def metrics(self) -> Sequence[str] | None: ...
     @property
+    def extractor(self) -> str: ...
+    @property
     def clip_samples(self) -> bool: ...
 
 
@@ -96,6 +98,7 @@ def evaluate(
         "draws": draws,
         "subset": min(settings.subset, size),
         "clip_samples": settings.clip_samples,
+        "extractor": settings.extractor,
         "seed": seed,
     }
     scored = {kind: pipeline.config.settings for kind, pipeline in pipelines.items()}
@@ -103,7 +106,7 @@ def evaluate(
     drawn = {kind: _sampled(kind, pipelines[kind], draws * size, seed, among, cells) for kind in sorted(pipelines)}
 
     def score() -> dict[str, Any]:
-        reference = reference_of(dataset, samples=size, subset=settings.subset, device=device, work=work)
+        reference = reference_of(dataset, samples=size, subset=settings.subset, extractor=settings.extractor, device=device, work=work)
         scoring = Scoring(reference, dataset, applying(reference, settings.metrics), cells)
         report: dict[str, Any] = {**protocol, "features": reference.extractor.name}
         rounds: dict[str, list[Tensor]] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from matchlib.data.dataset import Dataset
-from matchlib.evaluation.features import own_features
+from matchlib.evaluation.features import FileFeatures, own_features
 from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.work import Work
 from matchlib.registry import metrics
@@ -27,6 +28,7 @@ def reference_of(
     *,
     samples: int | None = None,
     subset: int = 2000,
+    extractor: str = "own",
     device: torch.device | str = "cpu",
     work: Work | None = None,
 ) -> Reference:
@@ -35,15 +37,20 @@ def reference_of(
     Args:
         samples: in one score; None for as many as are held out, at most 10,000.
         subset: points that metrics of quadratic cost use.
+        extractor: ``own``, or a file, see ``matchlib.runs.settings.EvaluationSettings``.
         device: where scores are computed.
         work: told of every part of the work.
+
+    Raises:
+        ArtifactError: the extractor's file cannot be used.
     """
     where = torch.device(device)
     train, held_out = (batch.data.to(where) for batch in (dataset.train, dataset.held_out))
-    features = own_features(dataset, where, work=work)
+    features = own_features(dataset, where, work=work) if extractor == OWN else FileFeatures(Path(extractor), dataset, where)
     return Reference(train, held_out, features, min(samples or MOST, len(held_out)), subset, work)
 
 
+OWN = "own"
 MOST = 10_000  # samples in one score, unless the settings say otherwise
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.errors import ArtifactError
+from matchlib.errors import ArtifactError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
@@ -37,7 +37,7 @@ from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import Learner, Task
-from matchlib.training.trainer import Interrupted, Trainer
+from matchlib.training.trainer import Trainer
 
 __all__ = ["Run", "prepared", "watched"]
 
@@ -289,7 +289,7 @@ def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callabl
     def on_part(what: str, done: int, total: int) -> None:
         nonlocal last
         if should_stop is not None and should_stop():
-            raise Interrupted(f"interrupted while scoring ({what}); what is scored is kept")
+            raise Interrupted(f"interrupted while scoring ({what})")
         now = time.perf_counter()
         if on_progress is not None and now - last > SHOWN_EVERY:
             last = now

@@ -281,6 +281,9 @@ class EvaluationSettings(Settings):
     """Samples and training points that metrics use whose cost grows with its square: balls, kernels, optimal transport, nearest points."""
     metrics: tuple[str, ...] | None = None
     """Names of metrics; null for all that apply."""
+    extractor: str = "own"
+    """Features of Frechet and kernel distances and of balls: own, learned from the data; or FILE.pt (TorchScript) or FILE.pt2
+    (torch.export) that maps uint8 images (n, 3, height, width) to (n, k), such as the Inception network of published FIDs."""
     clip_samples: bool = False
     """Whether samples are clipped to the limits of the data first, as a file of 8-bit images does."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matchlib.errors import ArtifactError, DivergedError, SettingError
+from matchlib.errors import ArtifactError, DivergedError, Interrupted, SettingError
 from matchlib.training.alarms import Raised
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.distributed import SingleProcess
@@ -21,14 +21,10 @@ from matchlib.training.random import BatchSlice, may_draw, seeded
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import Task
 
-__all__ = ["Callback", "Interrupted", "Trainer"]
+__all__ = ["Callback", "Trainer"]
 
 logger = logging.getLogger("matchlib")
 STOP_EVERY = 10  # steps after which several processes ask each other whether one was asked to stop
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; a checkpoint is written."""
 
 
 class Callback:

@@ -14,14 +14,14 @@ from fixtures.trainings import Line, StopAt, Toy, equal, toy_trainer, weights
 from torch import nn
 
 import matchlib
-from matchlib.errors import ArtifactError, DivergedError
+from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.io import read_tensors
 from matchlib.training.alarms import Raised
 from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.monitor import Monitor, Readings
 from matchlib.training.settings import TrainerSettings
-from matchlib.training.trainer import Interrupted, Trainer
+from matchlib.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import pytest
 import torch
 from fixtures.trainings import toy_trainer
 
-from matchlib.errors import ArtifactError
+from matchlib.errors import ArtifactError, Interrupted
 from matchlib.io import write_tensors
 from matchlib.training.checkpoint import Checkpoints, step_of
-from matchlib.training.trainer import Interrupted
 
 
 def stopped(folder: Path, step: int) -> Path:

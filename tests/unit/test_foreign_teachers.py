@@ -23,11 +23,10 @@ from torch import Tensor, nn
 import matchlib
 from matchlib import Teacher
 from matchlib.adapters import open_teacher
-from matchlib.errors import ArtifactError, MatchlibError
+from matchlib.errors import ArtifactError, Interrupted, MatchlibError
 from matchlib.runs.api import start_run
 from matchlib.runs.settings import resolve
 from matchlib.training.checkpoint import Checkpoints
-from matchlib.training.trainer import Interrupted
 
 pytestmark = pytest.mark.runs
 

@@ -23,7 +23,7 @@ from fixtures.trainings import (
 from torch import nn
 
 import matchlib
-from matchlib.errors import ArtifactError, DivergedError, SettingError
+from matchlib.errors import ArtifactError, DivergedError, Interrupted, SettingError
 from matchlib.fields.preconditioned import NetworkSpec, Preconditioned
 from matchlib.io import read_tensors
 from matchlib.plugins.couplings import MinibatchOT
@@ -34,7 +34,7 @@ from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.random import Streams
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.task import Learner
-from matchlib.training.trainer import Callback, Interrupted, Trainer
+from matchlib.training.trainer import Callback, Trainer
 
 
 def test_trainer_step_is_what_fit_repeats() -> None:

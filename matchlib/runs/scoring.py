@@ -1,0 +1,99 @@
+"""Scores of samples from anywhere, and of several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
+from matchlib.errors import DataError, IncompatibleError, SettingError
+from matchlib.evaluation.score import MOST, reference_of, scores
+from matchlib.evaluation.work import Work
+from matchlib.io import read_json
+
+__all__ = ["PROTOCOL", "compare", "score"]
+
+PROTOCOL = ("data", "reference", "samples", "draws", "subset", "clip_samples", "features")  # what must be equal for scores to be compared
+
+
+def score(
+    samples: str | Path | Dataset,
+    reference: str | Path | Dataset,
+    *,
+    n: int | None = None,
+    metrics: Sequence[str] | None = None,
+    subset: int = 2000,
+    extractor: str = "own",
+    device: torch.device | str = "cpu",
+    work: Work | None = None,
+) -> dict[str, Any]:
+    """Scores samples against the training split of a data set, beside its held-out data.
+
+    Args:
+        samples: FILE.npz with an array ``data``, FILE.npy, or a folder of images; in the units of the reference.
+        reference: a registered data set, or a path as for ``--data``.
+        n: samples in a score; None for as many as there are of both, at most 10,000.
+        metrics: names; None for all that apply.
+        subset: points that metrics of quadratic cost use.
+        extractor: ``own``, or FILE.pt or FILE.pt2, see ``EvaluationSettings.extractor``.
+        device: where scores are computed.
+        work: told of every part.
+
+    Returns:
+        As ``evaluation.json``, with the scores of ``samples`` and of ``held_out`` data.
+
+    Raises:
+        IncompatibleError: the events have other shapes.
+        DataError: there are fewer than 2 samples, or too few for ``n``.
+    """
+    data, given = load_dataset(reference), load_dataset(samples)
+    if given.shape != data.shape:
+        raise IncompatibleError(f"samples of {given.name} have shape {given.shape}, but {data.name} has {data.shape}")
+    events = torch.cat([given.denormalize(part.data) for part in (given.train, given.held_out)])
+    most = min(len(events), len(data.held_out.data))
+    size = min(n or MOST, most)
+    if size < 2 or (n is not None and n > most):
+        raise DataError(f"{n or size} samples in a score need as many samples and held-out data, of which there are {most}")
+    of = reference_of(data, samples=size, subset=subset, extractor=extractor, device=device, work=work)
+    scaled = ((events - data.shift) / data.scale).to(device)
+    draws = len(scaled) // size
+    protocol = {"data": data.name, "reference": "train", "samples": size, "draws": draws, "subset": of.subset, "clip_samples": False}
+    found = {"samples of": given.name, **protocol, "features": of.extractor.name}
+    return found | {"given": scores(of, scaled, metrics), "held_out": scores(of, data.held_out.data, metrics)}
+
+
+def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
+    """Returns the scores of several runs by name, ``RUN student`` and so on, and of held-out data.
+
+    Raises:
+        SettingError: there are fewer than two runs.
+        IncompatibleError: their scores were not made in the same way; the message names the difference.
+        ArtifactError: a run has no ``evaluation.json``.
+    """
+    if len(runs) < 2:
+        raise SettingError("compare takes at least two runs")
+    reports = {str(run): read_json(Path(run) / "evaluation.json") for run in runs}
+    first = str(runs[0])
+    for run, report in reports.items():
+        for key in PROTOCOL:
+            if report.get(key) != reports[first].get(key):
+                raise IncompatibleError(
+                    f"the scores of {first} and {run} cannot be compared: {key} is {reports[first].get(key)!r} and {report.get(key)!r}; "
+                    "make them alike with matchlib evaluate"
+                )
+    rows: dict[str, dict[str, Any]] = {}
+    for run, report in reports.items():
+        rows |= {f"{run} {kind}": report[kind] for kind in ("student", "teacher") if kind in report}
+    return rows | {"held-out": reports[first]["held_out"]}
+
+
+def common_protocol(report: Mapping[str, Any]) -> str:
+    """Returns how scores were made, in a line."""
+    return (
+        f"against the training split of {report['data']}, {report['samples']} samples at a time, {report['draws']} draws, "
+        f"features {report['features']}"
+    )
