@@ -191,6 +191,7 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and min(shape[1:]) >= SMALLEST
 
 
+@torch.enable_grad()
 def trained(
     data: Tensor,
     label: Tensor,
