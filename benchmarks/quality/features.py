@@ -3,7 +3,7 @@
 Images that nobody has trained on are corrupted in grades (noise, speckle, blur, shifts, erased parts; lost classes, wrong shares, few
 distinct images), and the Frechet distance of each candidate's features to the training data is taken at every grade. A candidate is good if
 its distance rises with every grade, and if it ranks all corrupted sets as judges do that have labels and are of other kinds: the
-features of an MLP, of a deeper convolutional network without corruptions in its training, and of a kernel machine's decision values.
+features of an MLP, of a deeper convolutional network that has seen every image as it is, and of a kernel machine's decision values.
 
     python benchmarks/quality/features.py [--data digits mnist cifar] [--mnist MNIST.npz] [--cifar CIFAR.npz]
 
@@ -59,7 +59,8 @@ def data_sets(given: argparse.Namespace) -> dict[str, tuple[Tensor, np.ndarray, 
         found["mnist"] = halves(file["train_x"][:10_000, None], file["train_y"][:10_000].astype(int), 8000)
     if "cifar" in given.data:
         file = np.load(given.cifar)
-        parts = [file["jpeg"][a:b] for a, b in zip(file["offsets"][:8000], file["offsets"][1:8001], strict=True)]
+        jpeg, offsets = file["jpeg"], file["offsets"]
+        parts = [jpeg[a:b] for a, b in zip(offsets[:8000], offsets[1:8001], strict=True)]
         x = np.stack([np.asarray(Image.open(io.BytesIO(part.tobytes()))) for part in parts]).transpose(0, 3, 1, 2)
         found["cifar"] = halves(x, file["labels"][:8000].astype(int), 6000)
     return found
@@ -156,10 +157,8 @@ def study(name: str, train: Tensor, labels: np.ndarray, other: Tensor, other_lab
     candidates: dict[str, Callable[[], Features]] = {
         "MLP, labels": lambda: of_mlp(train, labels),
         "MLP, clusters": lambda: of_mlp(train, clusters),
-        "convolutional, labels": lambda: of_network(train_network(train, torch.as_tensor(labels), steps=steps, corrupt=False)),
-        "convolutional, labels and corruptions": lambda: of_network(train_network(train, torch.as_tensor(labels), steps=steps)),
-        "convolutional, clusters": lambda: of_network(train_network(train, torch.as_tensor(clusters).long(), steps=steps, corrupt=False)),
-        "convolutional, clusters and corruptions": lambda: of_network(train_network(train, torch.as_tensor(clusters).long(), steps=steps)),
+        "convolutional, labels": lambda: of_network(train_network(train, torch.as_tensor(labels), steps=steps)),
+        "convolutional, clusters": lambda: of_network(train_network(train, torch.as_tensor(clusters).long(), steps=steps)),
     }
     judges = {
         "MLP": lambda: of_mlp(train, labels, (200, 40), seed=7),

@@ -2,11 +2,10 @@
 
 It learns to name the class of an event, by the data set's labels or, where it has none, by the clusters that k-means finds (k = 10, in the
 manner of Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", 2018, https://arxiv.org/abs/1807.05520). For images
-it is convolutional, and also learns to name what was done to an image (noise, speckle, blur, erased parts), so that its features hold what
-generators get wrong. Training is deterministic and cached by a digest of the data. Features are standardised on the training split, so a
-Frechet distance is in units of one feature's variance.
+it is convolutional, and sees them moved a little. Training is deterministic and cached by a digest of the data. Features are standardised
+on the training split, so a Frechet distance is in units of one feature's variance.
 
-They cannot see what neither classes nor those corruptions tell apart: details within a class, such as a style that is missing.
+They cannot see what classes do not tell apart: faint noise, or a style that is missing within a class.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +28,11 @@ from matchlib.io import cache_folder, read_tensors, write_tensors
 
 __all__ = ["FileFeatures", "OwnFeatures", "own_features"]
 
-VERSION = "3"  # part of the cache's key: raise it when features change
+VERSION = "4"  # part of the cache's key: raise it when features change
 FEATURES = 64
 CLUSTERS = 10
 SEEN = 20_000  # training events that features are learned from
+STEPS, BATCH, LR = 400, 128, 3e-3  # of the training
 SMALLEST = 6  # side of an image, in pixels, that convolutions are worth
 
 
@@ -57,7 +55,7 @@ class OwnFeatures(Extractor):
 
     @torch.no_grad()
     def classify(self, events: Tensor) -> Tensor:
-        return self.network.head(self.network.features(events.float())).argmax(1)
+        return self.network(events.float()).argmax(1)
 
 
 class FileFeatures(Extractor):
@@ -155,11 +153,11 @@ def _clusters(data: Tensor) -> Tensor:
 
 
 class FeatureNetwork(nn.Module):
-    """A body, a hidden layer and two heads: the class, and what was done to an image.
+    """A body, a hidden layer and a head that names the class.
 
     Args:
         shape: of an event.
-        classes: that the first head tells apart.
+        classes: that the head tells apart.
         width: channels of the first convolution; of the layer below the hidden one where events are no images.
     """
 
@@ -178,12 +176,16 @@ class FeatureNetwork(nn.Module):
             layers += [nn.GELU(), nn.Linear(128, FEATURES)]
         self.body = nn.Sequential(*layers, nn.ReLU())
         self.head = nn.Linear(FEATURES, classes)
-        self.corruption = nn.Linear(FEATURES, len(CORRUPTIONS) + 1)
 
     def features(self, events: Tensor) -> Tensor:
         """``(n, *event) -> (n, FEATURES)``, at least 0."""
         features: Tensor = self.body(events)
         return features
+
+    def forward(self, events: Tensor) -> Tensor:
+        """Returns the logits of the classes, ``(n, *event) -> (n, classes)``."""
+        logits: Tensor = self.head(self.features(events))
+        return logits
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -192,43 +194,26 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 @torch.enable_grad()
-def trained(
-    data: Tensor,
-    label: Tensor,
-    *,
-    steps: int | None = None,
-    batch: int = 128,
-    corrupt: bool = True,
-    seed: int = 0,
-    work: Work | None = None,
-) -> FeatureNetwork:
-    """Returns a network that names classes and corruptions; the same call makes the same network on one machine.
+def trained(data: Tensor, label: Tensor, *, steps: int = STEPS, seed: int = 0, work: Work | None = None) -> FeatureNetwork:
+    """Returns a network that names classes; the same call makes the same network on one machine.
 
     Args:
         data: ``(n, *event)``, on the CPU.
         label: ``(n,)``, integers.
-        steps: of the training; None for as many as the events' kind needs.
-        corrupt: whether images are corrupted, and the network asked how.
+        steps: of the training.
+        work: told of every step.
     """
     shape = tuple(data.shape[1:])
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FeatureNetwork(shape, int(label.max()) + 1)
-    augment = Augmentation(float(data.min()), float(data.max()), corrupt=corrupt) if is_image(shape) else None
-    total = steps or STEPS
-    adam = torch.optim.Adam(network.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, 3e-3, total_steps=total)
-    for _ in (work or Work()).over(range(total), "learning features"):
-        chosen = torch.randint(len(data), (min(batch, len(data)),), generator=generator)
-        events, target = data[chosen], label[chosen]
-        kind = None
-        if augment is not None:
-            events, kind = augment(events, generator)
-        features = network.features(events)
-        loss = functional.cross_entropy(network.head(features), target, label_smoothing=0.05)
-        if kind is not None:
-            loss = loss + functional.cross_entropy(network.corruption(features), kind)
+    adam = torch.optim.Adam(network.parameters(), LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(adam, LR, total_steps=steps)
+    for _ in (work or Work()).over(range(steps), "learning features"):
+        chosen = torch.randint(len(data), (min(BATCH, len(data)),), generator=generator)
+        events = augmented(data[chosen], generator) if is_image(shape) else data[chosen]
+        loss = functional.cross_entropy(network(events), label[chosen], label_smoothing=0.05)
         adam.zero_grad()
         loss.backward()
         adam.step()
@@ -236,35 +221,10 @@ def trained(
     return network.eval().requires_grad_(False)
 
 
-STEPS = 400
-
-
-# -- what is done to images --------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Moves images a little, changes their contrast a little, and corrupts every other one in one of the ways of ``CORRUPTIONS``.
-
-    Args:
-        low, high: limits of the values.
-    """
-
-    low: float
-    high: float
-    corrupt: bool = True
-
-    def __call__(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Returns the images, and how each is corrupted, 0 for not at all."""
-        n = len(x)
-        x = (1 + 0.1 * torch.randn(n, 1, 1, 1, generator=generator)) * shifted(x, generator, max(1, x.shape[-1] // 14))
-        if not self.corrupt:
-            return x, None
-        kind = torch.randint(-len(CORRUPTIONS), len(CORRUPTIONS) + 1, (n,), generator=generator).clamp(min=0)
-        strength = torch.rand(n, 1, 1, 1, generator=generator)
-        for i, change in enumerate(CORRUPTIONS, 1):
-            x = torch.where((kind == i)[:, None, None, None], change(x, strength, self.low, self.high, generator), x)
-        return x, kind
+def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Moves images a little and changes their contrast a little, which changes no class."""
+    gain = 1 + 0.1 * torch.randn(len(x), 1, 1, 1, generator=generator)
+    return gain * shifted(x, generator, max(1, x.shape[-1] // 14))
 
 
 def shifted(x: Tensor, generator: torch.Generator, most: int) -> Tensor:
@@ -274,26 +234,3 @@ def shifted(x: Tensor, generator: torch.Generator, most: int) -> Tensor:
     down, right = torch.randint(0, 2 * most + 1, (2, n, 1), generator=generator)
     rows, columns = (torch.arange(height) + down)[:, None, :, None], (torch.arange(width) + right)[:, None, None, :]
     return padded[torch.arange(n)[:, None, None, None], torch.arange(channels)[None, :, None, None], rows, columns]
-
-
-def _noise(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return x + (0.05 + 0.25 * strength) * (high - low) * torch.randn(x.shape, generator=generator)
-
-
-def _speckle(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    shape = (len(x), 1, *x.shape[2:])
-    where = torch.rand(shape, generator=generator) < 0.01 + 0.06 * strength
-    return torch.where(where, low + (high - low) * torch.rand(shape, generator=generator), x)
-
-
-def _blur(x: Tensor, strength: Tensor, *_: Any) -> Tensor:
-    blurred = functional.avg_pool2d(functional.pad(x, (1,) * 4, mode="replicate"), 3, 1)
-    return torch.lerp(x, blurred, 0.4 + 0.6 * strength)
-
-
-def _erase(x: Tensor, strength: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    blocks = torch.rand(len(x), 1, 4, 4, generator=generator) < 0.05 + 0.25 * strength
-    return torch.where(functional.interpolate(blocks.float(), x.shape[2:]).bool(), torch.full_like(x, low), x)
-
-
-CORRUPTIONS: tuple[Callable[..., Tensor], ...] = (_noise, _speckle, _blur, _erase)
