@@ -60,7 +60,7 @@ def data_sets(given: argparse.Namespace) -> dict[str, tuple[Tensor, np.ndarray, 
     if "cifar" in given.data:
         file = np.load(given.cifar)
         jpeg, offsets = file["jpeg"], file["offsets"]
-        parts = [jpeg[a:b] for a, b in zip(offsets[:8000], offsets[1:8001], strict=True)]
+        parts = [jpeg[a:b] for a, b in pairwise(offsets)]
         x = np.stack([np.asarray(Image.open(io.BytesIO(part.tobytes()))) for part in parts]).transpose(0, 3, 1, 2)
         found["cifar"] = halves(x, file["labels"][:8000].astype(int), 6000)
     return found
