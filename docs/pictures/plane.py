@@ -1,14 +1,14 @@
 """Draws the first picture of the README: the data, the teacher's paths of its many evaluations, the student's single step.
 
-    python docs/pictures/plane.py [RUN]
+    python docs/pictures/tutorials.py plane FOLDER
+    python docs/pictures/plane.py FOLDER/runs/student
 
-RUN is a finished ``matchlib distill --teacher flow --data moons --set data.labels=false``; it is made if it is left out.
+RUN is the student of the tutorial on the plane.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import matplotlib
@@ -23,7 +23,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 OUT = Path(__file__).parents[1] / "images" / "plane.png"
-PATHS, POINTS = 48, 1500
+PATHS, POINTS, FAR = 36, 1500, 1.9
 INK, DATA, SOURCE, LINE = "#222222", "#3a5a98", "#9a9a9a", "#d08a3c"
 
 
@@ -46,11 +46,12 @@ def draw(run: Path, out: Path) -> None:
     """Writes the picture of a run."""
     teacher, student = matchlib.load(run, of="teacher"), matchlib.load(run)
     source = torch.randn(POINTS, 2, generator=torch.Generator().manual_seed(1))
+    source = source[source.norm(dim=1).clamp(min=FAR).argsort(stable=True)]  # those that are shown lie inside the picture
     start = student.denormalize(source).numpy()
     paths, end = paths_of(teacher, source), step_of(student, source)
     real = matchlib.datasets["moons"]().denormalize(matchlib.datasets["moons"]().held_out.data).numpy()[:POINTS]
     plt.rcParams.update({"font.family": "serif", "font.size": 9, "text.color": INK})
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.7), layout="constrained", sharex=True, sharey=True)
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.45), layout="constrained", sharex=True, sharey=True)
     dots = {"s": 3, "linewidths": 0, "alpha": 0.55}
     chosen = slice(0, PATHS)
     axes[0].scatter(*real.T, color=DATA, **dots)
@@ -65,18 +66,14 @@ def draw(run: Path, out: Path) -> None:
     axes[2].scatter(*end.T, color=DATA, **dots)
     axes[2].set_title("student: 1 evaluation a sample", size=10)
     for panel in axes:
-        panel.set(xlim=(-2.3, 3.4), ylim=(-1.5, 2.0), xticks=[], yticks=[], aspect="equal")
+        panel.set(xlim=(-1.9, 3.0), ylim=(-1.55, 1.85), xticks=[], yticks=[], aspect="equal")
         for side in panel.spines.values():
             side.set(linewidth=0.5, color="#bbbbbb")
     figure.savefig(out, dpi=200, facecolor="white")
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        run = Path(sys.argv[1]) if sys.argv[1:] else Path(temporary) / "run"
-        if not run.exists():
-            matchlib.distill("flow", "moons", out=run, settings={"data.labels": False})
-        draw(run, OUT)
+    draw(Path(sys.argv[1]), OUT)
 
 
 if __name__ == "__main__":
