@@ -51,15 +51,20 @@ def clean_registries() -> object:
 
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registries: object) -> None:
-    """Snippets run as they stand, but for the number of steps, and of points in the plane."""
+    """Snippets run as they stand, but for the number of steps, of points in the plane, and of cases of a law."""
     from matchlib.runs import api
+    from matchlib.testing import law
 
     def shortened(command: str, *, options: dict, settings: dict | None = None, **layers: object) -> object:
         few = {"data.samples": 500} if options["data.name"] == "moons" else {}
         return resolve(command, options=options, settings={**(settings or {}), **SHORT, **few}, **layers)
 
-    resolve = api.resolve
+    def few_cases(**given: object) -> object:
+        return settings(**{**given, "max_examples": 2})
+
+    resolve, settings = api.resolve, law.settings
     monkeypatch.setattr(api, "resolve", shortened)
+    monkeypatch.setattr(law, "settings", few_cases)
     monkeypatch.chdir(tmp_path)
     module = ModuleType("snippet")  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, "snippet", module)
