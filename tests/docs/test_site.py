@@ -94,8 +94,11 @@ def test_notebook_has_the_snippets_of_its_tutorial(hooks: ModuleType, page: Path
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the built site, served from this machine."""
     pytest.importorskip("mkdocs")
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder], cwd=ROOT, check=True)
+    folder = ROOT / "build" / "site"
+    sources = [ROOT / "mkdocs.yml", ROOT / "ci" / "pages.py", *(ROOT / "docs").rglob("*"), *(ROOT / "matchlib").rglob("*.py")]
+    if not (folder / "index.html").exists() or (folder / "index.html").stat().st_mtime < max(file.stat().st_mtime for file in sources):
+        folder = tmp_path_factory.mktemp("site")  # ``make docs`` made none, or an older one
+        subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder], cwd=ROOT, check=True)
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     handler.log_message = lambda *args: None  # type: ignore[attr-defined]
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
