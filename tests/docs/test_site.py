@@ -90,6 +90,13 @@ def test_notebook_has_the_snippets_of_its_tutorial(hooks: ModuleType, page: Path
 # -- in a browser ----------------------------------------------------------------------------------------------------------
 
 
+class Silent(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the built site, served from this machine."""
@@ -99,9 +106,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not (folder / "index.html").exists() or (folder / "index.html").stat().st_mtime < max(file.stat().st_mtime for file in sources):
         folder = tmp_path_factory.mktemp("site")  # ``make docs`` made none, or an older one
         subprocess.run([sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder], cwd=ROOT, check=True)
-    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
-    handler.log_message = lambda *args: None  # type: ignore[attr-defined]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Silent, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -144,6 +149,8 @@ class Browser:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(tmp_path_factory.mktemp("profile"))
+    opened.post("/url", {"url": "about:blank"})
+    opened.log("performance")  # what the browser's own first page asked for
     yield opened
     with contextlib.suppress(OSError):
         urllib.request.urlopen(urllib.request.Request(opened.base, method="DELETE"), timeout=30)
@@ -173,7 +180,7 @@ def test_pages_have_no_error_and_ask_nobody_else(site: str, browser: Browser, pl
     messages = (json.loads(entry["message"])["message"] for entry in browser.log("performance"))
     asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
     assert asked
-    assert [url for url in asked if not url.startswith((site, "data:", "blob:", "chrome:"))] == []
+    assert [url for url in asked if not url.startswith((site, "data:", "blob:", "chrome", "about:"))] == []
 
 
 @pytest.mark.slow
