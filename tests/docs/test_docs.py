@@ -60,7 +60,7 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return resolve(command, options=options, settings={**(settings or {}), **SHORT, **few}, **layers)
 
     def few_cases(**given: object) -> object:
-        return settings(**{**given, "max_examples": 2})
+        return settings(**{**given, "max_examples": 1})
 
     resolve, settings = api.resolve, law.settings
     monkeypatch.setattr(api, "resolve", shortened)
