@@ -56,7 +56,9 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from matchlib.testing import law
 
     def shortened(command: str, *, options: dict, settings: dict | None = None, **layers: object) -> object:
-        few = {"data.samples": 500} if options["data.name"] == "moons" else {}
+        few: dict = {"data.samples": 500} if options["data.name"] == "moons" else {}
+        if options["teacher.name"].startswith("python:"):
+            few["teacher.sampler"] = {"name": "ode", "method": "euler", "steps": 2}
         return resolve(command, options=options, settings={**(settings or {}), **SHORT, **few}, **layers)
 
     def few_cases(**given: object) -> object:
