@@ -6,7 +6,7 @@ CONSTRAINTS := ci/constraints-cpu.txt
 ORACLES := torchcfm azula
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint slow clean
+.PHONY: demo test quick lint slow docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,10 @@ $(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
+	touch $@
+
+$(STAMP)-docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[docs]"
 	touch $@
 
 demo: $(STAMP)
@@ -49,6 +53,10 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python ci/words.py
+
+# the site, without a network and without a warning; build/site/index.html
+docs: $(STAMP)-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

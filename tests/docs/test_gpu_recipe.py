@@ -12,12 +12,12 @@ from matchlib.data.dataset import Dataset
 from matchlib.runs.plan import plan
 from matchlib.runs.settings import resolve
 
-HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
 GIB = 2**30
 
 
 def test_the_recipe_is_accepted_and_its_parts_are_what_it_says() -> None:
-    settings = resolve("distill", config=yaml.safe_load((HOW_TO / "cifar10.yaml").read_text()))
+    settings = resolve("distill", config=yaml.safe_load((GUIDES / "cifar10.yaml").read_text()))
     images = np.random.default_rng(0).integers(0, 256, size=(32, 3, 32, 32), dtype=np.uint8)
     found = plan(settings, Dataset.from_arrays("images", images))
     assert found.parts["teacher"] / 4 == 38_944_515  # weights, as the recipe says
@@ -26,4 +26,4 @@ def test_the_recipe_is_accepted_and_its_parts_are_what_it_says() -> None:
 
 
 def test_the_job_is_valid_shell() -> None:
-    subprocess.run(["bash", "-n", HOW_TO / "slurm.sh"], check=True)
+    subprocess.run(["bash", "-n", GUIDES / "slurm.sh"], check=True)
