@@ -64,10 +64,10 @@ class Cells:
                 return tensors["samples"], {key: float(value) for key, value in note.items()}
             except (ArtifactError, KeyError, ValueError):
                 path.unlink(missing_ok=True)
-        made, numbers = compute()
+        samples, numbers = compute()
         if self.kept:
-            write_tensors(path, {"samples": made}, {key: repr(value) for key, value in numbers.items()})
-        return made, numbers
+            write_tensors(path, {"samples": samples}, {key: repr(value) for key, value in numbers.items()})
+        return samples, numbers
 
     def remove(self) -> None:
         """Removes the files."""

@@ -142,13 +142,13 @@ def _sampled(kind: str, pipeline: Sampled, n: int, seed: int, among: SingleProce
     def on_chunk(index: int, chunks: int, generate: Callable[[], Tensor]) -> Tensor:
         def timed() -> tuple[Tensor, dict[str, float]]:
             begin = time.perf_counter()
-            made = generate()
-            return made, {"nfe": pipeline.nfe, "seconds": time.perf_counter() - begin, "samples": len(made)}
+            samples = generate()
+            return samples, {"nfe": pipeline.nfe, "seconds": time.perf_counter() - begin, "samples": len(samples)}
 
         cells.work.on_part(f"{kind}: sampling", index, chunks)
-        made, note = cells.tensor(f"{kind}-{index:05d}", timed)
+        samples, note = cells.tensor(f"{kind}-{index:05d}", timed)
         taken.append(note)
-        return made.to(pipeline.device)
+        return samples.to(pipeline.device)
 
     batch = pipeline.sample_batch(n, seed=seed, processes=among, on_chunk=on_chunk)
     seconds, count = (sum(note[key] for note in taken) for key in ("seconds", "samples"))

@@ -59,7 +59,7 @@ def score(
     if size < 2 or (n is not None and n > most):
         raise DataError(f"{n or size} samples in a score need as many samples and held-out data, of which there are {most}")
     of = reference_of(data, samples=size, subset=subset, extractor=extractor, device=device, work=work)
-    scaled = ((events - data.shift) / data.scale).to(device)
+    scaled = ((events - data.shift) / data.scale).float().to(device)
     draws = len(scaled) // size
     protocol = {"data": data.name, "reference": "train", "samples": size, "draws": draws, "subset": of.subset, "clip_samples": False}
     found = {"samples of": given.name, **protocol, "features": of.extractor.name}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -146,6 +145,8 @@ def test_alarms_have_their_limits_on_the_page() -> None:
     assert f"`std_ratio` above {limits.std_ratio[1]:g}, or `saturation` above {limits.saturation:g}" in text
     assert f"`std_ratio` below {limits.std_ratio[0]:g}, or `nn_distance_ratio` below {limits.nn_distance_ratio:g}" in text
     assert f"`critic_grad_cosine` above {limits.critic_grad_cosine:g}" in text
+    assert f"`class_shares` above {limits.class_shares:g}" in text
+    assert f"`label_error` above {limits.label_error:g}" in text
     assert "`sample_change` below 1e-6" in text
     assert limits.sample_change == 1e-6
 

@@ -148,6 +148,7 @@ def test_neighbour_metrics_are_those_of_whole_tables() -> None:
     data = Reference(train, 100 + torch.randn(600, 20, generator=g))
     table = torch.cdist(samples.double(), train.double(), compute_mode="donot_use_mm_for_euclid_dist").min(1).values
     unseen = torch.cdist(data.held_out.values.double(), train.double()).min(1).values
+    assert matchlib.metrics["nearest-ratio"](data, samples.double()) == pytest.approx(matchlib.metrics["nearest-ratio"](data, samples))
     assert matchlib.metrics["nearest-ratio"](data, samples) == pytest.approx(float(table.quantile(0.5) / unseen.quantile(0.5)), rel=1e-6)
     assert matchlib.metrics["copies"](data, samples) == pytest.approx(float((table <= unseen.quantile(0.05)).double().mean()))
 

@@ -106,10 +106,10 @@ def _nearest(points: PointSet, others: PointSet) -> Tensor:
     found, centre = [], others.once("centre", lambda: others.values.mean(0))
     parts = others.once("centred", lambda: [(y - centre, (y - centre).square().sum(1)) for y in others.values.split(COLUMNS)])
     for x in points.work.over(points.values.split(ROWS), "nearest training points"):
-        best = torch.full((len(x),), torch.inf, dtype=x.dtype, device=x.device)
+        best = torch.full((len(x),), torch.inf, dtype=centre.dtype, device=x.device)
         index = torch.zeros(len(x), dtype=torch.long, device=x.device)
         for i, (y, norms) in enumerate(parts):
-            least, where = torch.addmm(norms, x - centre, y.mT, alpha=-2).min(1)
+            least, where = torch.addmm(norms, x.to(centre.dtype) - centre, y.mT, alpha=-2).min(1)
             index = torch.where(least < best, where + i * COLUMNS, index)
             best = torch.minimum(best, least)
         found.append((x.double() - others.values[index].double()).norm(dim=1))
