@@ -186,6 +186,21 @@ def study(name: str, train: Tensor, labels: np.ndarray, other: Tensor, other_lab
     return result
 
 
+def lines(done: dict[str, Any]) -> str:
+    """Returns JSON with a line for each candidate, numbers of four digits."""
+
+    def short(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {key: short(value) for key, value in x.items()}
+        return [short(value) for value in x] if isinstance(x, list) else float(f"{x:.4g}")
+
+    sets = [
+        f' "{name}": {{\n' + ",\n".join(f'  "{kind}": {json.dumps(short(row))}' for kind, row in found.items()) + "\n }"
+        for name, found in done.items()
+    ]
+    return "{\n" + ",\n".join(sets) + "\n}\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", nargs="+", default=["digits"], choices=["digits", "mnist", "cifar"])
@@ -196,7 +211,7 @@ def main() -> None:
     done = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name, parts in data_sets(given).items():
         done[name] = study(name, *parts, given.steps)
-        RESULT.write_text(json.dumps(done, indent=1) + "\n")
+        RESULT.write_text(lines(done))
 
 
 if __name__ == "__main__":
