@@ -32,7 +32,7 @@ VERSION = "4"  # part of the cache's key: raise it when features change
 FEATURES = 64
 CLUSTERS = 10
 SEEN = 20_000  # training events that features are learned from
-STEPS, BATCH, LR = 400, 128, 3e-3  # of the training
+STEPS, EPOCHS, BATCH, LR = (50, 400), 60, 128, 3e-3  # of the training: least and most steps, and times that each event is seen
 SMALLEST = 6  # side of an image, in pixels, that convolutions are worth
 
 
@@ -194,16 +194,17 @@ def is_image(shape: tuple[int, ...]) -> bool:
 
 
 @torch.enable_grad()
-def trained(data: Tensor, label: Tensor, *, steps: int = STEPS, seed: int = 0, work: Work | None = None) -> FeatureNetwork:
+def trained(data: Tensor, label: Tensor, *, steps: int | None = None, seed: int = 0, work: Work | None = None) -> FeatureNetwork:
     """Returns a network that names classes; the same call makes the same network on one machine.
 
     Args:
         data: ``(n, *event)``, on the CPU.
         label: ``(n,)``, integers.
-        steps: of the training.
+        steps: of the training; None for as many as the data need.
         work: told of every step.
     """
     shape = tuple(data.shape[1:])
+    steps = steps or min(max(EPOCHS * len(data) // BATCH, STEPS[0]), STEPS[1])
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
