@@ -118,7 +118,8 @@ def evaluate(
             rounds[kind] = [samples]
             if dataset.paired and pipelines[kind].config.model.coupling.reads_source:
                 report[kind] |= pair_scores(dataset, samples)
-                rounds[kind] = [part for part in samples.split(size)[:ROUNDS] if len(part) == size]
+                sources = len(dataset.held_out.data)
+                rounds[kind] = [part for part in samples.split(sources)[:ROUNDS] if len(part) == sources] or [samples]
         report["held_out"] = scoring.of("held_out", dataset.held_out.data, dataset.held_out.label)
         draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
         write_json(folder / "evaluation.json", report)
@@ -196,7 +197,7 @@ class Scoring:
     def _by_class(self, samples: Tensor, label: Tensor | None) -> list[float]:
         """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
         d = self.dataset
-        if d.classes is None or label is None or d.train.label is None or d.held_out.label is None or CLASS_METRIC not in self.names:
+        if d.classes is None or label is None or d.train.label is None or d.held_out.label is None:
             return []
         result = []
         for wanted in range(d.classes):

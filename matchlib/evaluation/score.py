@@ -98,13 +98,13 @@ def pair_scores(dataset: Dataset, samples: Tensor) -> dict[str, float]:
       exact posterior have 1, because the truth is such a draw; a generator with one answer to a source has 0. It needs two answers.
 
     Args:
-        samples: ``(n, *event)`` in model units; whole rounds of the held-out sources count.
+        samples: ``(n, *event)`` in model units; whole rounds of the held-out sources count, or as many of these as there are samples.
     """
     from sklearn.linear_model import Ridge
 
     assert dataset.held_out.source is not None
     assert dataset.train.source is not None
-    truth, source = flat(dataset.held_out.data), flat(dataset.held_out.source)
+    truth, source = (flat(x)[: len(samples)] for x in (dataset.held_out.data, dataset.held_out.source))
     rounds = len(samples) // len(truth)
     answers = flat(samples[: rounds * len(truth)]).reshape(rounds, *truth.shape)
     error = np.square(answers - truth).mean(2)

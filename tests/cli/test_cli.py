@@ -316,7 +316,13 @@ def start(run: Path, env: dict[str, str]) -> subprocess.Popen:
 
 @pytest.mark.parametrize(
     ("phase", "checkpoints", "delay"),
-    [("teacher", 1, 0.0), ("teacher", 2, 0.03), ("student", 1, 0.0), ("student", 2, 0.05), ("none", 0, 0.0)],
+    [
+        pytest.param("teacher", 1, 0.0, marks=pytest.mark.slow),
+        ("teacher", 2, 0.03),
+        pytest.param("student", 1, 0.0, marks=pytest.mark.slow),
+        ("student", 2, 0.05),
+        pytest.param("none", 0, 0.0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, uninterrupted: dict, phase: str, checkpoints: int, delay: float) -> None:
     run, env = tmp_path / "run", environment(tmp_path / "cache")

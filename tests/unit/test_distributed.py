@@ -42,12 +42,19 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return weights(tmp_path_factory.mktemp("alone"))
 
 
-@pytest.mark.parametrize("options", [("--parallel", "ddp"), ("--parallel", "fsdp"), ("--parallel", "fsdp", "--micro", "4")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--parallel", "ddp"),
+        pytest.param(("--parallel", "fsdp"), marks=pytest.mark.slow),
+        pytest.param(("--parallel", "fsdp", "--micro", "4"), marks=pytest.mark.slow),
+    ],
+)
 def test_strategy_two_processes_train_the_weights_of_one(tmp_path: Path, alone: dict[str, torch.Tensor], options: tuple[str, ...]) -> None:
     assert gap(weights(tmp_path, *options, processes=2), alone) < 1e-9  # 50 steps in float64
 
 
-@pytest.mark.parametrize("micro", ["1", "5"])
+@pytest.mark.parametrize("micro", [pytest.param("1", marks=pytest.mark.slow), "5"])
 def test_micro_batch_size_changes_nothing(tmp_path: Path, alone: dict[str, torch.Tensor], micro: str) -> None:
     assert gap(weights(tmp_path, "--micro", micro), alone) < 1e-9
 
@@ -56,7 +63,7 @@ def test_other_random_numbers_would_be_noticed(tmp_path: Path, alone: dict[str, 
     assert gap(weights(tmp_path, "--steps", "49"), alone) > 1e-6
 
 
-@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_strategy_a_process_that_dies_ends_the_run_with_its_name_and_one_goes_on_from_its_checkpoint(
     tmp_path: Path, alone: dict[str, torch.Tensor], engine: str
 ) -> None:
@@ -69,6 +76,7 @@ def test_strategy_a_process_that_dies_ends_the_run_with_its_name_and_one_goes_on
     assert rows == [7, 14, 21, 28, 35, 42, 49, 50]
 
 
+@pytest.mark.slow
 def test_strategy_two_processes_resume_bit_for_bit(tmp_path: Path) -> None:
     straight = weights(tmp_path / "straight", processes=2)
     start(tmp_path / "cut", "--die", "0", "23", processes=2)

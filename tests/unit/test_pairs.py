@@ -56,6 +56,7 @@ def test_a_decibel_is_a_decibel() -> None:
     assert found["psnr"] == pytest.approx(20, abs=1e-4)
     assert found["consistency"] > 1.5
     assert pair_scores(dataset, truth)["consistency"] == pytest.approx(1)
+    assert pair_scores(dataset, truth[:7] + 0.1 * span)["psnr"] == pytest.approx(20, abs=1e-4)  # of the first sources
     assert pair_scores(dataset.normalized_as(3.0, 7.0), dataset.normalized_as(3.0, 7.0).held_out.data + 0.1 * span * dataset.scale / 7)[
         "psnr"
     ] == pytest.approx(20, abs=1e-4)

@@ -55,7 +55,14 @@ def measured(settings: RunSettings, data: Dataset) -> int:
 
 
 @pytest.mark.parametrize(
-    ("batch", "engine"), [(8, {}), (24, {}), (24, {"micro_batch_size": 8}), (8, {"split": True}), (8, {"joint_forward": False})]
+    ("batch", "engine"),
+    [
+        pytest.param(8, {}, marks=pytest.mark.slow),
+        pytest.param(24, {}, marks=pytest.mark.slow),
+        (24, {"micro_batch_size": 8}),
+        pytest.param(8, {"split": True}, marks=pytest.mark.slow),
+        (8, {"joint_forward": False}),
+    ],
 )
 def test_plan_peak_is_what_the_steps_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:
     settings = settings_of(batch, **engine)
