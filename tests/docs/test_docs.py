@@ -50,7 +50,8 @@ def clean_registries() -> object:
 
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registries: object) -> None:
-    """Snippets run as they stand, but for the number of steps, of points in the plane, and of cases of a law."""
+    """Snippets run as they stand, but for fewer steps, points in the plane, samples that the doctor looks at, and cases of a law."""
+    from matchlib.evaluation.probe import Probe
     from matchlib.runs import api
     from matchlib.testing import law
 
@@ -68,6 +69,7 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     resolve, settings = api.resolve, law.settings
     monkeypatch.setattr(api, "resolve", shortened)
     monkeypatch.setattr(law, "settings", few_cases)
+    monkeypatch.setitem(Probe.__init__.__kwdefaults__, "samples", 32)
     monkeypatch.chdir(tmp_path)
     module = ModuleType("snippet")  # dataclasses look their module up
     monkeypatch.setitem(sys.modules, "snippet", module)
