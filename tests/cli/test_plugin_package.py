@@ -80,7 +80,8 @@ def test_check_passes_packages(installed: dict[str, str], group: str, name: str)
     assert run(installed, "check", group, name).strip().endswith("0 failed")
 
 
-@pytest.mark.parametrize(("interpolant", "loss"), [("sine", "half"), pytest.param("smoothstep", "realuid", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("interpolant", "loss"), [("sine", "half"), ("smoothstep", "realuid")])
 def test_distill_and_sample_work_with_packages(
     installed: dict[str, str], tmp_path: Path, small: list[str], interpolant: str, loss: str
 ) -> None:

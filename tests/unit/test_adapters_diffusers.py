@@ -75,6 +75,7 @@ def test_diffusers_refuses_schedulers_that_are_not_known(pipelines: dict, tmp_pa
         diffusers(tmp_path)
 
 
+@pytest.mark.runs
 def test_diffusers_teachers_are_distilled_in_their_own_units(pipelines: dict, tmp_path: Path) -> None:
     teacher = diffusers(pipelines["epsilon"][0])
     settings = {

@@ -81,6 +81,7 @@ def alarms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
         yield module
 
 
+@pytest.mark.runs
 @pytest.mark.parametrize("failure", ["wrong teacher sign", "NaN batch", "full disk"])
 def test_planted_failures_are_named(alarms: ModuleType, failure: str) -> None:
     wanted, make, settings = alarms.FAILURES[failure]

@@ -216,6 +216,7 @@ def test_roll_back_before_the_first_checkpoint_starts_again(tmp_path: Path, noti
     assert any("rolled back to" in line and "00000000" in line for line in notices())
 
 
+@pytest.mark.runs
 def test_monitoring_changes_no_weight(tmp_path: Path) -> None:
     options = {"trainer.batch_size": 32, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",), "teacher.training.steps": 10}
     students = [

@@ -61,7 +61,7 @@ def measured(settings: RunSettings, data: Dataset) -> int:
         pytest.param(24, {}, marks=pytest.mark.slow),
         (24, {"micro_batch_size": 8}),
         pytest.param(8, {"split": True}, marks=pytest.mark.slow),
-        (8, {"joint_forward": False}),
+        pytest.param(8, {"joint_forward": False}, marks=pytest.mark.slow),
     ],
 )
 def test_plan_peak_is_what_the_steps_take(images: Dataset, batch: int, engine: dict[str, object]) -> None:

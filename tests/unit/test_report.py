@@ -19,6 +19,8 @@ from matchlib.evaluation.score import interval, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.runs.settings import EvaluationSettings
 
+pytestmark = pytest.mark.runs
+
 
 def test_scores_of_held_out_digits_are_better_than_those_of_noise() -> None:
     digits = matchlib.datasets["digits"]()

@@ -15,6 +15,7 @@ from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, DataError, IncompatibleError
 from matchlib.runs.scoring import compare, score
 
+pytestmark = pytest.mark.runs
 METRICS = ("frechet", "frechet-raw", "precision")
 
 

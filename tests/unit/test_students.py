@@ -67,6 +67,7 @@ def test_onestep_begins_as_one_denoising_step_of_its_teacher() -> None:
     assert torch.allclose(student(source, condition, generator=torch.Generator()), expected, atol=1e-6)
 
 
+@pytest.mark.runs
 def test_student_network_may_be_another_than_the_teachers(tmp_path: Path) -> None:
     settings = {
         "student.network": {"name": "mlp", "width": 12, "depth": 2},
@@ -134,6 +135,7 @@ def test_fewstep_refuses_wrong_settings(settings: dict) -> None:
         matchlib.students["fewstep"](Teacher(Counting(FLOW), FLOW), None, **settings)
 
 
+@pytest.mark.runs
 def test_fewstep_is_saved_with_its_own_grid(tmp_path: Path) -> None:
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "student.steps": 3}
     made = matchlib.distill("flow", "moons", "fewstep", steps=4, out=tmp_path / "run", settings=settings | {"evaluation.draws": 1})
