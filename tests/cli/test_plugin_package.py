@@ -75,7 +75,9 @@ def test_check_of_a_group_names_what_cannot_be_imported_and_checks_the_others(tm
     assert finished.stdout.strip().endswith("1 failed")
 
 
-@pytest.mark.parametrize(("group", "name"), [("interpolants", "sine"), ("interpolants", "smoothstep"), ("losses", "half")])
+@pytest.mark.parametrize(
+    ("group", "name"), [("interpolants", "sine"), ("interpolants", "smoothstep"), pytest.param("losses", "half", marks=pytest.mark.slow)]
+)
 def test_check_passes_packages(installed: dict[str, str], group: str, name: str) -> None:
     assert run(installed, "check", group, name).strip().endswith("0 failed")
 
