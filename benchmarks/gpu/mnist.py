@@ -30,6 +30,7 @@ from matchlib.distillation.distillation import Distillation
 from matchlib.evaluation.pictures import mosaic
 from matchlib.fields.sampler import SampledField
 from matchlib.io import read_json, write_json
+from matchlib.plugins.metrics.frechet import frechet_distance
 from matchlib.plugins.tasks import DistillationTask, MatchingTask
 from matchlib.registry import samplers
 from matchlib.runs.build import Components, build
@@ -81,11 +82,7 @@ class Judge:
 
 def frechet(x: Tensor, y: Tensor) -> float:
     """Returns the squared Frechet distance of two sets of features, ``(n, d)``."""
-    cov_x, cov_y = torch.cov(x.T), torch.cov(y.T)
-    values, vectors = torch.linalg.eigh(cov_x)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp(min=0).sqrt().sum()
-    return float((x.mean(0) - y.mean(0)).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+    return frechet_distance((x.mean(0), torch.cov(x.T)), (y.mean(0), torch.cov(y.T)))
 
 
 class Bench:

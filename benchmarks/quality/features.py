@@ -36,6 +36,7 @@ from torch.nn import functional
 
 from matchlib.evaluation.features import shifted
 from matchlib.evaluation.features import trained as train_network
+from matchlib.plugins.metrics.frechet import frechet_distance
 
 Features = Callable[[Tensor], np.ndarray]
 RESULT = Path(__file__).parents[1] / "results" / "features.json"
@@ -93,11 +94,8 @@ def corrupted(x: Tensor, y: np.ndarray) -> dict[str, list[Tensor]]:
 
 
 def frechet(x: np.ndarray, y: np.ndarray) -> float:
-    a, b = (np.atleast_2d(np.cov(z, rowvar=False)) for z in (x, y))
-    values, vectors = np.linalg.eigh(a)
-    root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ b @ root), 0)).sum()
-    return float(np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a) + np.trace(b) - 2 * cross)
+    a, b = (torch.as_tensor(z).double() for z in (x, y))
+    return frechet_distance((a.mean(0), torch.cov(a.T)), (b.mean(0), torch.cov(b.T)))
 
 
 def standardised(features: Features, train: Tensor) -> Features:

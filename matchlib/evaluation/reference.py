@@ -12,10 +12,26 @@ from torch import Tensor
 
 from matchlib.evaluation.work import Work
 
-__all__ = ["Extractor", "PointSet", "Reference"]
+__all__ = ["Extractor", "PointSet", "Reference", "classes_missing", "shares_of", "total_variation"]
 
 T = TypeVar("T")
 ROWS = 1000  # events whose features are computed at once
+MISSING = 0.1  # of its share in the data, below which a class counts as missing
+
+
+def shares_of(classes: Tensor, count: int) -> Tensor:
+    """Returns the share of each of ``count`` classes, ``(n,) -> (count,)``, float64."""
+    return torch.bincount(classes, minlength=count).double() / len(classes)
+
+
+def total_variation(shares: Tensor, others: Tensor) -> float:
+    """Returns half of the sum of differences, in [0, 1]."""
+    return float((shares - others).abs().sum() / 2)
+
+
+def classes_missing(shares: Tensor, expected: Tensor) -> float:
+    """Returns how many classes have less than a tenth of their expected share."""
+    return float((shares < MISSING * expected).sum())
 
 
 class Extractor:
@@ -73,8 +89,7 @@ class PointSet:
     @cached_property
     def shares(self) -> Tensor:
         """The share of each class, ``(classes,)``, which sum to 1."""
-        counts = torch.bincount(self.classes, minlength=self.extractor.classes).double()
-        return counts / counts.sum()
+        return shares_of(self.classes, self.extractor.classes)
 
     def first(self, n: int) -> PointSet:
         """Returns the first n points, at most all."""

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from matchlib.algebra.records import Batch, PathSample
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.predictions import Predictions
+from matchlib.evaluation.reference import Extractor, classes_missing, shares_of, total_variation
 from matchlib.training.alarms import Limits, Raised, raised
 from matchlib.training.random import Streams
 
@@ -28,7 +28,6 @@ __all__ = ["DistillationMonitor", "Monitor", "Readings"]
 
 BINS = 4  # of time
 SHARES_OF = 4096  # data whose classes are counted
-MISSING = 0.1  # of its share in the data, below which a class counts as missing
 CONFIDENCE = 1.96  # standard errors on either side: 95%
 
 
@@ -38,15 +37,6 @@ class Readings:
 
     values: dict[str, float] = field(default_factory=dict)
     alarms: tuple[Raised, ...] = ()
-
-
-class Classifier(Protocol):
-    """Names the classes of events; see ``matchlib.evaluation.reference.Extractor``."""
-
-    classes: int
-
-    def classify(self, events: Tensor) -> Tensor:
-        """``(n, *event) -> (n,)``, integers below ``classes``."""
 
 
 class Monitor(ABC):
@@ -86,7 +76,7 @@ class DistillationMonitor(Monitor):
         steps: int = 1,
         size: int = 256,
         limits: Limits | None = None,
-        classifier: Callable[[], Classifier] | None = None,
+        classifier: Callable[[], Extractor] | None = None,
     ) -> None:
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
         self.steps, self.size, self.limits = steps, size, limits or Limits()
@@ -168,24 +158,24 @@ class DistillationMonitor(Monitor):
         return values
 
     @cached_property
-    def _classifier(self) -> Classifier | None:
+    def _classifier(self) -> Extractor | None:
         return None if self._make_classifier is None else self._make_classifier()
 
     @cached_property
     def _data_shares(self) -> Tensor:
         """The shares of classes of up to ``SHARES_OF`` data."""
         assert self._classifier is not None
-        return _shares(self._classifier.classify(self.dataset.take(slice(SHARES_OF)).data), self._classifier.classes)
+        return shares_of(self._classifier.classify(self.dataset.take(slice(SHARES_OF)).data), self._classifier.classes)
 
     def _classes(self, samples: Tensor, label: Tensor | None) -> dict[str, float]:
         classifier = self._classifier
         if classifier is None or classifier.classes < 2:
             return {}
         named = classifier.classify(samples)
-        shares, expected = _shares(named, classifier.classes), self._data_shares
+        shares, expected = shares_of(named, classifier.classes), self._data_shares
         values = {
-            "class_shares": ((shares - expected).abs().sum() / 2).item(),
-            "classes_missing": float((shares < MISSING * expected).sum()),
+            "class_shares": total_variation(shares, expected),
+            "classes_missing": classes_missing(shares, expected),
         }
         if label is not None and self.dataset.classes == classifier.classes:
             by_chance = 1 - (shares * expected).sum()  # were labels drawn at random
@@ -295,10 +285,6 @@ def _linear_error(predictions: Predictions, state: Tensor, which: Tensor) -> flo
         weight = torch.full_like(predictions.target.flatten(1)[:, 0], weight)
     w, target, x = weight[which], predictions.target[which], state[which]
     return float((w * square_norm(target - best_multiple(target, x, w) * x)).sum() / len(which))
-
-
-def _shares(classes: Tensor, count: int) -> Tensor:
-    return torch.bincount(classes, minlength=count).double() / len(classes)
 
 
 def _variance(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
+from matchlib.evaluation.reference import Extractor
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.teacher import Teacher
 from matchlib.plugins.losses import UID
@@ -152,7 +153,7 @@ def test_monitor_measure_names_the_cause_of_what_is_not_finite() -> None:
         assert cause in alarm.message
 
 
-class Sides:
+class Sides(Extractor):
     """Two classes: which side of zero a number lies on."""
 
     classes = 2

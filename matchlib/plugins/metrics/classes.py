@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from matchlib.evaluation.reference import PointSet, Reference
+from matchlib.evaluation.reference import PointSet, Reference, total_variation
+from matchlib.evaluation.reference import classes_missing as count_missing
 from matchlib.registry import metrics
 
-__all__ = ["MISSING", "class_entropy", "class_shares", "classes_missing"]
-
-MISSING = 0.1  # of its share in the data, below which a class counts as missing
+__all__ = ["class_entropy", "class_shares", "classes_missing"]
 
 
 def _tells_classes(reference: Reference) -> bool:
@@ -27,7 +26,7 @@ def _entropy(shares: Tensor) -> Tensor:
 @metrics.register("class-shares", applies=_tells_classes)
 def class_shares(reference: Reference, samples: PointSet) -> float:
     """Returns the total variation between the shares of classes of samples and data, in [0, 1]; lower is better."""
-    return float((samples.shares - reference.train.shares).abs().sum() / 2)
+    return total_variation(samples.shares, reference.train.shares)
 
 
 @metrics.register("class-entropy", better=0, applies=_tells_classes)
@@ -39,4 +38,4 @@ def class_entropy(reference: Reference, samples: PointSet) -> float:
 @metrics.register("classes-missing", applies=_tells_classes)
 def classes_missing(reference: Reference, samples: PointSet) -> float:
     """Returns how many of the data's classes have less than a tenth of their share among samples; lower is better."""
-    return float((samples.shares < MISSING * reference.train.shares).sum())
+    return count_missing(samples.shares, reference.train.shares)
