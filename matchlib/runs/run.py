@@ -231,8 +231,10 @@ class Run:
 
     def _monitor(self, distillation: Distillation, data: Dataset) -> DistillationMonitor:
         def classifier() -> OwnFeatures:
-            self._processes("student").on_main_process(lambda: own_features(self.components.data, self.device).name)  # once, for the cache
-            return own_features(self.components.data, self.device)
+            processes, dataset = self._processes("student"), self.components.data
+            work = watched(self.on_progress if processes.rank == 0 else None, None)
+            processes.on_main_process(lambda: own_features(dataset, self.device, work=work).name)  # once, for the cache
+            return own_features(dataset, self.device, work=work)
 
         steps = self.settings.trainer.steps
         return DistillationMonitor(distillation, data, self.streams, steps=steps, classifier=classifier)
@@ -242,7 +244,8 @@ class Run:
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
-        reference = reference_of(self.components.data, device=self.device)
+        e = self.settings.evaluation
+        reference = reference_of(self.components.data, samples=e.samples, subset=e.subset, extractor=e.extractor, device=self.device)
         processes = self._processes("student")
 
         def score(modules: Mapping[str, nn.Module]) -> float:
