@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from matchlib.data.dataset import Dataset
+from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
@@ -96,6 +97,10 @@ class Run:
             modules["student"] = self._phase("student", self._train_student)
         self.pipelines = {kind: Pipeline(config, module, self.device, data=self.components.data) for kind, module in modules.items()}
         return self.evaluate()
+
+    def train(self, phase: str) -> None:
+        """Trains ``teacher`` or ``student`` from where its last checkpoint is, and saves no more than checkpoints."""
+        {"teacher": self._train_teacher, "student": self._train_student}[phase]()
 
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
@@ -185,7 +190,7 @@ class Run:
         field.train().requires_grad_(True)
         matching: Any = tasks["matching"]
         task: Task = matching(
-            Learner(field, training.lr, training.betas, training.ema),
+            Learner(field, training.lr or TEACHER_LR_SCALE * learning_rate(field), training.betas, training.ema),
             config.model,
             self.components.data.compact().to(self.device),
             self.streams,
