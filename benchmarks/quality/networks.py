@@ -84,7 +84,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dataset, rows = mnist(given.mnist), []
     for name in given.only:
-        key = {"benchmark": "networks", "network": NETWORKS[name], "seconds": given.seconds, "batch": given.batch}
+        key = {"benchmark": "networks", "version": 2, "network": NETWORKS[name], "seconds": given.seconds, "batch": given.batch}
         row = {"network": name, **cell(key, lambda n=name: trained(dataset, NETWORKS[n], given.seconds, given.batch))}
         rows.append(row)
         print(row, flush=True)

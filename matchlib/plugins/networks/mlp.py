@@ -45,9 +45,11 @@ class ResidualMLP(nn.Module):
         width: of the hidden layers, >= 1.
         depth: number of residual blocks, >= 1.
         embedding: width of the embedding of time and label, >= 1.
+        bypass: whether every coordinate of the state also reaches the answer directly, times a factor from the embedding. A velocity
+            holds all of the noise, which hidden layers narrower than the event cannot pass on.
     """
 
-    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
+    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64, bypass: bool = True) -> None:
         super().__init__()
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
@@ -63,6 +65,10 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        self.bypass = nn.Linear(embedding, math.prod(self.shape)) if bypass else None
+        if self.bypass is not None:
+            nn.init.zeros_(self.bypass.weight)
+            nn.init.zeros_(self.bypass.bias)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """``(b, *event), (b,) -> (b, *answer)``."""
@@ -75,4 +81,8 @@ class ResidualMLP(nn.Module):
         width = x.shape[1]
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
             x = run(block, x, 1 + scale, shift, keep=not self.checkpointing)
-        return self.leave(functional.silu(x)).unflatten(1, self.shape)
+        answer = self.leave(functional.silu(x)).unflatten(1, self.shape)
+        if self.bypass is None:
+            return answer
+        heads = state if answer.ndim == state.ndim else state[:, None]
+        return torch.addcmul(answer, self.bypass(embedded).unflatten(1, self.shape), heads)
