@@ -204,9 +204,7 @@ def evaluate(
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def start_run(
-    settings: RunSettings, *, again: bool = False, time: str | float | None = None, trust: bool = False, **given: Any
-) -> Run:
+def start_run(settings: RunSettings, *, again: bool = False, time: str | float | None = None, trust: bool = False, **given: Any) -> Run:
     """Builds the components, then makes the folder of a new run and writes its ``config.yaml``.
 
     Args:
