@@ -166,7 +166,7 @@ ALARMS = (
         "copies",
         _stays_below("nearest_ratio"),
         "samples are nearer to the training data than held-out data are ({nearest_ratio:.2f} of their distance): the student copies, or "
-        "draws few and blurred samples; lower loss.alpha and the learning rates, or give more data",
+        "draws few and blurred samples; lower loss.alpha and trainer.student_lr, or give more data",
     ),
     Alarm(
         "labels",
