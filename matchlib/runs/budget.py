@@ -18,7 +18,8 @@ import torch
 from matchlib.errors import SettingError
 from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import reference_of
-from matchlib.runs.build import Components, device_of
+from matchlib.registry import networks
+from matchlib.runs.build import Components, device_of, sizes_of
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.run import Run
 from matchlib.runs.settings import RunSettings
@@ -30,6 +31,7 @@ UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 SHARES = {"teacher": 0.6, "student": 0.4}  # of the time for training
 SCORING = 0.2  # of all the time, at most, for samples and scores
 TRAINED = 0.94  # of the time for training that steps take; the rest is for measurements during it and for checkpoints
+ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
 FEWEST = {"teacher": 200, "student": 200}  # steps that are worth starting
 LOOK, SECOND_LOOK = 64, 256  # samples that the cost of scoring is measured on
 WORTHWHILE = 0.02  # of the time, which the first look may have taken for a second one to be worth it
@@ -136,7 +138,7 @@ def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], 
         SettingError: the time is too short for anything useful.
     """
     begin = time.perf_counter()
-    components = rebuild(settings)
+    settings, components = _network(settings, rebuild, seconds)
     costs = measured(settings, components, seconds)
     size, draws, scoring = _samples(settings, components, costs, seconds)
     left = (seconds - (time.perf_counter() - begin) - scoring) * TRAINED
@@ -146,15 +148,33 @@ def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], 
     steps = {phase: int(left * share / sum(free.values()) / costs.step[phase]) for phase, share in free.items()}
     short = sum(max(FEWEST[phase] - count, 0) * costs.step[phase] for phase, count in steps.items())
     if short > 0 or left < 0:
-        raise SettingError(
-            f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(seconds + 1.3 * short - min(left, 0))}"
-        )
+        least = seconds + 1.3 * short - min(left, 0)
+        raise SettingError(f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(least)}")
     chosen = {**given, **steps}
     parts = [f"{phase} {chosen[phase]:,} steps ({_shown(chosen[phase] * cost / TRAINED)})" for phase, cost in costs.step.items()]
     logger.info("time: %s; scores of %s samples (%s)", ", ".join(parts), f"{draws * size:,}", _shown(scoring))
     evaluation = settings.evaluation.model_copy(update={"samples": size, "draws": draws})
     updates = {phase: {"steps": count} for phase, count in steps.items()}
     return _with(settings, updates).model_copy(update={"evaluation": evaluation})
+
+
+def _network(settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float) -> tuple[RunSettings, Components]:
+    """Returns settings with the network that is slowest among those that can be trained long enough, and the components.
+
+    Recommended networks are tried from the fastest on, and the first that is too slow ends the search.
+    """
+    components = rebuild(settings)
+    if components.finished or "network" in settings.teacher.model_fields_set:
+        return settings, components
+    candidates = [network for name in networks for network in sizes_of(name, components.config.network_spec)]
+    chosen: tuple[float, RunSettings, Components] | None = None
+    for network in candidates:
+        tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
+        made = rebuild(tried)
+        step = seconds_per_step(tried, made, "teacher")
+        if step * ENOUGH < SHARES["teacher"] * seconds and (chosen is None or step > chosen[0]):
+            chosen = step, tried, made
+    return (settings, components) if chosen is None else chosen[1:]
 
 
 def _samples(settings: RunSettings, components: Components, costs: Costs, seconds: float) -> tuple[int, int, float]:

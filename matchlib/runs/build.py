@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import couplings, families, interpolants, losses, metrics, objectives, samplers, students
+from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
@@ -52,6 +53,8 @@ __all__ = [
     "names_code",
     "open_teacher",
     "settings_digest",
+    "sized",
+    "sizes_of",
 ]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
@@ -226,6 +229,17 @@ def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
     return NetworkSpec(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
 
 
+def sizes_of(name: str, spec: NetworkSpec) -> list[Spec]:
+    """Returns settings that a registered network recommends for a kind of event, from small to large; none where it has no advice."""
+    sizes = getattr(networks[name], "sizes", None)
+    return [] if sizes is None else [{"name": name, **settings} for settings in sizes(spec)]
+
+
+def sized(network: Mapping[str, Any], spec: NetworkSpec) -> Spec:
+    """Returns the spec of a network, with the smallest recommended size where it states no setting."""
+    return dict(network) if len(network) > 1 else next(iter(sizes_of(network["name"], spec)), dict(network))
+
+
 # -- the teacher -----------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +270,8 @@ def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactCo
     """Returns the untrained teacher that a family makes for the data, with its description."""
     t, family = settings.teacher, _family(settings.teacher)
     model = _model(t, family, dataset)
-    network, spec, moments = dict(family.network(t.network)), _network_spec(dataset, model), dataset.moments(model.coupling)
+    spec, moments = _network_spec(dataset, model), dataset.moments(model.coupling)
+    network = sized(family.network(t.network), spec)
     torch.manual_seed(settings.seed)  # the global generator is used for initial weights and nothing else
     field = build_field(network, spec, model, moments)
     defaults = family.defaults(paired=dataset.paired)
@@ -443,7 +458,7 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
     if network is None and learns:
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
-    return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
+    return build_field(sized(network or settings.teacher.network, config.network_spec), config.network_spec, config.model, config.moments)
 
 
 def _student(
@@ -453,7 +468,7 @@ def _student(
     s = settings.student
     if s.name not in students:
         return _artifact_student(s, config, teacher, trust=trust)
-    network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
+    network: Spec = {"network": sized(s.network or settings.teacher.network, config.network_spec)} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}

@@ -127,7 +127,7 @@ class DistillationMonitor(Monitor):
         return generated, self.distillation.model.sample_path(other, generator=generator), generated.data
 
     def errors(self, generated: PathSample, real: PathSample) -> dict[str, float]:
-        """Returns the gap at generated points, the relative errors of teacher and critic at real points, and the critic's at generated ones."""
+        """Returns the gap at generated points, and the relative errors of teacher and critic."""
         at_generated, at_real = (self.distillation.predictions(points)[0] for points in (generated, real))
         gap = _excess(at_generated)
         values = {"gap": gap.mean().item(), "gap/ci": CONFIDENCE * (gap.std() / math.sqrt(len(gap))).item()}
