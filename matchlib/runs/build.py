@@ -329,7 +329,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
     stated = t.normalization or teacher.normalization or recorded
     dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
-    defaults = teacher.defaults or Defaults(samplers["ode"](), high_noise=not dataset.paired)
+    defaults = teacher.defaults or Defaults.of_model(teacher.model, samplers["ode"](), paired=dataset.paired)
     return ArtifactConfig(
         kind="teacher",
         network=spec,
