@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
@@ -167,10 +167,13 @@ class Run:
     def _read_cached(folder: Path, teacher: Teacher) -> bool:
         """Gives the teacher the weights of a folder of the cache; returns whether it could."""
         try:
-            teacher.load_state_dict(read_tensors(folder / WEIGHTS)[0])
-        except (ArtifactError, RuntimeError):  # not there, damaged, or of other networks
+            tensors = read_tensors(folder / WEIGHTS)[0]
+        except ArtifactError:  # not there, or damaged
             return False
-        return True
+        fits = shapes_of(tensors) == shapes_of(teacher.state_dict())  # asked first: load_state_dict takes what fits before it refuses
+        if fits:
+            teacher.load_state_dict(tensors)
+        return fits
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
@@ -178,7 +181,8 @@ class Run:
         for key in ("sampler", "data", "guidance", "defaults", "settings"):
             del config[key]
         training = self.settings.teacher.training.model_dump(exclude={"log_every", "checkpoint_every", "keep_last", "monitor_every"})
-        text = json.dumps([config, training, self.device.type], sort_keys=True, default=str)
+        shapes = shapes_of(self.components.teacher.state_dict())
+        text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
         data = self.components.data.train
         return data_digest(text.encode(), data.data, data.source, data.label)
 
@@ -283,6 +287,11 @@ class Run:
             strategy=self._processes(phase),
             should_stop=self.should_stop,
         )
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor, by name."""
+    return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
 def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None) -> Work:
