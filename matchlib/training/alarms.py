@@ -26,9 +26,9 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
-        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state; like the next, in two
-            consecutive measurements of which the second is not much better.
-        nearest_ratio: distance of samples to the nearest training data, over that of held-out data.
+        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state.
+        nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
+            which the second is not much better.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
@@ -40,7 +40,7 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
-    critic_error_generated: float = 1.2
+    critic_error_generated: float = 1.0
     nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
@@ -136,7 +136,7 @@ ALARMS = (
     ),
     Alarm(
         "critic-lr",
-        _stays_above("critic_error_generated"),
+        lambda now, before, limits: now.get("critic_error_generated", 0.0) > limits.critic_error_generated,
         "on the student's samples the critic's error is {critic_error_generated:.2f} times that of the best multiple of the state: it has "
         "fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
