@@ -82,6 +82,11 @@ def _variety(readings: Values, limits: Limits) -> float:
     return min(std / limits.std_ratio[0], distance / limits.nn_distance_ratio)
 
 
+def _critic_fell_apart(now: Values, before: Values, limits: Limits) -> bool:
+    """Whether the critic is lost on samples that are still of the data's size: that of a student that left them is lost, too."""
+    return now.get("critic_error_generated", 0.0) > limits.critic_error_generated and now["std_ratio"] <= limits.std_ratio[1]
+
+
 def _student_too_fast(now: Values, before: Values, limits: Limits) -> bool:
     return now["std_ratio"] > limits.std_ratio[1] or now["saturation"] > limits.saturation
 
@@ -129,16 +134,17 @@ ALARMS = (
         "the student does not change: its gradient or learning rate is zero; raise trainer.student_lr, or choose another student.network",
     ),
     Alarm(
+        "critic-lr",
+        _critic_fell_apart,
+        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the best multiple of the state: it has "
+        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        alone=True,
+    ),
+    Alarm(
         "student-lr",
         _student_too_fast,
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
         "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
-    ),
-    Alarm(
-        "critic-lr",
-        lambda now, before, limits: now.get("critic_error_generated", 0.0) > limits.critic_error_generated,
-        "on the student's samples the critic's error is {critic_error_generated:.2f} times that of the best multiple of the state: it has "
-        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
     ),
     Alarm(
