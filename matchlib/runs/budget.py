@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from matchlib.errors import SettingError
+from matchlib.errors import Interrupted, SettingError
 from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import reference_of
 from matchlib.registry import networks
@@ -57,11 +57,12 @@ def seconds_of(text: str | float) -> float:
     return seconds
 
 
-def seconds_per_step(settings: RunSettings, components: Components, phase: str) -> float:
+def seconds_per_step(settings: RunSettings, components: Components, phase: str, *, enough: float = math.inf) -> float:
     """Returns the mean time of an optimiser step, in seconds, from a few steps in a folder that is thrown away.
 
     Args:
         phase: ``teacher`` or ``student``; the steps of student and critic count alike.
+        enough: seconds of a single step that end the measurement, and are returned then.
     """
     device, stamps = device_of(settings.device), list[float]()
 
@@ -69,13 +70,16 @@ def seconds_per_step(settings: RunSettings, components: Components, phase: str) 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         stamps.append(time.perf_counter())
-        return False
+        return len(stamps) > 1 and stamps[-1] - stamps[-2] > enough
 
     steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6}
     short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
     copied = replace(components, teacher=copy.deepcopy(components.teacher), distillation=copy.deepcopy(components.distillation))
     with tempfile.TemporaryDirectory() as folder:
-        Run(short, copied, Path(folder), should_stop=stamp).train(phase)
+        try:
+            Run(short, copied, Path(folder), should_stop=stamp).train(phase)
+        except Interrupted:
+            return stamps[-1] - stamps[-2]
     return (stamps[-1] - stamps[WARM - 1]) / MEASURED
 
 
@@ -161,19 +165,22 @@ def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], 
 def _network(settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float) -> tuple[RunSettings, Components]:
     """Returns settings with the network that is slowest among those that can be trained long enough, and the components.
 
-    Recommended networks are tried from the fastest on, and the first that is too slow ends the search.
+    The recommended sizes of each network are tried from the smallest on, until one is too slow.
     """
     components = rebuild(settings)
     if components.finished or "network" in settings.teacher.model_fields_set:
         return settings, components
-    candidates = [network for name in networks for network in sizes_of(name, components.config.network_spec)]
+    slowest = SHARES["teacher"] * seconds / ENOUGH
     chosen: tuple[float, RunSettings, Components] | None = None
-    for network in candidates:
-        tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
-        made = rebuild(tried)
-        step = seconds_per_step(tried, made, "teacher")
-        if step * ENOUGH < SHARES["teacher"] * seconds and (chosen is None or step > chosen[0]):
-            chosen = step, tried, made
+    for name in networks:
+        for network in sizes_of(name, components.config.network_spec):
+            tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
+            made = rebuild(tried)
+            step = seconds_per_step(tried, made, "teacher", enough=slowest)
+            if step > slowest:
+                break
+            if chosen is None or step > chosen[0]:
+                chosen = step, tried, made
     return (settings, components) if chosen is None else chosen[1:]
 
 

@@ -75,7 +75,7 @@ def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkey
     monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (1.0, 0.0)))
     price = {"mlp": lambda spec: spec["width"] / 3840, "unet": lambda spec: spec["channels"] / 100, "dit": lambda spec: 9.0}
 
-    def step(settings: RunSettings, components: object, phase: str) -> float:
+    def step(settings: RunSettings, components: object, phase: str, *, enough: float) -> float:
         network = settings.teacher.network
         return price[network["name"]](network)
 
