@@ -112,6 +112,19 @@ def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", 
     return 0
 
 
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN [RUN...]", help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="FILE.html [default: RUN/report.html, of several runs comparison.html].")
+    ] = None,
+) -> int:
+    """Write the page of a run from its files, or one page that compares runs."""
+    from matchlib.runs.page.document import write_page
+
+    print(f"wrote {write_page(folders, out)}")
+    return 0
+
+
 def resume(
     folder: Folder,
     checkpoint: Annotated[
@@ -295,6 +308,7 @@ COMMANDS: Sequence[Callable[..., int]] = (
     evaluate,
     score,
     compare,
+    report,
     resume,
     plugins,
     check,
@@ -368,8 +382,9 @@ def _carried_out(start: Callable[..., Any]) -> int:
     if rank()[0]:
         return 0
     show_report(report)
-    for name in ("samples.png", "evaluation.json", *sorted(run.pipelines)):
-        console().print(f"wrote {run.folder / name}", markup=False)
+    for name in ("samples.png", "evaluation.json", "report.html", *sorted(run.pipelines)):
+        if (run.folder / name).exists():
+            console().print(f"wrote {run.folder / name}", markup=False)
     return 0
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
-from matchlib.errors import ArtifactError, Interrupted
+from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
@@ -27,7 +27,10 @@ from matchlib.io import cache_folder, read_tensors
 from matchlib.registry import metrics, tasks
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import Components, data_digest, device_of, settings_digest
+from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
+from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.record import group
 from matchlib.runs.settings import RunSettings
 from matchlib.training.callbacks import Progress, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
@@ -60,6 +63,7 @@ class Run:
 
     Attributes:
         pipelines: ``teacher`` and perhaps ``student``, ready to sample, once they are made.
+        seconds: that phases took, of those that were not skipped.
     """
 
     def __init__(
@@ -80,6 +84,8 @@ class Run:
         self._strategies = {phase: strategy(settings.engine_of(phase).parallel) for phase in ("teacher", "student")}
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pipelines: dict[str, Pipeline] = {}
+        self.seconds: dict[str, float] = {}
+        self._shown: dict[str, Tensor] = {}  # the teacher's part of what the page shows
 
     def execute(self) -> dict[str, Any]:
         """Runs every phase that is not done and returns the evaluation.
@@ -88,6 +94,15 @@ class Run:
             Interrupted: ``should_stop`` said so; a checkpoint is written.
             DivergedError: training stopped itself.
         """
+        try:
+            result = self._execute()
+        except (Interrupted, DivergedError):
+            self._report({})
+            raise
+        self._report(self.pipelines)
+        return result
+
+    def _execute(self) -> dict[str, Any]:
         config = self.components.config
         modules: dict[str, Any] = {"teacher": self._phase("teacher", self._make_teacher)}
         if self.settings.command == "distill":
@@ -100,9 +115,12 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         logger.info("evaluation: sampling and scoring")
+        begin = time.perf_counter()
         s, processes = self.settings, self._processes("student")
         work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
-        return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
+        report = evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
+        self.seconds["scoring"] = time.perf_counter() - begin
+        return report
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
@@ -112,7 +130,9 @@ class Run:
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
             return self._saved_teacher(saved, target) if kind == "teacher" else saved
+        begin = time.perf_counter()
         config, module = make()
+        self.seconds[kind] = time.perf_counter() - begin
         processes.on_main_process(lambda: save_artifact(target, config, module))
         return module
 
@@ -256,6 +276,60 @@ class Run:
 
         return score
 
+    # -- the page ----------------------------------------------------------------------------------------------------------
+
+    def _report_checkpoint(self, trainer: Trainer) -> None:
+        """Writes the page while a phase is trained; of the student with samples of its averaged weights."""
+        pipelines = {}
+        if trainer.phase == "student":
+            student = trainer.states["student"].ema.copy()
+            pipelines = {"student": Pipeline(self.components.config, student, self.device, data=self.components.data)}  # type: ignore[arg-type]
+        self._report(pipelines)
+
+    def _report(self, pipelines: Mapping[str, Pipeline]) -> None:
+        """Writes ``report.html``; what goes wrong with it is a warning.
+
+        Args:
+            pipelines: of which samples are drawn; that of the teacher may be left out.
+        """
+        processes = self._processes("student" if self.components.distillation else "teacher")
+        error = processes.on_main_process(lambda: self._write_page(pipelines))
+        if error and processes.rank == 0:
+            logger.warning("%s was not written: %s", self.folder / PAGE, error)
+
+    def _write_page(self, pipelines: Mapping[str, Pipeline]) -> str:
+        """Writes the page, and returns what went wrong."""
+        try:
+            self._exhibit(pipelines).write(self.folder)
+            write_page([self.folder])
+        except Exception as error:  # whatever it is, the run is worth more than its page
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _exhibit(self, pipelines: Mapping[str, Pipeline]) -> Exhibit:
+        """What the page shows and no other file holds; without pipelines, the samples that were drawn last."""
+        before, parts, data = Exhibit.read(self.folder), self.components, self.components.data
+        tensors = dict(before.tensors) or exhibit({}, data, self.settings.seed)
+        if pipelines:
+            self._shown = self._shown or self._teacher_samples()
+            others = {kind: pipeline for kind, pipeline in pipelines.items() if kind != "teacher"}
+            tensors |= self._shown | exhibit(others, data, self.settings.seed)
+        modules: dict[str, nn.Module] = {"teacher": parts.teacher}
+        if parts.distillation is not None:
+            modules |= {"student": parts.distillation.student, "critic": parts.distillation.critic}
+        about = {**description(parts.config, modules), "machine": machine(self.device), "memory": peak_memory(self.device)}
+        return Exhibit(tensors, {**about, "seconds": {**group(before.about, "seconds"), **self.seconds}})
+
+    def _teacher_samples(self) -> dict[str, Tensor]:
+        """The teacher's part of the page; the teacher is left on the device where it was."""
+        teacher = self.components.teacher
+        place = next((weight.device for weight in teacher.parameters()), None)
+        pipeline = Pipeline(self.components.config, teacher, self.device, data=self.components.data)
+        try:
+            return exhibit({"teacher": pipeline}, self.components.data, self.settings.seed)
+        finally:
+            teacher.to(place)
+
     # -- the trainer -------------------------------------------------------------------------------------------------------
 
     def _place(self, module: nn.Module, phase: str, *, frozen: bool = False) -> Any:
@@ -273,7 +347,12 @@ class Run:
             phase=phase,
             checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, digest=digest, note=note),
             callbacks=standard_callbacks(
-                settings, log=self.folder / "metrics.jsonl", on_progress=self.on_progress, monitor=monitor, score=score
+                settings,
+                log=self.folder / "metrics.jsonl",
+                on_progress=self.on_progress,
+                monitor=monitor,
+                score=score,
+                report=self._report_checkpoint,
             ),
             strategy=self._processes(phase),
             should_stop=self.should_stop,

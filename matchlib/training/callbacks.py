@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "Monitoring",
     "Progress",
     "ProgressCallback",
+    "Reporting",
     "RollBack",
     "StopOnAlarm",
     "standard_callbacks",
@@ -240,6 +242,30 @@ class KeepBest(Callback):
         self.best = tuple(state["best"]) if state["best"] else None
 
 
+class Reporting(Callback):
+    """Calls a function after checkpoints, as often as a small share of the training's time allows.
+
+    Args:
+        report: called in all processes.
+        share: of the time since the training began, at most, that all calls take together, if each takes as long as the one before.
+        guess: seconds that the first call may take.
+    """
+
+    def __init__(self, report: Callable[[Trainer], None], share: float = 0.01, guess: float = 0.25) -> None:
+        self.report, self.share = report, share
+        self._last, self._spent, self._begin = guess, 0.0, time.perf_counter()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._begin = time.perf_counter()
+
+    def on_checkpoint_written(self, trainer: Trainer) -> None:
+        begin = time.perf_counter()
+        if trainer.strategy.on_main_process(lambda: self._spent + self._last <= self.share * (begin - self._begin)):
+            self.report(trainer)
+            self._last = time.perf_counter() - begin
+            self._spent += self._last
+
+
 def standard_callbacks(
     settings: TrainerSettings,
     *,
@@ -247,12 +273,13 @@ def standard_callbacks(
     on_progress: Callable[[Progress], None] | None = None,
     monitor: Monitor | None = None,
     score: Score | None = None,
+    report: Callable[[Trainer], None] | None = None,
 ) -> list[Callback]:
     """Returns the callbacks that settings ask for.
 
     Args:
         log: file for rows of the log; None for none.
-        on_progress, monitor, score: likewise, of ``ProgressCallback``, ``Monitoring`` and ``KeepBest``.
+        on_progress, monitor, score, report: likewise, of ``ProgressCallback``, ``Monitoring``, ``KeepBest`` and ``Reporting``.
     """
     callbacks: list[Callback] = [JSONLog(log)] if log else []
     callbacks += [ProgressCallback(on_progress)] if on_progress else []
@@ -262,4 +289,4 @@ def standard_callbacks(
         callbacks.append(StopOnAlarm())
     elif settings.on_alarm == "roll-back" and monitoring:
         callbacks.append(RollBack(monitoring))
-    return callbacks + ([KeepBest(score)] if score else [])
+    return callbacks + ([KeepBest(score)] if score else []) + ([Reporting(report)] if report else [])
