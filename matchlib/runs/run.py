@@ -18,20 +18,21 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
+from matchlib.evaluation.pictures import drawn
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
-from matchlib.registry import metrics, tasks
+from matchlib.registry import metrics, tasks, trackers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import Components, data_digest, device_of, settings_digest
+from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, settings_digest
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.record import group
-from matchlib.runs.settings import RunSettings
+from matchlib.runs.settings import RunSettings, plain
 from matchlib.training.callbacks import Progress, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
@@ -40,6 +41,7 @@ from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import Learner, Task
+from matchlib.training.tracker import TrackedPhase, Tracking, numbers
 from matchlib.training.trainer import Trainer
 
 __all__ = ["Run", "prepared", "watched"]
@@ -85,6 +87,7 @@ class Run:
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pipelines: dict[str, Pipeline] = {}
         self.seconds: dict[str, float] = {}
+        self._trackings: list[Tracking] = []  # of the latest phase
         self._shown: dict[str, Tensor] = {}  # the teacher's part of what the page shows
 
     def execute(self) -> dict[str, Any]:
@@ -96,11 +99,17 @@ class Run:
         """
         try:
             result = self._execute()
+            if not self._trackings:  # the last phase was done before
+                self._track("student" if self.components.distillation else "teacher", done=True)
+            self._report(self.pipelines)
+            for tracking in self._trackings:
+                tracking.scalars(dict(numbers({"evaluation": result})))
+            return result
         except (Interrupted, DivergedError):
             self._report({})
             raise
-        self._report(self.pipelines)
-        return result
+        finally:
+            self._close_trackings()
 
     def _execute(self) -> dict[str, Any]:
         config = self.components.config
@@ -192,7 +201,7 @@ class Run:
         config = self.components.config.to_json()
         for key in ("sampler", "data", "guidance", "defaults", "settings"):
             del config[key]
-        training = self.settings.teacher.training.model_dump(exclude={"log_every", "checkpoint_every", "keep_last", "monitor_every"})
+        training = self.settings.teacher.training.model_dump(exclude=set(NOT_OF_WEIGHTS))
         text = json.dumps([config, training, self.device.type], sort_keys=True, default=str)
         data = self.components.data.train
         return data_digest(text.encode(), data.data, data.source, data.label)
@@ -300,8 +309,13 @@ class Run:
     def _write_page(self, pipelines: Mapping[str, Pipeline]) -> str:
         """Writes the page, and returns what went wrong."""
         try:
-            self._exhibit(pipelines).write(self.folder)
+            shown = self._exhibit(pipelines)
+            shown.write(self.folder)
             write_page([self.folder])
+            if self._trackings and pipelines:
+                image = drawn({kind: x.numpy() for kind, x in shown.tensors.items() if "/" not in kind}, self.components.data.limits)
+                for tracking in self._trackings:
+                    tracking.picture("samples", image)
         except Exception as error:  # whatever it is, the run is worth more than its page
             return f"{type(error).__name__}: {error}"
         return ""
@@ -330,6 +344,26 @@ class Run:
         finally:
             teacher.to(place)
 
+    # -- trackers ----------------------------------------------------------------------------------------------------------
+
+    def _track(self, phase: str, *, done: bool = False) -> list[Tracking]:
+        """Returns what shows a phase to the trackers that the settings name; those of the phase before are closed.
+
+        Args:
+            done: whether the phase was trained before.
+        """
+        self._close_trackings()
+        if self._processes(phase).rank == 0:
+            training = self.settings.teacher.training if phase == "teacher" else self.settings.trainer
+            place = TrackedPhase(self.folder, phase, plain(self.settings), training.steps if done else 0)
+            self._trackings = [Tracking(trackers.build(spec), spec["name"], place, logger.warning) for spec in training.trackers]
+        return self._trackings
+
+    def _close_trackings(self) -> None:
+        for tracking in self._trackings:
+            tracking.close()
+        self._trackings = []
+
     # -- the trainer -------------------------------------------------------------------------------------------------------
 
     def _place(self, module: nn.Module, phase: str, *, frozen: bool = False) -> Any:
@@ -353,6 +387,7 @@ class Run:
                 monitor=monitor,
                 score=score,
                 report=self._report_checkpoint,
+                trackings=self._track(phase),
             ),
             strategy=self._processes(phase),
             should_stop=self.should_stop,

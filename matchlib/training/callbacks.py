@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -274,14 +274,16 @@ def standard_callbacks(
     monitor: Monitor | None = None,
     score: Score | None = None,
     report: Callable[[Trainer], None] | None = None,
+    trackings: Sequence[Callback] = (),
 ) -> list[Callback]:
     """Returns the callbacks that settings ask for.
 
     Args:
         log: file for rows of the log; None for none.
+        trackings: that show the rows of the log elsewhere.
         on_progress, monitor, score, report: likewise, of ``ProgressCallback``, ``Monitoring``, ``KeepBest`` and ``Reporting``.
     """
-    callbacks: list[Callback] = [JSONLog(log)] if log else []
+    callbacks: list[Callback] = [*([JSONLog(log)] if log else []), *trackings]
     callbacks += [ProgressCallback(on_progress)] if on_progress else []
     monitoring = Monitoring(monitor, settings.monitor_every) if monitor else None
     callbacks += [monitoring] if monitoring else []
