@@ -125,6 +125,17 @@ def report(
     return 0
 
 
+def watch(
+    folder: Folder,
+    once: Annotated[bool, typer.Option("--once", help="Show how far it is, and end.")] = False,
+) -> int:
+    """Follow a run that was started elsewhere, from its files, until it is scored."""
+    from matchlib_cli.watch import follow
+
+    follow(folder, once=once)
+    return 0
+
+
 def resume(
     folder: Folder,
     checkpoint: Annotated[
@@ -309,6 +320,7 @@ COMMANDS: Sequence[Callable[..., int]] = (
     score,
     compare,
     report,
+    watch,
     resume,
     plugins,
     check,

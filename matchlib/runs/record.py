@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from matchlib.errors import ArtifactError, MatchlibError
 from matchlib.io import read_json, read_yaml
 from matchlib.runs.exhibit import Exhibit
 
-__all__ = ["Record", "group", "read_record", "read_rows"]
+__all__ = ["Follower", "Record", "group", "read_record", "read_rows"]
 
 LONGEST = 1 << 16  # characters of a row of the log; no row that matchlib writes is as long
 
@@ -97,6 +98,34 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         row = parse_row(line)
         if row is not None:
             yield row
+
+
+class Follower:
+    """Reads what is new in the log of a run that another process writes, or goes on with.
+
+    Args:
+        path: ``metrics.jsonl``; it may not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file, self._at = path, (-1, -1), 0
+        self._seen: set[str] = set()  # lines: a resumed run writes the whole file anew
+
+    def new(self) -> list[dict[str, Any]]:
+        """Returns the rows that were added since the last call; a line that is still being written is left for the next one."""
+        try:
+            with self.path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                if (status.st_dev, status.st_ino) != self._file or status.st_size < self._at:
+                    self._file, self._at = (status.st_dev, status.st_ino), 0
+                file.seek(self._at)
+                whole = file.read().rpartition(b"\n")[0]
+        except OSError:
+            return []
+        self._at += len(whole) + 1 if whole else 0
+        lines = [line for line in whole.decode("utf-8", "replace").splitlines() if line not in self._seen]
+        self._seen.update(lines)
+        return [row for line in lines if (row := parse_row(line)) is not None]
 
 
 def parse_row(line: str) -> dict[str, Any] | None:

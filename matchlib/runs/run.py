@@ -388,6 +388,7 @@ class Run:
                 score=score,
                 report=self._report_checkpoint,
                 trackings=self._track(phase),
+                later=self.settings.trainer.steps if phase == "teacher" and self.components.distillation else 0,
             ),
             strategy=self._processes(phase),
             should_stop=self.should_stop,

@@ -10,8 +10,9 @@ from typing import Any
 from matchlib.evaluation.plots import Line, Mark, line_plot, short
 from matchlib.runs.record import Record
 from matchlib.training.alarms import ALARMS, GUIDE
+from matchlib.training.callbacks import alarm_names, is_measured
 
-__all__ = ["alarm_section", "curve_section", "values_of"]
+__all__ = ["alarm_message", "alarm_section", "alarms_of", "curve_section", "values_of"]
 
 Rows = Sequence[Mapping[str, Any]]
 SMOOTHED = 60  # rows from which losses are smoothed
@@ -49,16 +50,11 @@ def alarms_of(rows: Rows) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
     """Yields step, name and row of every alarm that is new: not in the measurement before."""
     before: set[str] = set()
     for row in rows:
-        if not any(key.startswith("monitor/") for key in row) and "alarms" not in row:
+        if not is_measured(row):
             continue
-        names = set(_names(row))
+        names = set(alarm_names(row))
         yield from ((row["step"], name, row) for name in sorted(names - before))
         before = names
-
-
-def _names(row: Mapping[str, Any]) -> list[str]:
-    names = row.get("alarms", ())
-    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
 
 
 def anchor(name: str) -> str:
@@ -135,11 +131,10 @@ def _speed(rows: Rows) -> tuple[list[float], list[float]]:
 def alarm_section(record: Record) -> str:
     """Returns what rang, when, what was measured, and what the guide says of it."""
     parts = []
-    advice = {alarm.name: alarm.advice for alarm in ALARMS}
     found: dict[str, list[str]] = {}
     for phase in record.phases:
         for step, name, row in alarms_of(record.of(phase)):
-            found.setdefault(name, []).append(f"step {step} of {phase}: {_message(advice.get(name, ''), row)}".rstrip(": "))
+            found.setdefault(name, []).append(f"step {step} of {phase}: {alarm_message(name, row)}".rstrip(": "))
     for name, lines in found.items():
         shown = "".join(f"<li>{escape(line)}</li>" for line in lines[:5])
         more = f"<p>and {len(lines) - 5} more</p>" if len(lines) > 5 else ""
@@ -148,8 +143,9 @@ def alarm_section(record: Record) -> str:
     return f"<h2>Alarms</h2>{''.join(parts) or '<p>None has rung.</p>'}"
 
 
-def _message(advice: str, row: Mapping[str, Any]) -> str:
-    """An alarm's advice with the readings of its row; only what was measured, where they are not there."""
+def alarm_message(name: str, row: Mapping[str, Any]) -> str:
+    """Returns an alarm's advice with the readings of its row; only what was measured, where they are not there."""
+    advice = next((alarm.advice for alarm in ALARMS if alarm.name == name), "{}")
     readings = {key.removeprefix("monitor/"): number(value) for key, value in row.items() if key.startswith("monitor/")}
     try:
         return advice.format(**readings)
