@@ -289,10 +289,13 @@ class Run:
 
     def _report_checkpoint(self, trainer: Trainer) -> None:
         """Writes the page while a phase is trained; of the student with samples of its averaged weights."""
-        pipelines = {}
+        pipelines: dict[str, Pipeline] = {}
         if trainer.phase == "student":
-            student = trainer.states["student"].ema.copy()
-            pipelines = {"student": Pipeline(self.components.config, student, self.device, data=self.components.data)}  # type: ignore[arg-type]
+            try:
+                student: Any = trainer.states["student"].ema.copy()
+                pipelines["student"] = Pipeline(self.components.config, student, self.device, data=self.components.data)
+            except Exception as error:  # no memory for a copy, say: the page goes without new samples
+                logger.warning("%s has no new samples: %s: %s", self.folder / PAGE, type(error).__name__, error)
         self._report(pipelines)
 
     def _report(self, pipelines: Mapping[str, Pipeline]) -> None:

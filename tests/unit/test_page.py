@@ -141,6 +141,20 @@ def test_page_of_a_hostile_folder_is_escaped(copied: Path) -> None:
         assert "alert('x')" in page.text
 
 
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 64, 64), (3, 256, 256), (1, 600, 600), (200,)])
+def test_page_stays_below_three_megabytes(copied: Path, shape: tuple[int, ...]) -> None:
+    """Noise is the picture that compresses least."""
+    n = max(4, min(64, 2**20 // torch.Size(shape).numel()))
+    noise = {kind: torch.rand(n, *shape) for kind in ("source", "data", "teacher", "student")}
+    Exhibit(noise, {"limits": [0.0, 1.0]}).write(copied)
+    assert 10_000 < write_page([copied]).stat().st_size < 3_000_000
+
+
+def test_page_of_an_older_run_shows_its_picture(copied: Path) -> None:
+    (copied / "report.safetensors").unlink()
+    assert Tags(write_page([copied]).read_text()).tags.count("img") == 1
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.json", "report.safetensors"])
 def test_page_does_without_a_file_that_is_damaged_or_missing(copied: Path, name: str) -> None:
     (copied / name).write_bytes(b'\xff{"phase": 1}\n[' + b"[" * 5000)

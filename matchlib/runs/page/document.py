@@ -32,6 +32,7 @@ __all__ = ["PAGE", "comparison_page", "run_page", "write_page"]
 
 PAGE = "report.html"
 PIXELS = 150_000  # of a grid of pictures, at most: pages stay below 3 MB
+PICTURE = 1_500_000  # bytes of samples.png, at most, where it stands for the samples
 PLANE = 500  # points of the plane that are drawn of each kind
 SIGNALS = 16  # events drawn as lines
 NOT_SCORES = ("nfe", "seconds", "intervals", "shares", "frechet_by_class")
@@ -120,12 +121,23 @@ def _pictures(record: Record) -> str:
     panels = {name: tensors[name].numpy() for name in ("source", "data", "teacher", "student") if name in tensors}
     panels = {name: x for name, x in panels.items() if x.ndim > 1 and len(x)}
     if not panels:
-        return "<p>No samples were drawn yet.</p>"
+        return _older_picture(record.folder / "samples.png")
     shown = {f"{name}{_evaluations(record, name)}": x for name, x in panels.items()}
     limits = record.exhibit.about.get("limits")
     if all(x[0].size == 2 for x in shown.values()):
         return f'<div class="grid">{_plane(shown, record)}</div>'
     return f'<div class="grid">{"".join(_panel(name, x, limits) for name, x in shown.items())}</div>'
+
+
+def _older_picture(path: Path) -> str:
+    """``samples.png`` itself, for a run that has no samples for its page."""
+    try:
+        content = path.read_bytes() if path.stat().st_size <= PICTURE else b""
+    except OSError:
+        content = b""
+    if not content.startswith(b"\x89PNG"):
+        return "<p>No samples were drawn yet.</p>"
+    return f'<figure><img class="whole" alt="samples" src="data:image/png;base64,{base64.b64encode(content).decode()}"></figure>'
 
 
 def _evaluations(record: Record, kind: str) -> str:
