@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matchlib.algebra.rows import Row as Row
     from matchlib.algebra.times import TimeDistribution as TimeDistribution
     from matchlib.data.dataset import Dataset as Dataset
+    from matchlib.distillation.defaults import Defaults as Defaults
     from matchlib.distillation.distillation import Distillation as Distillation
-    from matchlib.distillation.family import Defaults as Defaults
     from matchlib.distillation.family import Family as Family
     from matchlib.distillation.loss import BilinearLoss as BilinearLoss
     from matchlib.distillation.loss import DistillationLoss as DistillationLoss
@@ -78,7 +78,8 @@ _HOMES = {
     "matchlib.algebra.times": ("TimeDistribution",),
     "matchlib.data.dataset": ("Dataset",),
     "matchlib.distillation.distillation": ("Distillation",),
-    "matchlib.distillation.family": ("Defaults", "Family"),
+    "matchlib.distillation.defaults": ("Defaults",),
+    "matchlib.distillation.family": ("Family",),
     "matchlib.distillation.loss": ("BilinearLoss", "DistillationLoss", "Quadratic"),
     "matchlib.distillation.predictions": ("Predictions",),
     "matchlib.distillation.student": ("Student",),

@@ -18,6 +18,7 @@ Out = Annotated[str | None, typer.Option("--out", help="Folder of the run [defau
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimiser steps of the phase that the command is named after.")]
+Time = Annotated[str | None, typer.Option("--time", help="That everything may take on this machine, e.g. 30m or 1h30m: decides the steps.")]
 Recipe = Annotated[
     str | None, typer.Option("--recipe", help="Named settings: correct (a teacher that is wrong) or paper (the released loss).")
 ]
@@ -36,11 +37,12 @@ def train(
     seed: Seed = None,
     device: Device = None,
     steps: Steps = None,
+    time: Time = None,
     resume: Resume = False,
 ) -> int:
     """Train a teacher and score its samples."""
     options = {"teacher.name": family, "teacher.training.steps": steps, **_common(data, out, seed, device)}
-    return _start("train", recipe, config, options, set_, again=resume)
+    return _start("train", recipe, config, options, set_, again=resume, time=time)
 
 
 def distill(
@@ -61,6 +63,7 @@ def distill(
     seed: Seed = None,
     device: Device = None,
     steps: Steps = None,
+    time: Time = None,
     resume: Resume = False,
     trust: Trust = False,
 ) -> int:
@@ -77,7 +80,7 @@ def distill(
     from matchlib.runs.build import names_code
 
     trusted = trust or (teacher is not None and names_code(teacher))
-    return _start("distill", recipe, config, options, set_, again=resume, trust=trusted)
+    return _start("distill", recipe, config, options, set_, again=resume, time=time, trust=trusted)
 
 
 def score(
@@ -358,7 +361,7 @@ def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _start(
-    command: str, recipe: str | None, config: Path | None, options: Mapping[str, Any], set_: Sequence[str] | None, **how: bool
+    command: str, recipe: str | None, config: Path | None, options: Mapping[str, Any], set_: Sequence[str] | None, **how: Any
 ) -> int:
     from matchlib.runs.api import start_run
     from matchlib.runs.settings import read_yaml, resolve

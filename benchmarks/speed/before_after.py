@@ -98,7 +98,7 @@ def before(case: Case) -> Any:
     for module in (teacher, student, critic):
         prepare(module, frozen=module is teacher)
     loss = losses["realuid"](alpha=2.0, beta=2.0, gamma=0.5) if case.loss == "realuid" else losses[case.loss]()
-    distillation = Distillation(teacher, student, critic, loss, recipe.times_of(model))
+    distillation = Distillation(teacher, student, critic, loss, None)
     learners = Learner(student, recipe.student_rate, (0.0, 0.99), 0.999), Learner(critic, recipe.critic_rate, (0.0, 0.99), 0.0)
     task = Distilling(distillation, *learners, data, Streams(0, torch.device("cpu")), batch=case.batch, critic_turns=1)
     return Trainer(task, TrainerSettings(10**9, surge=3.0))._turn
@@ -126,12 +126,13 @@ def after(case: Case) -> Any:
     model, defaults = family.model(paired=data.paired), family.defaults(paired=data.paired)
     moments = data.moments(model.coupling)
     field = build_field(case.network, NetworkSpec(data.shape, data.classes, model.sees_source), model, moments)
+    defaults = defaults.resolve(model, data.train.data, field)
     teacher = Teacher(field, model, moments)
     student, critic = students["onestep"](teacher, None, t_start=defaults.t_start), copy.deepcopy(field).train().requires_grad_(True)
     for module in (teacher, student, critic):
         prepare(module, frozen=module is teacher)
     loss = losses["realuid"](alpha=2.0, beta=2.0, gamma=0.5) if case.loss == "realuid" else losses[case.loss]()
-    distillation = Distillation(teacher, student, critic, loss, defaults.times_of(model))
+    distillation = Distillation(teacher, student, critic, loss, None)
     learners = Learner(student, defaults.student_lr, (0.0, 0.99), 0.999), Learner(critic, defaults.critic_lr, (0.0, 0.99), 0.0)
     task = DistillationTask(distillation, *learners, data, Streams(0, torch.device("cpu")), batch_size=case.batch, critic_steps=1)
     return Trainer(task, TrainerSettings(steps=10**9, adaptive_clip=3.0)).step

@@ -7,12 +7,9 @@ References:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from matchlib.adapters.networks import describe
@@ -72,12 +69,7 @@ def edm(
     def sigma(t: Tensor) -> Tensor:
         return sigma_max * t**rho
 
-    unit = families["diffusion"]().defaults(paired=False)  # for data of unit variance
-    assert unit.times is not None
-    assert unit.times.log_sigma is not None
-    mean, std = unit.times.log_sigma
-    start = path.time(sigma_data * float(interpolants["ve"]().coefficients(torch.tensor([unit.t_start])).b))
-    defaults = replace(unit, t_start=start, times=replace(model.times, log_sigma=(mean + math.log(sigma_data), std)))
+    defaults = families["diffusion"]().defaults(paired=False)
     moments = Moments(sigma_data**2)
     teacher = Teacher.from_callable(
         denoiser, model, moments=moments, normalization=normalization, defaults=defaults, arguments=arguments, time=sigma

@@ -15,7 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from matchlib.algebra.interpolant import Interpolant
 from matchlib.errors import SettingError
 
-__all__ = ["TimeDistribution", "stratified_uniform"]
+__all__ = ["TimeDistribution", "stratified_uniform", "time_of"]
 
 KNOTS = 4097
 
@@ -93,12 +93,23 @@ def _quantiles(times: TimeDistribution, interpolant: Interpolant, dtype: torch.d
         return outside.submit(lambda: torch.as_tensor(_table(times, interpolant), dtype=dtype, device=device)).result()
 
 
+def time_of(interpolant: Interpolant, log_sigma: float, times: TimeDistribution) -> float:
+    """Returns the time at which the logarithm of the noise-to-signal ratio is ``log_sigma``, or the end of the interval nearest to it."""
+    t, ratios = _ratios(interpolant, times)
+    return float(np.interp(log_sigma, ratios, t, left=times.t_min, right=times.t_max))
+
+
+def _ratios(interpolant: Interpolant, times: TimeDistribution) -> tuple[np.ndarray, np.ndarray]:
+    """Returns times within the interval and ln(sqrt(b^2 + c^2)/a) there, which does not fall."""
+    t = torch.linspace(times.t_min, times.t_max, 16 * KNOTS, dtype=torch.float64)[1:-1]
+    at = interpolant.coefficients(t)
+    return t.numpy(), np.maximum.accumulate(0.5 * np.log(np.asarray(at.variance)) - np.log(np.asarray(at.a)))
+
+
 def _table(times: TimeDistribution, interpolant: Interpolant) -> np.ndarray:
     assert times.log_sigma is not None
     mean, std = times.log_sigma
-    t = torch.linspace(times.t_min, times.t_max, 16 * KNOTS, dtype=torch.float64)[1:-1]
-    at = interpolant.coefficients(t)
-    log_sigma = 0.5 * np.log(np.asarray(at.variance)) - np.log(np.asarray(at.a))
-    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (log_sigma[0], log_sigma[-1])]
+    t, ratios = _ratios(interpolant, times)
+    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (ratios[0], ratios[-1])]
     wanted = mean + std * torch.special.ndtri(torch.as_tensor(np.linspace(bounds[0], bounds[1], KNOTS))).numpy()
-    return np.interp(wanted, np.maximum.accumulate(log_sigma), t.numpy())
+    return np.interp(wanted, ratios, t)

@@ -15,7 +15,7 @@ from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
 from matchlib.algebra.rows import joined_shape
-from matchlib.distillation.family import Defaults
+from matchlib.distillation.defaults import Defaults
 from matchlib.errors import IncompatibleError
 from matchlib.fields.callable import CallableField
 

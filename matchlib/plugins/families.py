@@ -8,7 +8,8 @@ from typing import Any
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
-from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
+from matchlib.distillation.defaults import Defaults
+from matchlib.distillation.family import Family
 from matchlib.plugins.couplings import Independent, Paired
 from matchlib.plugins.interpolants import VE, BrownianBridge, Linear, NoisyLinear, VPLinear
 from matchlib.plugins.objectives import Data, Source, Velocity
@@ -33,7 +34,7 @@ class Flow(Family):
         return MatchingModel(Paired() if paired else Independent(), Linear(), Velocity(), TimeDistribution())
 
     def defaults(self, *, paired: bool) -> Defaults:
-        return Defaults(sampler=ODE(method="heun2", steps=25), times=None if paired else HIGH_NOISE)
+        return Defaults(sampler=ODE(method="heun2", steps=25), high_noise=not paired)
 
 
 @families.register("diffusion")
@@ -59,13 +60,11 @@ class Diffusion(Family):
         return MatchingModel(Independent(), path, Data(), TimeDistribution(path.time(self.sigma_min), 1.0, (-0.5, 1.2)))
 
     def defaults(self, *, paired: bool) -> Defaults:
-        path = VE(self.sigma_max)
         return Defaults(
             sampler=ODE(method="heun2", steps=18),
-            t_start=path.time(2.5),
-            times=HIGH_NOISE,
-            student_lr=5e-4,  # twice as much is no worse at one step, but falls apart through four
-            critic_lr=1e-3,
+            t_start=None,
+            student_lr_scale=0.5,  # twice as much is no worse at one step, but falls apart through four
+            critic_lr_scale=1.0,
         )
 
 
@@ -83,13 +82,7 @@ class DiffusionVP(Family):
         return MatchingModel(Independent(), VPLinear(), Source(), TimeDistribution(1e-3, 1.0))
 
     def defaults(self, *, paired: bool) -> Defaults:
-        return Defaults(
-            sampler=ODE(method="heun2", steps=50),
-            t_start=0.35,
-            times=HIGH_NOISE,
-            student_lr=3e-4,
-            critic_lr=6e-4,
-        )
+        return Defaults(sampler=ODE(method="heun2", steps=50), t_start=None, student_lr_scale=0.3, critic_lr_scale=0.6)
 
 
 @families.register("bridge")
@@ -115,9 +108,9 @@ class Bridge(Family):
         return Defaults(
             sampler=Ancestral(steps=100),
             t_start=0.5 if paired else 1.0,
-            times=None if paired else HIGH_NOISE,
-            student_lr=3e-4 if paired else 1e-3,
-            critic_lr=1e-3 if paired else 2e-3,
+            high_noise=not paired,
+            student_lr_scale=0.3 if paired else 1.0,
+            critic_lr_scale=1.0 if paired else 2.0,
         )
 
 
@@ -145,8 +138,8 @@ class StochasticInterpolant(Family):
 
     def defaults(self, *, paired: bool) -> Defaults:
         if paired:
-            return Defaults(sampler=SDE(steps=100), t_start=0.5, student_lr=3e-4, critic_lr=1e-3)
-        return Defaults(sampler=ODE(method="heun2", steps=25), times=HIGH_NOISE)
+            return Defaults(sampler=SDE(steps=100), t_start=0.5, high_noise=False, student_lr_scale=0.3, critic_lr_scale=1.0)
+        return Defaults(sampler=ODE(method="heun2", steps=25))
 
 
 @families.register("gaussian")

@@ -20,7 +20,8 @@ from matchlib.fields.teacher import Teacher
 from matchlib.io import lock, write_text
 from matchlib.registry import losses
 from matchlib.runs.artifact import CONFIG, read_config
-from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code
+from matchlib.runs.budget import fitted, seconds_of
+from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run, watched
@@ -42,6 +43,7 @@ def train(
     objective: Any = None,
     network: Any = None,
     steps: int | None = None,
+    time: str | float | None = None,
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
@@ -58,6 +60,7 @@ def train(
         coupling, interpolant, objective: objects of registered classes, names or specs that replace the family's own.
         network: name or spec of the teacher's network.
         steps: of the optimiser.
+        time: that everything may take, scores included, such as ``"30m"``, or a number of seconds: it decides the steps.
         out: folder of the run; None for ``runs/DATE-NAME``.
         recipe: named settings, overruled by what else is given.
         config: a tree of settings, as ``config.yaml`` holds it.
@@ -72,7 +75,7 @@ def train(
     options |= {f"teacher.{name}": piece for name, piece in pieces.items()}
     chosen = resolve("train", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
-        run = start_run(chosen, data=_object(data), on_progress=show)
+        run = start_run(chosen, time=time, data=_object(data), on_progress=show)
         run.execute()
     return run.pipelines["teacher"]
 
@@ -85,6 +88,7 @@ def distill(
     *,
     recipe: str | None = None,
     steps: int | None = None,
+    time: str | float | None = None,
     out: str | Path | None = None,
     seed: int | None = None,
     device: str | None = None,
@@ -103,6 +107,7 @@ def distill(
         loss: registered name, spec or object; None for that of the settings.
         recipe: named settings, overruled by what else is given.
         steps: of critic and student in all.
+        time: that everything may take, a teacher and scores included, such as ``"30m"``, or a number of seconds: it decides the steps.
         out: folder of the run; None for ``runs/DATE-NAME``.
         config: a tree of settings, as ``config.yaml`` holds it.
         settings: further settings by dotted path, as in ``--set``.
@@ -128,7 +133,7 @@ def distill(
     chosen = resolve("distill", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
         trusted = trust or (given is None and names_code(str(teacher)))
-        run = start_run(chosen, data=_object(data), teacher=given, on_progress=show, trust=trusted)
+        run = start_run(chosen, time=time, data=_object(data), teacher=given, on_progress=show, trust=trusted)
         run.execute()
     return run.pipelines["student"]
 
@@ -205,11 +210,12 @@ def evaluate(
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False, **given: Any) -> Run:
+def start_run(settings: RunSettings, *, again: bool = False, time: str | float | None = None, trust: bool = False, **given: Any) -> Run:
     """Builds the components, then makes the folder of a new run and writes its ``config.yaml``.
 
     Args:
         again: go on with the run that the folder holds, if it was started with the same settings.
+        time: that the run may take, see ``matchlib.runs.budget``; None for the settings' own steps.
         trust: whether Python code that the settings name may be run.
         given: ``data`` and ``teacher`` made in Python, ``on_progress`` and ``should_stop`` as for ``Run``.
 
@@ -221,7 +227,15 @@ def start_run(settings: RunSettings, *, again: bool = False, trust: bool = False
     processes = strategy(settings.trainer.engine.parallel)
     folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
     parts = {key: given.pop(key, None) for key in ("data", "teacher")}
-    components = build(settings, trust=trust, normalization=_recorded_normalization(folder), **parts)
+
+    def built(settings: RunSettings) -> Components:
+        return build(settings, trust=trust, normalization=_recorded_normalization(folder), **parts)
+
+    if time is not None:
+        if again:
+            raise SettingError("a run that goes on has its steps already: leave the time out")
+        settings = processes.on_main_process(lambda: fitted(settings, built, seconds_of(time)))
+    components = built(settings)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     processes.on_main_process(lambda: _begin(folder, settings, there=there))

@@ -28,6 +28,7 @@ from matchlib.algebra.model import MatchingModel, Moments
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
+from matchlib.distillation.defaults import ResolvedDefaults
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError
 from matchlib.fields.preconditioned import ExactField, NetworkSpec, Preconditioned
@@ -40,7 +41,6 @@ from matchlib.settings import explain
 __all__ = [
     "ArtifactConfig",
     "DataConfig",
-    "DefaultsConfig",
     "build_field",
     "build_student",
     "dataset_of",
@@ -83,16 +83,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class DefaultsConfig:
-    """What an artifact records of its family's defaults for distillation; the arguments are those of ``Defaults``."""
-
-    t_start: float
-    times: TimeDistribution | None
-    student_lr: float
-    critic_lr: float
-
-
-@dataclass(frozen=True)
 class ArtifactConfig:
     """Everything that is not a weight.
 
@@ -120,7 +110,7 @@ class ArtifactConfig:
     moments: Moments
     sampler: Spec
     data: DataConfig
-    defaults: DefaultsConfig
+    defaults: ResolvedDefaults
     seed: int
     student: Spec | None = None
     guidance: float = 1.0
@@ -242,7 +232,7 @@ class _File(BaseModel):
     moments: Moments
     sampler: Annotated[Spec, BeforeValidator(_Stored("samplers"))]
     data: DataConfig
-    defaults: DefaultsConfig
+    defaults: ResolvedDefaults
     seed: int
     student: Annotated[Spec | None, BeforeValidator(_student)]
     guidance: float

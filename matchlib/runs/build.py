@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
-from matchlib.distillation.family import HIGH_NOISE, Defaults, Family
+from matchlib.distillation.defaults import Defaults, learning_rate
+from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
@@ -28,11 +30,10 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import couplings, families, interpolants, losses, metrics, objectives, samplers, students, trackers
+from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
-    DefaultsConfig,
     Spec,
     build_field,
     build_student,
@@ -53,6 +54,8 @@ __all__ = [
     "names_code",
     "open_teacher",
     "settings_digest",
+    "sized",
+    "sizes_of",
 ]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
@@ -229,6 +232,17 @@ def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
     return NetworkSpec(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
 
 
+def sizes_of(name: str, spec: NetworkSpec) -> list[Spec]:
+    """Returns settings that a registered network recommends for a kind of event, from small to large; none where it has no advice."""
+    sizes = getattr(networks[name], "sizes", None)
+    return [] if sizes is None else [{"name": name, **settings} for settings in sizes(spec)]
+
+
+def sized(network: Mapping[str, Any], spec: NetworkSpec) -> Spec:
+    """Returns the spec of a network, with the smallest recommended size where it states no setting."""
+    return dict(network) if len(network) > 1 else next(iter(sizes_of(network["name"], spec)), dict(network))
+
+
 # -- the teacher -----------------------------------------------------------------------------------------------------------
 
 
@@ -238,8 +252,7 @@ def _teacher(
     """Returns the teacher with its description, and whether it is finished."""
     t = settings.teacher
     if given is None and t.name in families:
-        config = _family_config(settings, dataset)
-        return config, _fresh_teacher(config, settings.seed), False
+        return *_family_teacher(settings, dataset), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     if teacher is not None:
         config = _given_config(teacher, dataset, settings, recorded)
@@ -251,36 +264,35 @@ def _teacher(
     return replace(config, settings=settings_digest(settings, "teacher")), teacher, True
 
 
-def _fresh_teacher(config: ArtifactConfig, seed: int) -> Teacher:
-    torch.manual_seed(seed)  # the global generator is used for initial weights and nothing else
-    field = build_field(config.network, config.network_spec, config.model, config.moments)
-    return Teacher(field, config.model, config.moments, config.guidance)
-
-
 def _family(t: TeacherSettings) -> Family:
     family: Family = families.build({"name": t.name, **t.options})
     return family
 
 
-def _family_config(settings: RunSettings, dataset: Dataset) -> ArtifactConfig:
-    """Describes the teacher that a family makes for the data."""
+def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactConfig, Teacher]:
+    """Returns the untrained teacher that a family makes for the data, with its description."""
     t, family = settings.teacher, _family(settings.teacher)
     model = _model(t, family, dataset)
+    spec, moments = _network_spec(dataset, model), dataset.moments(model.coupling)
+    network = sized(family.network(t.network), spec)
+    torch.manual_seed(settings.seed)  # the global generator is used for initial weights and nothing else
+    field = build_field(network, spec, model, moments)
     defaults = family.defaults(paired=dataset.paired)
-    return ArtifactConfig(
+    config = ArtifactConfig(
         kind="teacher",
-        network=dict(family.network(t.network)),
-        network_spec=_network_spec(dataset, model),
+        network=network,
+        network_spec=spec,
         model=model,
-        moments=dataset.moments(model.coupling),
+        moments=moments,
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
         data=_data_config(settings.data, dataset),
-        defaults=_recorded(defaults),
+        defaults=defaults.resolve(model, dataset.train.data, field),
         seed=settings.seed,
         guidance=1.0 if t.guidance is None else t.guidance,
         label_dropout=t.training.label_dropout,
         settings=settings_digest(settings, "teacher"),
     )
+    return config, Teacher(field, model, moments, config.guidance)
 
 
 def _model(t: TeacherSettings, family: Family, dataset: Dataset) -> MatchingModel:
@@ -305,11 +317,6 @@ def _changed(times: TimeDistribution, change: TimeSettings | None) -> TimeDistri
     return times if change is None else replace(times, **change.changes())
 
 
-def _recorded(defaults: Defaults) -> DefaultsConfig:
-    """Returns what an artifact keeps of a family's defaults."""
-    return DefaultsConfig(defaults.t_start, defaults.times, defaults.student_lr, defaults.critic_lr)
-
-
 def _found_normalization(teacher: Teacher, dataset: Dataset) -> tuple[float, float]:
     """Returns the (shift, scale) that a teacher's answers fit clearly best, or else that of the data, and says which and why."""
     check_answer(teacher, dataset)
@@ -325,7 +332,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
     stated = t.normalization or teacher.normalization or recorded
     dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
-    defaults = teacher.defaults or Defaults(samplers["ode"](), times=None if dataset.paired else HIGH_NOISE)
+    defaults = teacher.defaults or Defaults.of_model(teacher.model, samplers["ode"](), paired=dataset.paired)
     return ArtifactConfig(
         kind="teacher",
         network=spec,
@@ -334,7 +341,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
         moments=teacher.moments,
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
         data=_data_config(settings.data, dataset),
-        defaults=_recorded(defaults),
+        defaults=defaults.resolve(teacher.model, dataset.train.data, teacher.field),
         seed=settings.seed,
         guidance=teacher.guidance if t.guidance is None else t.guidance,
         label_dropout=None,  # not known
@@ -444,14 +451,15 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
             raise IncompatibleError(f"the network of the {kind} has no weights to train; choose another with {setting}.name")
     view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
     fresh, own = settings.student.name in students, (described.student or {}).get("network") is not None
+    like_teacher = learning_rate(teacher.field)
     return StudentComponents(
         student,
         described,
         critic,
         loss,
         _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
-        t.student_lr or t.student_lr_scale * defaults.student_lr,
-        t.critic_lr or t.critic_lr_scale * defaults.critic_lr,
+        t.student_lr or t.student_lr_scale * defaults.student_lr * learning_rate(student) / like_teacher,
+        t.critic_lr or t.critic_lr_scale * defaults.critic_lr * learning_rate(critic) / like_teacher,
         (trains and fresh and not own, trains and t.critic_network is None and learns),
         fresh and settings.student.init_from_teacher and own,
     )
@@ -463,7 +471,7 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
     if network is None and learns:
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
-    return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
+    return build_field(sized(network or settings.teacher.network, config.network_spec), config.network_spec, config.model, config.moments)
 
 
 def _student(
@@ -473,7 +481,7 @@ def _student(
     s = settings.student
     if s.name not in students:
         return _artifact_student(s, config, teacher, trust=trust)
-    network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
+    network: Spec = {"network": sized(s.network or settings.teacher.network, config.network_spec)} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}

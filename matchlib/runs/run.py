@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.data.dataset import Dataset
+from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
@@ -121,6 +122,10 @@ class Run:
         self.pipelines = {kind: Pipeline(config, module, self.device, data=self.components.data) for kind, module in modules.items()}
         return self.evaluate()
 
+    def train(self, phase: str) -> None:
+        """Trains ``teacher`` or ``student`` from where its last checkpoint is, and saves no more than checkpoints."""
+        {"teacher": self._train_teacher, "student": self._train_student}[phase]()
+
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         logger.info("evaluation: sampling and scoring")
@@ -191,10 +196,13 @@ class Run:
     def _read_cached(folder: Path, teacher: Teacher) -> bool:
         """Gives the teacher the weights of a folder of the cache; returns whether it could."""
         try:
-            teacher.load_state_dict(read_tensors(folder / WEIGHTS)[0])
-        except (ArtifactError, RuntimeError):  # not there, damaged, or of other networks
+            tensors = read_tensors(folder / WEIGHTS)[0]
+        except ArtifactError:  # not there, or damaged
             return False
-        return True
+        fits = shapes_of(tensors) == shapes_of(teacher.state_dict())  # asked first: load_state_dict takes what fits before it refuses
+        if fits:
+            teacher.load_state_dict(tensors)
+        return fits
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
@@ -202,7 +210,8 @@ class Run:
         for key in ("sampler", "data", "guidance", "defaults", "settings"):
             del config[key]
         training = self.settings.teacher.training.model_dump(exclude=set(NOT_OF_WEIGHTS))
-        text = json.dumps([config, training, self.device.type], sort_keys=True, default=str)
+        shapes = shapes_of(self.components.teacher.state_dict())
+        text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
         data = self.components.data.train
         return data_digest(text.encode(), data.data, data.source, data.label)
 
@@ -214,7 +223,7 @@ class Run:
         field.train().requires_grad_(True)
         matching: Any = tasks["matching"]
         task: Task = matching(
-            Learner(field, training.lr, training.betas, training.ema),
+            Learner(field, training.lr or TEACHER_LR_SCALE * learning_rate(field), training.betas, training.ema),
             config.model,
             self.components.data.compact().to(self.device),
             self.streams,
@@ -396,6 +405,11 @@ class Run:
             strategy=self._processes(phase),
             should_stop=self.should_stop,
         )
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor, by name."""
+    return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
 def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None) -> Work:

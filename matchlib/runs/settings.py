@@ -182,8 +182,8 @@ class TeacherTraining(TrackedTraining):
     """Optimiser steps."""
     batch_size: Count = 256
     """Samples a step."""
-    lr: Positive = 2e-3
-    """Adam's step size."""
+    lr: Positive | None = None
+    """Adam's step size; null for one by the width of the network's layers (``learning_rate``)."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Adam's averaging constants."""
     ema: Fraction = 0.999
@@ -250,13 +250,13 @@ class StudentTraining(TrackedTraining):
     critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
     """A network for a critic that starts from scratch; null copies the teacher's with its weights, if it has any."""
     student_lr: Positive | None = None
-    """Adam's step size of the student; null for the family's own."""
+    """Adam's step size of the student; null for one by the width of its layers, times a factor of the family's."""
     critic_lr: Positive | None = None
-    """Adam's step size of the critic; null for the family's own."""
+    """Adam's step size of the critic; null for one by the width of its layers, times a factor of the family's."""
     student_lr_scale: Positive = 1.0
-    """Multiplies the family's own step size of the student."""
+    """Multiplies the default step size of the student."""
     critic_lr_scale: Positive = 1.0
-    """Multiplies the family's own step size of the critic."""
+    """Multiplies the default step size of the critic."""
     betas: tuple[Fraction, Fraction] = (0.0, 0.99)
     """Adam's averaging constants."""
     ema: Fraction = 0.999
@@ -266,7 +266,7 @@ class StudentTraining(TrackedTraining):
     task: Annotated[Spec, BeforeValidator(Plugin("tasks"))] = {"name": "distillation"}
     """What a step is: the method."""
     times: TimeSettings | None = None
-    """Density of t at which student and teacher are compared; null for the family's own."""
+    """Density of t at which student and teacher are compared; null for one by the coarsest scale of the data."""
     lr_decay: Annotated[float, Ge(0), Le(1)] = 0.7
     """Fraction of the steps, at the end, over which learning rates fall linearly to 0."""
     adaptive_clip: Annotated[float, Gt(1)] = 3.0

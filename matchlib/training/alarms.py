@@ -26,6 +26,9 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
+        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state; like the next, in two
+            consecutive measurements of which the second is not much better.
+        nearest_ratio: distance of samples to the nearest training data, over that of held-out data.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
@@ -37,6 +40,8 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
+    critic_error_generated: float = 1.2
+    nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
 
@@ -101,6 +106,16 @@ def _stays_above(name: str) -> Callable[[Values, Values, Limits], bool]:
     return condition
 
 
+def _stays_below(name: str) -> Callable[[Values, Values, Limits], bool]:
+    """Whether a reading is below its limit, was so before, and hardly rises."""
+
+    def condition(now: Values, before: Values, limits: Limits) -> bool:
+        value, earlier = now.get(name, math.inf), before.get(name, math.inf)
+        return max(value, earlier) < getattr(limits, name) and 0.75 * value < earlier
+
+    return condition
+
+
 ALARMS = (
     Alarm(
         "teacher",
@@ -118,6 +133,13 @@ ALARMS = (
         _student_too_fast,
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
         "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
+    ),
+    Alarm(
+        "critic-lr",
+        _stays_above("critic_error_generated"),
+        "on the student's samples the critic's error is {critic_error_generated:.2f} times that of the best multiple of the state: it has "
+        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        alone=True,
     ),
     Alarm(
         "critic",
@@ -139,6 +161,12 @@ ALARMS = (
         "samples have other classes than the data (total variation of shares {class_shares:.2f}, {classes_missing:.0f} classes missing): "
         "the student draws few of the classes; lower trainer.student_lr, raise trainer.critic_steps, or compare at higher "
         "noise (trainer.times.log_sigma)",
+    ),
+    Alarm(
+        "copies",
+        _stays_below("nearest_ratio"),
+        "samples are nearer to the training data than held-out data are ({nearest_ratio:.2f} of their distance): the student copies, or "
+        "draws few and blurred samples; lower loss.alpha and trainer.student_lr, or give more data",
     ),
     Alarm(
         "labels",
@@ -200,6 +228,13 @@ GUIDE = {
         "the student is faster than the critic",
         "trainer.student_lr down, or trainer.critic_lr up",
     ),
+    "critic-lr": Entry(
+        "samples turn to noise",
+        f"critic_error_generated above {_L.critic_error_generated:g}, twice in a row: on the student's samples the critic is worse than a "
+        "multiple of the state",
+        "the critic's learning rate is too large for its width",
+        "trainer.critic_lr and trainer.student_lr down",
+    ),
     "critic": Entry(
         "samples drift, the gap does not fall",
         f"critic_grad_cosine above {_L.critic_grad_cosine:g} while critic_change is below a tenth of sample_change",
@@ -217,6 +252,12 @@ GUIDE = {
         f"class_shares above {_L.class_shares:g}, twice in a row and hardly falling; classes_missing counts the classes",
         "the student has collapsed to some classes",
         "trainer.student_lr down, trainer.critic_steps up, or more noise in trainer.times.log_sigma",
+    ),
+    "copies": Entry(
+        "samples look like training data, or all blurred",
+        f"nearest_ratio below {_L.nearest_ratio:g}, twice in a row: nearer to the training data than half of the distance of held-out data",
+        "a large alpha on few data, or a collapse",
+        "loss.alpha and the learning rates down, or more data",
     ),
     "labels": Entry(
         "samples are not what was asked for",

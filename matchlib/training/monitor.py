@@ -27,7 +27,7 @@ from matchlib.training.random import Streams
 __all__ = ["DistillationMonitor", "Monitor", "Readings"]
 
 BINS = 4  # of time
-SHARES_OF = 4096  # data whose classes are counted
+SEEN = 4096  # data whose classes are counted, and to which distances are measured
 CONFIDENCE = 1.96  # standard errors on either side: 95%
 
 
@@ -96,6 +96,8 @@ class DistillationMonitor(Monitor):
         - ``gap``, ``gap/ci``, ``gap/t0`` to ``gap/t3``: the teacher's excess squared error over that of the critic on generated points, an
           unbiased estimate of a lower bound of the UID divergence; half the width of its 95% interval; its mean by quarter of time.
         - ``teacher_error``, ``critic_error``: on real points, over that of the best multiple of the state and over the teacher's.
+        - ``critic_error_generated``: on generated points, over that of the best multiple of the state.
+        - ``nearest_ratio``: distance of samples to the nearest of some training data, over that of held-out data.
         - ``critic_lag``: the critic's error less the teacher's on fresh samples, minus the same on samples of the measurement before.
         - ``critic_grad_cosine``: of the critic's gradients on two independent batches, near 0 when the critic has converged.
         - ``std_ratio``, ``nn_distance_ratio``, ``saturation``, ``sample_change``, ``critic_change``, ``class_shares``, ``label_error``: see
@@ -108,6 +110,7 @@ class DistillationMonitor(Monitor):
         with torch.no_grad():
             generated, real, samples = self._points(step)
             values = self.errors(generated, real) | self._samples(samples) | self._classes(samples, generated.condition.label)
+            values["nearest_ratio"] = _distance_to(samples, self._some_data) / max(self._held_out_distance, 1e-30)
             values |= self._critic_change() | self._critic_lag(step)
         values |= self._grad_share_by_time(step, progress) | self._critic_grad_cosine(step, progress)
         before, self._before = self._before, values
@@ -124,17 +127,27 @@ class DistillationMonitor(Monitor):
         return generated, self.distillation.model.sample_path(other, generator=generator), generated.data
 
     def errors(self, generated: PathSample, real: PathSample) -> dict[str, float]:
-        """Returns the gap at generated points, and the relative errors of teacher and critic at real points."""
+        """Returns the gap at generated points, and the relative errors of teacher and critic."""
         at_generated, at_real = (self.distillation.predictions(points)[0] for points in (generated, real))
         gap = _excess(at_generated)
         values = {"gap": gap.mean().item(), "gap/ci": CONFIDENCE * (gap.std() / math.sqrt(len(gap))).item()}
         values |= {f"gap/t{i}": gap[which].mean().item() for i, which in enumerate(self._bins(generated.time)) if which.any()}
+        teacher, critic, linear = (max(x, 1e-30) for x in self._errors(at_real, real))
+        _, critic_generated, linear_generated = self._errors(at_generated, generated)
+        return values | {
+            "teacher_error": teacher / linear,
+            "critic_error": critic / teacher,
+            "critic_error_generated": critic_generated / max(linear_generated, 1e-30),
+        }
+
+    def _errors(self, heads: list[Predictions], points: PathSample) -> tuple[float, float, float]:
+        """Returns the errors of teacher, critic and the best multiple of the state, summed over heads."""
         teacher, critic, linear = 0.0, 0.0, 0.0
-        for predictions in at_real:
+        for predictions in heads:
             teacher += _error(predictions, predictions.teacher)
             critic += _error(predictions, predictions.critic)
-            linear += sum(_linear_error(predictions, real.state, which) for which in self._bins(real.time) if which.any())
-        return values | {"teacher_error": teacher / max(linear, 1e-30), "critic_error": critic / max(teacher, 1e-30)}
+            linear += sum(_linear_error(predictions, points.state, which) for which in self._bins(points.time) if which.any())
+        return teacher, critic, linear
 
     def _bins(self, t: Tensor) -> list[Tensor]:
         times = self.distillation.model.times
@@ -158,14 +171,22 @@ class DistillationMonitor(Monitor):
         return values
 
     @cached_property
+    def _some_data(self) -> Tensor:
+        return self.dataset.take(slice(SEEN)).data
+
+    @cached_property
+    def _held_out_distance(self) -> float:
+        return _distance_to(self.dataset.held_out.data[: self.size], self._some_data)
+
+    @cached_property
     def _classifier(self) -> Extractor | None:
         return None if self._make_classifier is None else self._make_classifier()
 
     @cached_property
     def _data_shares(self) -> Tensor:
-        """The shares of classes of up to ``SHARES_OF`` data."""
+        """The shares of classes of up to ``SEEN`` data."""
         assert self._classifier is not None
-        return shares_of(self._classifier.classify(self.dataset.take(slice(SHARES_OF)).data), self._classifier.classes)
+        return shares_of(self._classifier.classify(self._some_data), self._classifier.classes)
 
     def _classes(self, samples: Tensor, label: Tensor | None) -> dict[str, float]:
         classifier = self._classifier
@@ -289,6 +310,11 @@ def _linear_error(predictions: Predictions, state: Tensor, which: Tensor) -> flo
 
 def _variance(x: Tensor) -> Tensor:
     return x.flatten(1).var(0).mean()
+
+
+def _distance_to(x: Tensor, data: Tensor) -> float:
+    """The mean distance of a sample to the nearest of ``data``."""
+    return float(torch.cdist(x.flatten(1), data.flatten(1)).min(1).values.mean())
 
 
 def _nn_distance(x: Tensor) -> Tensor:

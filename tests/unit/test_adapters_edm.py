@@ -25,8 +25,10 @@ def test_edm_makes_a_teacher_in_the_units_of_its_denoiser() -> None:
     sigma = 80 * TIME**7
     assert torch.allclose(teacher(STATE, TIME, Condition()), denoiser(STATE, sigma))
     assert teacher.moments.data == 0.25
-    path = teacher.model.interpolant.coefficients(torch.tensor([teacher.defaults.t_start], dtype=torch.float64))
-    assert float(path.b) == pytest.approx(1.25)  # 2.5 standard deviations of the data
+    data = torch.tensor([[-1.0], [1.0]]) / 2**0.5  # of standard deviation 1
+    defaults = teacher.defaults.resolve(teacher.model, data, teacher)
+    path = teacher.model.interpolant.coefficients(torch.tensor([defaults.t_start], dtype=torch.float64))
+    assert float(path.b) == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -21,6 +21,8 @@ HEALTHY = {
     "nn_distance_ratio": 1.0,
     "saturation": 0.0,
     "class_shares": 0.05,
+    "critic_error_generated": 0.4,
+    "nearest_ratio": 1.0,
     "classes_missing": 0.0,
     "label_error": 0.1,
 }
@@ -44,6 +46,11 @@ HEALTHY = {
         ([{"class_shares": 0.8}, {"class_shares": 0.2}], []),  # it has just set out
         ([{"class_shares": 0.9}, {"class_shares": 0.6}], []),  # on its way
         ([{"class_shares": 0.9, "classes_missing": 9.0}] * 2, ["classes"]),
+        ([{"critic_error_generated": 3.0}], []),
+        ([{"critic_error_generated": 3.0}, {"critic_error_generated": 1.5}], []),  # on its way back
+        ([{"critic_error_generated": 1.5}] * 2, ["critic-lr"]),
+        ([{"nearest_ratio": 0.2}, {"nearest_ratio": 0.45}], []),
+        ([{"nearest_ratio": 0.3}] * 2, ["copies"]),
         ([{"label_error": 0.9}] * 2, ["labels"]),
     ],
 )

@@ -15,7 +15,7 @@ import matchlib
 from matchlib import Dataset, MatchingModel, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
-from matchlib.distillation.family import HIGH_NOISE
+from matchlib.distillation.defaults import coarsest_scale, comparison_times, learning_rate
 from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import families
@@ -31,14 +31,16 @@ def components(**settings: Any) -> Components:
 
 
 def test_build_critic_network_and_lr_scales() -> None:
-    """The critic's network is the one asked for, from scratch; factors multiply the family's own step sizes."""
+    """The critic's network is the one asked for, from scratch, with a step size of its own; factors multiply the default ones."""
     plain = components().distillation
     other = components(
         **{"trainer.critic_network": {"name": "mlp", "width": 24}, "trainer.student_lr_scale": 0.5, "trainer.critic_lr_scale": 3.0}
     ).distillation
     assert plain is not None and other is not None
     assert [parts.critic.network.enter.out_features for parts in (plain, other)] == [192, 24]
-    assert (other.student_lr, other.critic_lr) == (plain.student_lr / 2, plain.critic_lr * 3)
+    assert other.student_lr == plain.student_lr / 2
+    assert plain.critic_lr == 2 * learning_rate(plain.critic)
+    assert other.critic_lr == pytest.approx(3 * 2 * learning_rate(other.critic))
 
 
 @pytest.mark.parametrize("name", list(families))
@@ -61,8 +63,9 @@ def test_build_distils_a_given_teacher_at_high_noise_times() -> None:
     """Own callables get what the families have."""
     teacher = Teacher.from_callable(nn.Identity(), FLOW, arguments=("state",))
     settings = resolve("distill", settings={"teacher.name": "python:teacher", "student.network.name": "mlp"})
-    parts = build(settings, teacher=teacher).distillation
-    assert parts is not None and parts.times == HIGH_NOISE.within(FLOW.times)
+    built = build(settings, teacher=teacher)
+    assert built.distillation is not None
+    assert built.distillation.times == comparison_times(coarsest_scale(built.data.train.data)).within(FLOW.times)
 
 
 @pytest.mark.parametrize(

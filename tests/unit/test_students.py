@@ -38,8 +38,9 @@ class Counting(nn.Module):
 
 def student(steps: int, family: str = "flow", **settings: object) -> matchlib.Student:
     plugin = matchlib.families[family]()
-    model, recipe = plugin.model(paired=False), plugin.defaults(paired=False)
-    return matchlib.students["fewstep"](Teacher(Counting(model), model, Moments()), None, t_start=recipe.t_start, steps=steps, **settings)
+    model, teacher = plugin.model(paired=False), Teacher(Counting(plugin.model(paired=False)), plugin.model(paired=False), Moments())
+    t_start = plugin.defaults(paired=False).resolve(model, 1.6 * torch.randn(64, 1), teacher).t_start
+    return matchlib.students["fewstep"](teacher, None, t_start=t_start, steps=steps, **settings)
 
 
 def sample(of: matchlib.Student, n: int = 5, seed: int = 0) -> Tensor:
@@ -73,7 +74,7 @@ def test_student_network_may_be_another_than_the_teachers(tmp_path: Path) -> Non
         "student.network": {"name": "mlp", "width": 12, "depth": 2},
         "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
         "teacher.training.steps": 3,
-        "evaluation.draws": 1,
+        "evaluation.metrics": ["sliced-wasserstein"],
     }
     made = matchlib.distill(data="moons", steps=4, out=tmp_path / "run", settings=settings)
     again = matchlib.load(tmp_path / "run")
@@ -138,7 +139,9 @@ def test_fewstep_refuses_wrong_settings(settings: dict) -> None:
 @pytest.mark.runs
 def test_fewstep_is_saved_with_its_own_grid(tmp_path: Path) -> None:
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "student.steps": 3}
-    made = matchlib.distill("flow", "moons", "fewstep", steps=4, out=tmp_path / "run", settings=settings | {"evaluation.draws": 1})
+    made = matchlib.distill(
+        "flow", "moons", "fewstep", steps=4, out=tmp_path / "run", settings=settings | {"evaluation.metrics": ["sliced-wasserstein"]}
+    )
     again = matchlib.load(tmp_path / "run")
     assert again.module.nfe == 3
     assert torch.equal(again.module.times, made.module.times)

@@ -30,7 +30,7 @@ def realuid(alpha: float = 1.0, beta: float = 1.0, gamma: float | None = None) -
 def model_of(family: str, space: str | None = None) -> MatchingModel:
     """A family's model with its distillation times, away from the two ends, in its own space or another."""
     model = families[family]().model(paired=False)
-    times = families[family]().defaults(paired=False).times or model.times
+    times = replace(model.times, log_sigma=(0.5, 1.0))  # high noise, for data of about unit scale
     model = replace(model, times=TimeDistribution(max(times.t_min, 0.02), min(times.t_max, 0.98), times.log_sigma))
     return model if space is None else replace(model, objective=objectives[space]())
 

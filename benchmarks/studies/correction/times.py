@@ -2,7 +2,7 @@
 
     python -m benchmarks.studies.correction.times
 
-Each family at the times that it was distilled at before and at those of ``matchlib.distillation.family.HIGH_NOISE``.
+Each family at the times that it was distilled at before and at those of log sigma from N(.5, 1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def main() -> None:
     least, rows = DIGITS.floor(), []
     for family, (name, before) in BEFORE.items():
         task = BRIDGE if family == "bridge" else DIGITS
-        for times, settings in (("teacher", None), (name, {"trainer.times": before}), ("log-ratio N(.5, 1)", {})):
+        for times, settings in (
+            ("teacher", None),
+            (name, {"trainer.times": before}),
+            ("log-ratio N(.5, 1)", {"trainer.times": {"log_sigma": (0.5, 1.0)}}),
+        ):
             found = teacher(task, family, "good", 0)[1] if settings is None else student(**settings)(task, family, "good", 0)
             rows.append({"family": family, "times": times, **found})
             print(f"{family:15} {times:22} excess {found['frechet'] - least['frechet']:.3f}  raw {found['frechet_raw']:.2f}", flush=True)

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from matchlib.algebra.records import Condition
 from matchlib.fields.preconditioned import NetworkSpec
 
-__all__ = ["Embedding", "run"]
+__all__ = ["Embedding", "label_indices", "label_values", "run"]
 
 
 class Embedding(nn.Module):
@@ -45,20 +45,28 @@ class Embedding(nn.Module):
     def forward(self, time: Tensor, condition: Condition) -> Tensor:
         angles = time[:, None] * self.rates.to(time.dtype)
         embedded = self.mix(torch.cat([angles.sin(), angles.cos()], 1))
-        if self.label is None:
-            return embedded
-        return embedded + self.label(self._label(time, condition.label))
+        return embedded if self.label is None else embedded + self.label(self._label(time, condition.label))
 
     def _label(self, time: Tensor, label: Tensor | None) -> Tensor:
         if self.classes is not None:
-            absent = torch.full(time.shape, self.classes, device=time.device)
-            return absent if label is None else torch.where(label < 0, absent, label)
+            return label_indices(time, label, self.classes)
         assert isinstance(self.label, nn.Linear)
-        if label is None:
-            return time.new_zeros(len(time), self.label.in_features)
-        flat = label.reshape(len(label), -1).to(time.dtype)
-        there = ~flat.isnan().any(1, keepdim=True)
-        return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
+        return label_values(time, label, self.label.in_features - 1)
+
+
+def label_indices(time: Tensor, label: Tensor | None, classes: int) -> Tensor:
+    """Returns the row of an embedding for each label, shape ``(b,)``; a missing one (None or negative) has the row ``classes``."""
+    absent = torch.full(time.shape, classes, device=time.device)
+    return absent if label is None else torch.where(label < 0, absent, label)
+
+
+def label_values(time: Tensor, label: Tensor | None, size: int) -> Tensor:
+    """Returns labels that are no classes, with a flag: shape ``(b, size + 1)``; a missing one (None or NaN) is zero in all of them."""
+    if label is None:
+        return time.new_zeros(len(time), size + 1)
+    flat = label.reshape(len(label), -1).to(time.dtype)
+    there = ~flat.isnan().any(1, keepdim=True)
+    return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
 
 
 def run(block: nn.Module, *inputs: Tensor, keep: bool) -> Tensor:

@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,18 @@ class ResidualMLP(nn.Module):
         width: of the hidden layers, >= 1.
         depth: number of residual blocks, >= 1.
         embedding: width of the embedding of time and label, >= 1.
+        bypass: whether every coordinate of the state also reaches the answer directly, times a factor from the embedding. A velocity
+            holds all of the noise, which hidden layers narrower than the event cannot pass on.
     """
 
-    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64) -> None:
+    @staticmethod
+    def sizes(spec: NetworkSpec) -> list[dict[str, Any]]:
+        """Returns settings for a kind of event, from small to large; the first is the default."""
+        size = math.prod(spec.shape)
+        smallest = 192 if size <= 128 else 384 if size <= 1024 else 768
+        return [{"width": smallest * k, "depth": 3 if smallest * k == 192 else 4} for k in (1, 2)]
+
+    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64, bypass: bool = True) -> None:
         super().__init__()
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
@@ -63,6 +73,10 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        self.bypass = nn.Linear(embedding, math.prod(self.shape)) if bypass else None
+        if self.bypass is not None:
+            nn.init.zeros_(self.bypass.weight)
+            nn.init.zeros_(self.bypass.bias)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """``(b, *event), (b,) -> (b, *answer)``."""
@@ -75,4 +89,8 @@ class ResidualMLP(nn.Module):
         width = x.shape[1]
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
             x = run(block, x, 1 + scale, shift, keep=not self.checkpointing)
-        return self.leave(functional.silu(x)).unflatten(1, self.shape)
+        answer = self.leave(functional.silu(x)).unflatten(1, self.shape)
+        if self.bypass is None:
+            return answer
+        heads = state if answer.ndim == state.ndim else state[:, None]
+        return torch.addcmul(answer, self.bypass(embedded).unflatten(1, self.shape), heads)

@@ -7,6 +7,9 @@ References:
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +21,9 @@ from matchlib.plugins.networks.embedding import Embedding, run
 from matchlib.registry import networks
 
 __all__ = ["UNet"]
+
+
+SMALLEST = 16  # side of an image, in pixels, that a U-Net is recommended for
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -73,19 +79,34 @@ class UNet(nn.Module):
         channels: at the highest resolution, >= 1.
         multipliers: channels of each level relative to the first, at least one.
         blocks: residual blocks a level, >= 1.
+        patch: side of the squares of pixels that become channels (space to depth), >= 1; sides that it does not divide are padded.
 
     Raises:
         IncompatibleError: the event is no image.
     """
 
-    def __init__(self, spec: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1) -> None:
+    @staticmethod
+    def sizes(spec: NetworkSpec) -> list[dict[str, Any]]:
+        """Returns settings for a kind of event, from small to large; none for images whose sides are below 16."""
+        if len(spec.shape) != 3 or min(spec.shape[1:]) < SMALLEST:
+            return []
+        levels = max(2, round(math.log2(min(spec.shape[1:]) / 7)))  # down to about 7x7
+        multipliers = [min(2**i, 4) for i in range(levels)]
+        return [{"channels": channels, "multipliers": multipliers} for channels in (32, 64)]
+
+    def __init__(
+        self, spec: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1, patch: int = 1
+    ) -> None:
         super().__init__()
         if len(spec.shape) != 3:
             raise IncompatibleError(f"unet needs events of shape (channels, height, width), got {spec.shape}; use mlp")
-        if channels < 1 or blocks < 1 or not multipliers or min(multipliers) < 1:
-            raise SettingError(f"unet: channels, blocks and multipliers must be at least 1, got {channels}, {blocks}, {multipliers}")
+        if min(channels, blocks, patch) < 1 or not multipliers or min(multipliers) < 1:
+            raise SettingError(
+                f"unet: channels, blocks, patch and multipliers must be at least 1, got {channels}, {blocks}, {patch}, {multipliers}"
+            )
         self.checkpointing = False
-        width, colours = 4 * channels, spec.shape[0]
+        self.patch = patch
+        width, colours = 4 * channels, spec.shape[0] * patch * patch
         self.embed = Embedding(spec, width)
         self.enter = nn.Conv2d(colours * (2 if spec.sees_source else 1), channels, 3, padding=1)
         sizes = [channels * m for m in multipliers]
@@ -111,6 +132,8 @@ class UNet(nn.Module):
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """``(b, c, h, w), (b,) -> (b, *answer)``, answer ``(c, h, w)`` or ``(heads, c, h, w)``."""
         x = state if condition.source is None else torch.cat([state, condition.source], 1)
+        height, width = x.shape[2:]
+        x = functional.pixel_unshuffle(functional.pad(x, (0, -width % self.patch, 0, -height % self.patch)), self.patch)
         embedded = functional.silu(self.embed(time, condition))
         x, carried = self.enter(x), []
         for i, level in enumerate(self.down):
@@ -126,5 +149,5 @@ class UNet(nn.Module):
                 if x.shape[2:] != other.shape[2:]:
                     x = functional.interpolate(x, size=other.shape[2:], mode="nearest")
                 x = run(block, torch.cat([x, other], 1), embedded, keep=not self.checkpointing)
-        x = self.leave(functional.silu(self.norm(x)))
+        x = functional.pixel_shuffle(self.leave(functional.silu(self.norm(x))), self.patch)[:, :, :height, :width]
         return x.reshape(len(x), *self.shape)

@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, Any]]
 SMOOTHED = 60  # rows from which losses are smoothed
 MEMORY = 8  # rows that a smoothed loss remembers
 TOGETHER = (  # readings that share axes
-    ("teacher_error", "critic_error"),
+    ("teacher_error", "critic_error", "critic_error_generated"),
     ("std_ratio", "nn_distance_ratio", "saturation"),
     ("sample_change", "critic_change"),
     ("class_shares", "label_error"),

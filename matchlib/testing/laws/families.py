@@ -27,7 +27,7 @@ def setting(data: st.DataObject, family: str, student: str = "onestep", loss: st
     """A small distillation in float64 and two batches: (distillation, prompt, real, generator)."""
     paired, shape = data.draw(st.booleans()), data.draw(shapes)
     plugin = families[family]()
-    model, recipe = plugin.model(paired=paired), plugin.defaults(paired=paired)
+    model = plugin.model(paired=paired)
     torch.manual_seed(data.draw(st.integers(0, 100)))
     signature = NetworkSpec(shape, CLASSES, model.sees_source)
     field = build_field({"name": "mlp", "width": 8, "depth": 1}, signature, model, Teacher(torch.nn.Identity(), model).moments).double()
@@ -35,11 +35,12 @@ def setting(data: st.DataObject, family: str, student: str = "onestep", loss: st
         torch.nn.init.normal_(weight, std=0.3)
     teacher = Teacher(field, model)
     generator = data.draw(generators())
-    made = students[student](teacher, None, t_start=recipe.t_start).double()
+    defaults = plugin.defaults(paired=paired).resolve(model, torch.randn(64, *shape, generator=generator), field)
+    made = students[student](teacher, None, t_start=defaults.t_start).double()
     critic = copy.deepcopy(field)  # moved away from the teacher: where the two agree, the student's gradient vanishes
     for weight in critic.parameters():
         torch.nn.init.normal_(weight, std=0.3)
-    distillation = Distillation(teacher, made, critic, losses[loss](), recipe.times_of(model))
+    distillation = Distillation(teacher, made, critic, losses[loss](), defaults.times)
     prompt, real = (_batch(size or data.draw(sizes), shape, generator) for _ in range(2))
     return distillation, prompt, replace(real, **_sized(real, len(prompt.data))), generator
 

@@ -1,0 +1,136 @@
+"""What suits a distillation, by rules from the data, the model and the network; every value can be overruled in the settings.
+
+The evidence for each rule is a table of ``benchmarks/quality/defaults.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.algebra.convert import conversion, determines
+from matchlib.algebra.model import MatchingModel
+from matchlib.algebra.times import TimeDistribution, time_of
+from matchlib.fields.sampler import Sampler
+from matchlib.registry import objectives
+
+__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "coarsest_scale", "comparison_times", "learning_rate"]
+
+SEEN = 1024  # training samples that the scale of the data is measured on
+BELOW = 0.3  # how far the mean log sigma of a comparison lies below the log of the coarsest scale
+LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
+AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
+TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
+
+
+def coarsest_scale(data: Tensor) -> float:
+    """Returns the standard deviation of data along the direction in which they vary most.
+
+    Noise of this size hides the coarsest structure that data have: it is 1.3 for two moons and 7.4 for digits of 28x28, in units of one
+    coordinate's standard deviation.
+
+    Args:
+        data: ``(n, *event)``, of which the first 1,024 are measured.
+    """
+    x = data[:SEEN].flatten(1).double()
+    x = x - x.mean(0)
+    gram = x.mT @ x if x.shape[1] < len(x) else x @ x.mT
+    return float((torch.linalg.eigvalsh(gram)[-1] / max(len(x) - 1, 1)).sqrt())
+
+
+def comparison_times(scale: float) -> TimeDistribution:
+    """Returns the times at which a student of data of a coarsest scale is compared: mostly more noise than signal.
+
+    Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is
+    spread out falls on a few of them and stays (docs/research/correction.md, section 3).
+    """
+    return TimeDistribution(log_sigma=(math.log(scale) - BELOW, 1.0))
+
+
+def learning_rate(module: nn.Module) -> float:
+    """Returns Adam's step size for a module, inverse to the mean number of inputs of its layers' units, and at most 1e-3.
+
+    A unit that sums n inputs moves by n step sizes at most, so a step of equal effect is inverse to n. Layers count by their weights.
+
+    References:
+        Yang, Hu et al., "Tensor Programs V: Tuning Large Neural Networks via Zero-Shot Hyperparameter Transfer", 2022,
+        https://arxiv.org/abs/2203.03466 (Adam: hidden weights)
+    """
+    weights = [(weight.numel(), weight[0].numel()) for weight in module.parameters() if weight.ndim > 1]
+    total = sum(count for count, _ in weights)
+    if not total:
+        return LARGEST
+    return min(LARGEST, LR * total / sum(count * inputs for count, inputs in weights))
+
+
+def amplification(model: MatchingModel) -> float:
+    """Returns how many times a prediction's error enters the data that are read off it at the last time of a path.
+
+    It is 1 for a velocity of flow matching, and 150 for the noise of a DDPM with a linear schedule, whose last state is nearly noise alone;
+    0 where predictions do not determine the data.
+    """
+    data = objectives["data"]()
+    if not determines(model, data):
+        return 0.0
+    at = model.interpolant.coefficients(torch.tensor([model.times.t_max], dtype=torch.float64))
+    of_predictions = conversion(model, data).coefficients(at)[: len(model.objective.heads)]
+    return max(abs(float(k)) for k in of_predictions)
+
+
+@dataclass(frozen=True)
+class ResolvedDefaults:
+    """Defaults as numbers, for one model, network and set of data.
+
+    Args:
+        t_start: time at which a student reads its source as a state.
+        times: density of t for distillation; None keeps the model's.
+        student_lr, critic_lr: step sizes of networks like the teacher's.
+    """
+
+    t_start: float
+    times: TimeDistribution | None
+    student_lr: float
+    critic_lr: float
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a family recommends.
+
+    Args:
+        sampler: for the teacher.
+        t_start: time at which a student reads its source as a state; None for that at which noise hides the data's coarsest structure.
+        high_noise: whether students are compared mostly where noise hides fine structure; False keeps the model's times, which suits data
+            that the source determines.
+        student_lr_scale, critic_lr_scale: multiply ``learning_rate`` of the network.
+    """
+
+    sampler: Sampler
+    t_start: float | None = 1.0
+    high_noise: bool = True
+    student_lr_scale: float = 1.0
+    critic_lr_scale: float = 2.0
+
+    @classmethod
+    def of_model(cls, model: MatchingModel, sampler: Sampler, *, paired: bool) -> Defaults:
+        """Returns defaults for a model that no family stands for: a student starts at t = 1 where data can be read off there."""
+        return cls(sampler, t_start=1.0 if amplification(model) < AMPLIFIED else None, high_noise=not paired)
+
+    def resolve(self, model: MatchingModel, data: Tensor, network: nn.Module) -> ResolvedDefaults:
+        """Returns the defaults as numbers.
+
+        Args:
+            model: the teacher's.
+            data: training data in the teacher's units, ``(n, *event)``.
+            network: the teacher's.
+        """
+        scale, rate = coarsest_scale(data), learning_rate(network)
+        return ResolvedDefaults(
+            time_of(model.interpolant, math.log(scale), model.times) if self.t_start is None else self.t_start,
+            comparison_times(scale).within(model.times) if self.high_noise else None,
+            self.student_lr_scale * rate,
+            self.critic_lr_scale * rate,
+        )

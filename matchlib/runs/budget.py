@@ -1,0 +1,213 @@
+"""A run that takes a given time: what its parts cost on this machine is measured on the run's own code, and its lengths follow."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from matchlib.errors import SettingError
+from matchlib.evaluation.report import evaluate, protocol_of
+from matchlib.evaluation.score import reference_of
+from matchlib.registry import networks
+from matchlib.runs.build import Components, device_of, sizes_of
+from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.run import Run
+from matchlib.runs.settings import RunSettings
+
+__all__ = ["fitted", "seconds_of", "seconds_per_step"]
+
+WARM, MEASURED = 2, 6  # steps that are left out and steps that are timed
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+SHARES = {"teacher": 0.6, "student": 0.4}  # of the time for training
+SCORING = 0.2  # of all the time, at most, for samples and scores
+TRAINED = 0.94  # of the time for training that steps take; the rest is for measurements during it and for checkpoints
+ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
+FEWEST = {"teacher": 200, "student": 200}  # steps that are worth starting
+LOOK, SECOND_LOOK = 64, 256  # samples that the cost of scoring is measured on
+WORTHWHILE = 0.02  # of the time, which the first look may have taken for a second one to be worth it
+FEWEST_SAMPLES = 500  # in a score
+
+logger = logging.getLogger("matchlib")
+
+
+def seconds_of(text: str | float) -> float:
+    """Returns the seconds of a length of time such as ``90s``, ``30m`` or ``1h30m``; a number is seconds.
+
+    Raises:
+        SettingError: it is none.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool) and 0 < text < math.inf:
+        return float(text)
+    if not isinstance(text, str):
+        raise SettingError(f"a time is a number of seconds, or written as 90s, 30m or 1h30m, got {text!r}")
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    seconds = 0.0 if parts is None else sum(float(x) * unit for x, unit in zip(parts.groups(), UNITS.values(), strict=True) if x)
+    if not seconds > 0:
+        raise SettingError(f"a time is written as 90s, 30m or 1h30m, got {text!r}")
+    return seconds
+
+
+def seconds_per_step(settings: RunSettings, components: Components, phase: str) -> float:
+    """Returns the mean time of an optimiser step, in seconds, from a few steps in a folder that is thrown away.
+
+    Args:
+        phase: ``teacher`` or ``student``; the steps of student and critic count alike.
+    """
+    device, stamps = device_of(settings.device), list[float]()
+
+    def stamp() -> bool:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        stamps.append(time.perf_counter())
+        return False
+
+    steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6}
+    short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
+    copied = replace(components, teacher=copy.deepcopy(components.teacher), distillation=copy.deepcopy(components.distillation))
+    with tempfile.TemporaryDirectory() as folder:
+        Run(short, copied, Path(folder), should_stop=stamp).train(phase)
+    return (stamps[-1] - stamps[WARM - 1]) / MEASURED
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a run cost, in seconds.
+
+    Args:
+        step: one optimiser step of each phase that is to be trained.
+        scoring: samples and scores, as ``fixed + each * n`` for n samples of teacher and of student.
+    """
+
+    step: dict[str, float]
+    scoring: tuple[float, float]
+
+
+def measured(settings: RunSettings, components: Components, seconds: float) -> Costs:
+    """Returns what the parts of a run cost here.
+
+    Args:
+        seconds: that the run may take, of which the measurement takes a small part.
+    """
+    phases = [phase for phase, there in (("teacher", not components.finished), ("student", settings.command == "distill")) if there]
+    step = {phase: seconds_per_step(settings, components, phase) for phase in phases}
+    fixed, each = 0.0, 0.0
+    reference_of(components.data, extractor=settings.evaluation.extractor)  # features are learned, and remain in the cache
+    first = _seconds_of_scoring(settings, components, LOOK)
+    each = first / LOOK
+    if first < WORTHWHILE * seconds:
+        second = _seconds_of_scoring(settings, components, SECOND_LOOK)
+        each = max(second - first, 0.0) / (SECOND_LOOK - LOOK)
+        fixed = max(first - each * LOOK, 0.0)
+    return Costs(step, (fixed, each))
+
+
+def _seconds_of_scoring(settings: RunSettings, components: Components, n: int) -> float:
+    parts, device = components.distillation, device_of(settings.device)
+    made: dict[str, Any] = {"teacher": (components.config, components.teacher)}
+    if parts is not None:
+        made["student"] = parts.config, parts.student
+    pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in made.items()}
+    protocol = settings.evaluation.model_copy(update={"samples": n, "draws": 1})
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        evaluate(Path(folder), pipelines, components.data, protocol, settings.seed, device=device)
+        return time.perf_counter() - begin
+
+
+def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float) -> RunSettings:
+    """Returns settings with numbers of steps and of samples such that the run takes about so many seconds on this machine.
+
+    What the settings name themselves stays as it is, and the rest gets the time that it leaves.
+
+    Args:
+        settings: of the run.
+        rebuild: makes the components of settings.
+        seconds: for everything from now on, measurements and scores included.
+
+    Raises:
+        SettingError: the time is too short for anything useful.
+    """
+    begin = time.perf_counter()
+    settings, components = _network(settings, rebuild, seconds)
+    costs = measured(settings, components, seconds)
+    size, draws, scoring = _samples(settings, components, costs, seconds)
+    left = (seconds - (time.perf_counter() - begin) - scoring) * TRAINED
+    given = {phase: training.steps for phase, training in _trainings(settings).items() if "steps" in training.model_fields_set}
+    left -= sum(costs.step[phase] * steps for phase, steps in given.items() if phase in costs.step)
+    free = {phase: SHARES[phase] for phase in costs.step if phase not in given}
+    steps = {phase: int(left * share / sum(free.values()) / costs.step[phase]) for phase, share in free.items()}
+    short = sum(max(FEWEST[phase] - count, 0) * costs.step[phase] for phase, count in steps.items())
+    if short > 0 or left < 0:
+        least = seconds + 1.3 * short - min(left, 0)
+        raise SettingError(f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(least)}")
+    chosen = {**given, **steps}
+    parts = [f"{phase} {chosen[phase]:,} steps ({_shown(chosen[phase] * cost / TRAINED)})" for phase, cost in costs.step.items()]
+    logger.info("time: %s; scores of %s samples (%s)", ", ".join(parts), f"{draws * size:,}", _shown(scoring))
+    evaluation = settings.evaluation.model_copy(update={"samples": size, "draws": draws})
+    updates = {phase: {"steps": count} for phase, count in steps.items()}
+    return _with(settings, updates).model_copy(update={"evaluation": evaluation})
+
+
+def _network(settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float) -> tuple[RunSettings, Components]:
+    """Returns settings with the network that is slowest among those that can be trained long enough, and the components.
+
+    Recommended networks are tried from the fastest on, and the first that is too slow ends the search.
+    """
+    components = rebuild(settings)
+    if components.finished or "network" in settings.teacher.model_fields_set:
+        return settings, components
+    candidates = [network for name in networks for network in sizes_of(name, components.config.network_spec)]
+    chosen: tuple[float, RunSettings, Components] | None = None
+    for network in candidates:
+        tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
+        made = rebuild(tried)
+        step = seconds_per_step(tried, made, "teacher")
+        if step * ENOUGH < SHARES["teacher"] * seconds and (chosen is None or step > chosen[0]):
+            chosen = step, tried, made
+    return (settings, components) if chosen is None else chosen[1:]
+
+
+def _samples(settings: RunSettings, components: Components, costs: Costs, seconds: float) -> tuple[int, int, float]:
+    """Returns samples in a score, draws, and the seconds that they take: fewer draws, then fewer samples, where time is short."""
+    size, draws = protocol_of(settings.evaluation, len(components.data.held_out.data))
+    fixed, each = costs.scoring
+
+    def cost() -> float:
+        return fixed + each * size * draws
+
+    allowed, named = SCORING * seconds, settings.evaluation.model_fields_set
+    if "draws" not in named and cost() > allowed:
+        draws = min(draws, max(1, int((allowed - fixed) / (each * size))))
+    if "samples" not in named and cost() > allowed:
+        size = max(min(size, FEWEST_SAMPLES), min(size, int((allowed - fixed) / (each * draws))))
+    return size, draws, cost()
+
+
+def _trainings(settings: RunSettings) -> dict[str, Any]:
+    return {"teacher": settings.teacher.training, "student": settings.trainer}
+
+
+def _with(settings: RunSettings, updates: dict[str, dict[str, Any]]) -> RunSettings:
+    """Returns settings with other values in the training of a phase."""
+    teacher, student = ({**updates.get(phase, {})} for phase in ("teacher", "student"))
+    training = settings.teacher.training.model_copy(update=teacher)
+    return settings.model_copy(
+        update={
+            "teacher": settings.teacher.model_copy(update={"training": training}),
+            "trainer": settings.trainer.model_copy(update=student),
+        }
+    )
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

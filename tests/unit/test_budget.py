@@ -1,0 +1,103 @@
+"""A run that takes a given time: how times are written, and what follows from measured costs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import matchlib
+from matchlib.algebra.records import Condition
+from matchlib.errors import SettingError
+from matchlib.fields.preconditioned import NetworkSpec
+from matchlib.runs import budget
+from matchlib.runs.budget import Costs, fitted, seconds_of
+from matchlib.runs.build import build, sized, sizes_of
+from matchlib.runs.settings import RunSettings, from_config, resolve
+
+SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "data.name": "moons", "trainer.batch_size": 16}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("1.5h", 5400), ("1h 0m", None), (2.5, 2.5)])
+def test_seconds_of_a_length_of_time(text: str, seconds: float | None) -> None:
+    if seconds is None:
+        with pytest.raises(SettingError, match="1h30m"):
+            seconds_of(text)
+    else:
+        assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m", "-5m", "0s", "ten minutes", 0, float("nan"), float("inf"), True, None])
+def test_seconds_of_refuses_what_is_no_time(text: object) -> None:
+    with pytest.raises(SettingError, match="a time is"):
+        seconds_of(text)  # type: ignore[arg-type]
+
+
+def test_fitted_gives_the_time_to_what_the_settings_leave_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With known costs the steps follow: 60% of what scoring leaves is the teacher's, and what is set stays and is counted."""
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (10.0, 0.001)))
+
+    def steps(**settings: object) -> tuple[int, int, int]:
+        chosen = fitted(resolve("distill", settings={**SMALL, **settings}), build, 1000)
+        return chosen.teacher.training.steps, chosen.trainer.steps, (chosen.evaluation.samples or 0) * (chosen.evaluation.draws or 0)
+
+    teacher, student, scored = steps()
+    assert scored == pytest.approx(10_000, rel=0.1)
+    assert teacher * 0.01 / 0.6 == pytest.approx(student * 0.04 / 0.4, rel=0.01)
+    assert teacher * 0.01 + student * 0.04 == pytest.approx(0.94 * (1000 - 20), rel=0.02)
+    half = steps(**{"teacher.training.steps": 30_000})
+    assert half[0] == 30_000
+    assert half[1] * 0.04 == pytest.approx(0.94 * 980 - 300, rel=0.02)
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (10.0, 1.0)))
+    assert steps()[2] <= 500
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 10.0, "student": 10.0}, (10.0, 0.0)))
+    with pytest.raises(SettingError, match="the least that makes sense"):
+        steps()
+
+
+@pytest.mark.slow
+@pytest.mark.runs
+def test_distill_takes_the_time_that_it_is_given(tmp_path: Path) -> None:
+    """The whole call, scores included, and its numbers are recorded for a resume."""
+    begin = time.perf_counter()
+    matchlib.distill(data="moons", out=tmp_path / "run", time="60s")
+    assert time.perf_counter() - begin == pytest.approx(60, rel=0.15)
+    recorded = from_config(tmp_path / "run" / "config.yaml")
+    assert recorded.trainer.steps > 200
+    assert recorded.evaluation.samples is not None
+
+
+def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step costs what a network is wide; 60% of 1,000 s must hold 2,500 steps."""
+    data = matchlib.Dataset.from_arrays("mine", torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)).numpy())
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (1.0, 0.0)))
+    price = {"mlp": lambda spec: spec["width"] / 3840, "unet": lambda spec: spec["channels"] / 100, "dit": lambda spec: 9.0}
+
+    def step(settings: RunSettings, components: object, phase: str) -> float:
+        network = settings.teacher.network
+        return price[network["name"]](network)
+
+    monkeypatch.setattr(budget, "seconds_per_step", step)
+
+    def network(seconds: float, **settings: object) -> dict:
+        chosen = resolve("distill", settings={"data.name": "python:mine", **settings})
+        return fitted(chosen, lambda s: build(s, data=data), seconds).teacher.network
+
+    assert network(1000) == {"name": "mlp", "width": 768, "depth": 4}
+    assert network(500) == {"name": "mlp", "width": 384, "depth": 4}
+    assert network(2000)["name"] == "unet"
+    assert network(2000, **{"teacher.network.name": "mlp"}) == {"name": "mlp"}  # what is named stays
+
+
+def test_sized_networks_fit_their_events() -> None:
+    for shape in ((2,), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 40)):
+        spec = NetworkSpec(shape, 3)
+        for name in matchlib.networks:
+            for network in sizes_of(name, spec):
+                module = matchlib.networks.build(network, spec)
+                assert module(torch.randn(2, *shape), torch.rand(2), Condition()).shape == (2, *shape)
+    assert sized({"name": "mlp"}, NetworkSpec((2,))) == {"name": "mlp", "width": 192, "depth": 3}
+    assert sized({"name": "mlp", "width": 7}, NetworkSpec((2,))) == {"name": "mlp", "width": 7}
+    assert sizes_of("unet", NetworkSpec((1, 8, 8))) == []

@@ -1,0 +1,69 @@
+"""Defaults: rules with a closed form where there is one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import matchlib
+from matchlib.distillation.defaults import LARGEST, LR, Defaults, amplification, coarsest_scale, comparison_times, learning_rate
+from matchlib.registry import families
+
+
+def test_coarsest_scale_is_the_standard_deviation_along_the_widest_direction() -> None:
+    """Two points at distance 2 r have standard deviation sqrt(2) r; a rotation, a shift and further small directions change nothing."""
+    for size in (1, 3, 5000):  # the last has more coordinates than samples
+        x = torch.zeros(100, size)
+        x[:50, 0], x[50:, 0] = 3.0, -3.0
+        assert coarsest_scale(x + 7) == pytest.approx(3 * math.sqrt(100 / 99))
+    turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
+    x = torch.randn(900, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([4.0, *[0.5] * 7])
+    assert coarsest_scale(x @ turn) == pytest.approx(coarsest_scale(x), rel=1e-5)
+    assert coarsest_scale(x) == pytest.approx(4.0, rel=0.1)
+    assert coarsest_scale(x.reshape(900, 2, 2, 2)) == coarsest_scale(x)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "diffusion-vp"])
+def test_defaults_start_where_noise_is_as_large_as_the_coarsest_structure(name: str) -> None:
+    family = families[name]()
+    model = family.model(paired=False)
+    for scale in (1.0, 2.5, 7.0):
+        x = torch.cat([torch.full((500, 1), scale), torch.full((500, 1), -scale)])
+        found = family.defaults(paired=False).resolve(model, x, nn.Linear(1, 1))
+        at = model.interpolant.coefficients(torch.tensor(found.t_start, dtype=torch.float64))
+        assert math.sqrt(at.variance) / float(at.a) == pytest.approx(scale, rel=2e-3)
+
+
+def test_defaults_of_wider_data_are_compared_at_more_noise() -> None:
+    wide, narrow = (comparison_times(scale).log_sigma for scale in (6.0, 1.5))
+    assert wide is not None and narrow is not None
+    assert wide[0] - narrow[0] == pytest.approx(math.log(4))
+
+
+def test_learning_rate_is_inverse_to_the_inputs_of_a_unit() -> None:
+    assert learning_rate(nn.Linear(310, 7)) == pytest.approx(LR / 310)
+    assert learning_rate(nn.Conv2d(310, 7, 3)) == pytest.approx(LR / 310 / 9)
+    assert learning_rate(nn.Sequential(nn.Linear(400, 10), nn.Linear(800, 5))) == pytest.approx(LR / 600)  # 4,000 weights each
+    assert learning_rate(nn.Linear(2, 2)) == learning_rate(nn.LayerNorm(5)) == learning_rate(nn.Identity()) == LARGEST
+
+
+def test_defaults_of_pairs_keep_the_times_of_their_model() -> None:
+    family = families["bridge"]()
+    defaults: Defaults = family.defaults(paired=True)
+    assert defaults.resolve(family.model(paired=True), torch.randn(20, 3), nn.Linear(3, 3)).times is None
+
+
+def test_defaults_of_an_own_teacher_start_where_its_data_prediction_is_sound() -> None:
+    """The noise of a DDPM tells nothing of the data at t = 1, b/a = 157 there; a velocity, and DDPM's v, tell all."""
+    sampler = matchlib.samplers["ode"]()
+    vp = families["diffusion-vp"]().model(paired=False)
+    at = vp.interpolant.coefficients(torch.tensor(1.0, dtype=torch.float64))
+    assert amplification(vp) == pytest.approx(float(at.b / at.a))
+    assert Defaults.of_model(vp, sampler, paired=False).t_start is None
+    for model in (families["flow"]().model(paired=False), replace(vp, objective=matchlib.objectives["v"]())):
+        assert amplification(model) == pytest.approx(1.0, rel=1e-3)
+        assert Defaults.of_model(model, sampler, paired=False).t_start == 1.0
