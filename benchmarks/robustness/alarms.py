@@ -90,6 +90,7 @@ def poisoned() -> dict[str, Any]:
 
 FAILURES: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
     "critic too slow": ("critic", dict, {"trainer.critic_lr_scale": 1e-3}),
+    "critic step size too high": ("critic-lr", dict, {"trainer.critic_lr_scale": 50.0}),
     "student step size too high": ("student-lr", dict, {"trainer.student_lr_scale": 50.0}),
     "wrong teacher sign": ("teacher", wrong_sign, {}),
     "dead student": ("student-frozen", dict, {"student.name": "dead"}),

@@ -26,9 +26,9 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
-        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state; like the next, in two
-            consecutive measurements of which the second is not much better.
-        nearest_ratio: distance of samples to the nearest training data, over that of held-out data.
+        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state.
+        nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
+            which the second is not much better.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
@@ -40,7 +40,7 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
-    critic_error_generated: float = 1.2
+    critic_error_generated: float = 1.0
     nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
@@ -80,6 +80,11 @@ def _variety(readings: Values, limits: Limits) -> float:
     """How far samples differ from each other, relative to what is still accepted; infinite without readings."""
     std, distance = (readings.get(name, math.inf) for name in ("std_ratio", "nn_distance_ratio"))
     return min(std / limits.std_ratio[0], distance / limits.nn_distance_ratio)
+
+
+def _critic_fell_apart(now: Values, before: Values, limits: Limits) -> bool:
+    """Whether the critic is lost on samples that are still of the data's size: that of a student that left them is lost, too."""
+    return now.get("critic_error_generated", 0.0) > limits.critic_error_generated and now["std_ratio"] <= limits.std_ratio[1]
 
 
 def _student_too_fast(now: Values, before: Values, limits: Limits) -> bool:
@@ -129,16 +134,17 @@ ALARMS = (
         "the student does not change: its gradient or learning rate is zero; raise trainer.student_lr, or choose another student.network",
     ),
     Alarm(
+        "critic-lr",
+        _critic_fell_apart,
+        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the best multiple of the state: it has "
+        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        alone=True,
+    ),
+    Alarm(
         "student-lr",
         _student_too_fast,
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
         "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
-    ),
-    Alarm(
-        "critic-lr",
-        _stays_above("critic_error_generated"),
-        "on the student's samples the critic's error is {critic_error_generated:.2f} times that of the best multiple of the state: it has "
-        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
     ),
     Alarm(
@@ -230,8 +236,8 @@ GUIDE = {
     ),
     "critic-lr": Entry(
         "samples turn to noise",
-        f"critic_error_generated above {_L.critic_error_generated:g}, twice in a row: on the student's samples the critic is worse than a "
-        "multiple of the state",
+        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than a multiple of the "
+        "state",
         "the critic's learning rate is too large for its width",
         "trainer.critic_lr and trainer.student_lr down",
     ),
