@@ -10,7 +10,7 @@ import torch
 
 import matchlib
 from matchlib.algebra.records import Condition
-from matchlib.errors import SettingError
+from matchlib.errors import Interrupted, SettingError
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.runs import budget
 from matchlib.runs.budget import Costs, fitted, seconds_of
@@ -75,7 +75,7 @@ def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkey
     monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (1.0, 0.0)))
     price = {"mlp": lambda spec: spec["width"] / 3840, "unet": lambda spec: spec["channels"] / 100, "dit": lambda spec: 9.0}
 
-    def step(settings: RunSettings, components: object, phase: str) -> float:
+    def step(settings: RunSettings, components: object, phase: str, **how: object) -> float:
         network = settings.teacher.network
         return price[network["name"]](network)
 
@@ -101,3 +101,8 @@ def test_sized_networks_fit_their_events() -> None:
     assert sized({"name": "mlp"}, NetworkSpec((2,))) == {"name": "mlp", "width": 192, "depth": 3}
     assert sized({"name": "mlp", "width": 7}, NetworkSpec((2,))) == {"name": "mlp", "width": 7}
     assert sizes_of("unet", NetworkSpec((1, 8, 8))) == []
+
+
+def test_fitted_hears_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="measured"):
+        fitted(resolve("distill", settings=SMALL), build, 60, lambda: True)
