@@ -30,7 +30,7 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students
+from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
@@ -45,6 +45,7 @@ from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, T
 
 __all__ = [
     "GIVEN",
+    "NOT_OF_WEIGHTS",
     "Components",
     "StudentComponents",
     "build",
@@ -61,6 +62,7 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 
 logger = logging.getLogger("matchlib")
+NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")  # settings of a training that change none
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
     "its units; if it was trained on others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher)"
@@ -159,6 +161,7 @@ def _build(
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
     _check_metrics(settings)
+    _check_trackers(settings)
     if finished:
         check_answer(module, dataset)
     parts = _distillation(settings, config, module, trains=not finished, trust=trust) if settings.command == "distill" else None
@@ -194,7 +197,7 @@ def settings_digest(settings: RunSettings, phase: str) -> str:
     groups = ("data", "teacher", "seed") if phase == "teacher" else ("data", "teacher", "student", "loss", "trainer", "seed")
     chosen = {key: copy.deepcopy(tree[key]) for key in groups}
     for training in (chosen["teacher"]["training"], chosen.get("trainer", {})):
-        for key in ("engine", "log_every", "checkpoint_every", "keep_last", "monitor_every"):
+        for key in ("engine", *NOT_OF_WEIGHTS):
             training.pop(key, None)
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -413,6 +416,16 @@ def _check_guidance(config: ArtifactConfig) -> None:
         raise IncompatibleError(
             f"guidance {config.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
         )
+
+
+def _check_trackers(settings: RunSettings) -> None:
+    """Refuses trackers whose package is missing."""
+    for path, training in (("teacher.training", settings.teacher.training), ("trainer", settings.trainer)):
+        for spec in training.trackers:
+            try:
+                trackers.build(spec).check()
+            except SettingError as error:
+                raise SettingError(f"{path}.trackers: {error}") from None
 
 
 def _check_metrics(settings: RunSettings) -> None:

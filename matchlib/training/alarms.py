@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ALARMS", "Alarm", "Limits", "Raised", "raised"]
+__all__ = ["ALARMS", "GUIDE", "Alarm", "Entry", "Limits", "Raised", "raised"]
 
 Values = Mapping[str, float]
 
@@ -195,3 +195,87 @@ def raised(readings: Values, before: Values, limits: Limits | None = None) -> tu
         if alarm.condition(readings, before, limits) and not (alarm.alone and result):
             result.append(Raised(alarm.name, alarm.advice.format(**readings)))
     return tuple(result)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the guide says of an alarm; ``docs/guides/alarms.md`` has a section of the same name with the same words.
+
+    Args:
+        symptom: what a user sees.
+        reading: what shows it, with its limit.
+        cause: the likely one.
+        cure: what to set.
+    """
+
+    symptom: str
+    reading: str
+    cause: str
+    cure: str
+
+
+_L = Limits()
+GUIDE = {
+    "teacher": Entry(
+        "samples are nonsense from the start",
+        f"teacher_error above {_L.teacher_error:g}: on real data the teacher is worse than a multiple of the state",
+        "wrong sign, time or scale of the teacher, or other data than it was made for",
+        "run matchlib doctor on the teacher",
+    ),
+    "student-frozen": Entry(
+        "samples never change",
+        "sample_change below 1e-6",
+        "a gradient or a learning rate that is zero",
+        "trainer.student_lr up, or another student.network",
+    ),
+    "student-lr": Entry(
+        "samples leave the data",
+        f"std_ratio above {_L.std_ratio[1]:g}, or saturation above {_L.saturation:g}",
+        "the student is faster than the critic",
+        "trainer.student_lr down, or trainer.critic_lr up",
+    ),
+    "critic-lr": Entry(
+        "samples turn to noise",
+        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than a multiple of the "
+        "state",
+        "the critic's learning rate is too large for its width",
+        "trainer.critic_lr and trainer.student_lr down",
+    ),
+    "critic": Entry(
+        "samples drift, the gap does not fall",
+        f"critic_grad_cosine above {_L.critic_grad_cosine:g} while critic_change is below a tenth of sample_change",
+        "the critic is too slow",
+        "trainer.critic_lr or trainer.critic_steps up",
+    ),
+    "collapse": Entry(
+        "samples look alike",
+        f"std_ratio below {_L.std_ratio[0]:g}, or nn_distance_ratio below {_L.nn_distance_ratio:g}, twice in a row and no better",
+        "few modes are left",
+        "trainer.student_lr down, trainer.critic_steps up, or an earlier student.t_start",
+    ),
+    "classes": Entry(
+        "samples show few of the classes",
+        f"class_shares above {_L.class_shares:g}, twice in a row and hardly falling; classes_missing counts the classes",
+        "the student has collapsed to some classes",
+        "trainer.student_lr down, trainer.critic_steps up, or more noise in trainer.times.log_sigma",
+    ),
+    "copies": Entry(
+        "samples look like training data, or all blurred",
+        f"nearest_ratio below {_L.nearest_ratio:g}, twice in a row: nearer to the training data than half of the distance of held-out data",
+        "a large alpha on few data, or a collapse",
+        "loss.alpha and the learning rates down, or more data",
+    ),
+    "labels": Entry(
+        "samples are not what was asked for",
+        f"label_error above {_L.label_error:g} of that of labels drawn at random, twice in a row and hardly falling",
+        "student or teacher ignores labels",
+        "examine the teacher with matchlib doctor, or set data.labels=false",
+    ),
+    "not-finite": Entry(
+        "steps are skipped",
+        "the message counts them",
+        "named by the message: data, student, teacher or critic",
+        "the learning rate that it names down, or trainer.max_grad_norm",
+    ),
+    "disk": Entry("a checkpoint is missing", "the message has the system's error", "the disk is full", "make room; the run goes on"),
+}

@@ -17,7 +17,7 @@ import matchlib
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.io import read_tensors
 from matchlib.training.alarms import Raised
-from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, standard_callbacks
+from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, Reporting, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.monitor import Monitor, Readings
 from matchlib.training.settings import TrainerSettings
@@ -41,7 +41,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_json_log_has_a_row_with_losses_at_every_interval(tmp_path: Path) -> None:
     toy_trainer(None, JSONLog(tmp_path / "log.jsonl"), log_every=6).fit()
     assert [row["step"] for row in rows(tmp_path / "log.jsonl")] == [6, 12, 18, 20]
-    assert set(rows(tmp_path / "log.jsonl")[0]) == {"phase", "step", "seconds", "loss/left", "loss/middle", "loss/right"}
+    assert set(rows(tmp_path / "log.jsonl")[0]) == {
+        *("phase", "step", "seconds"),
+        *(f"{kind}/{name}" for kind in ("loss", "grad_norm") for name in ("left", "middle", "right")),
+    }
 
 
 def test_json_log_that_cannot_be_written_is_a_warning(tmp_path: Path, notices: Callable[[], list[str]]) -> None:
@@ -86,6 +89,16 @@ def test_progress_callback_hands_on_every_row_with_losses() -> None:
     assert [(row.phase, row.step, row.steps) for row in shown] == [("toy", step, 20) for step in (4, 8, 12, 16, 20)]
     assert shown[0].losses.keys() == {"left", "middle", "right"}
     assert all(row.seconds > 0 for row in shown)
+
+
+def test_reporting_takes_no_more_than_its_share_of_the_time(tmp_path: Path) -> None:
+    """The first report has to fit by a guess, later ones by what the one before took."""
+    for guess, share, expected in ((0.0, 1.0, True), (60.0, 0.01, False)):
+        steps: list[int] = []
+        trainer = toy_trainer(tmp_path / str(guess), Reporting(lambda trainer, seen=steps: seen.append(trainer.steps_done), share, guess))  # type: ignore[misc]
+        trainer.fit()
+        assert bool(steps) is expected
+        assert all(trainer.checkpoints.file(step).exists() for step in steps[-1:])  # type: ignore[union-attr]
 
 
 # -- alarms ----------------------------------------------------------------------------------------------------------------
