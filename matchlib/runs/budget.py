@@ -130,10 +130,10 @@ def measured(settings: RunSettings, components: Components, seconds: float, shou
 
 def _seconds_of_scoring(settings: RunSettings, components: Components, n: int, work: Work) -> float:
     parts, device = components.distillation, device_of(settings.device)
-    made: dict[str, Any] = {"teacher": (components.config, components.teacher)}
+    parts_of: dict[str, Any] = {"teacher": (components.config, components.teacher)}
     if parts is not None:
-        made["student"] = parts.config, parts.student
-    pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in made.items()}
+        parts_of["student"] = parts.config, parts.student
+    pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in parts_of.items()}
     protocol = settings.evaluation.model_copy(update={"samples": n, "draws": 1})
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
@@ -195,12 +195,12 @@ def _network(
     for name in networks:
         for network in sizes_of(name, components.config.network_spec):
             tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
-            made = rebuild(tried)
-            step = seconds_per_step(tried, made, "teacher", enough=slowest, should_stop=should_stop)
+            components_tried = rebuild(tried)
+            step = seconds_per_step(tried, components_tried, "teacher", enough=slowest, should_stop=should_stop)
             if step > slowest:
                 break
             if chosen is None or step > chosen[0]:
-                chosen = step, tried, made
+                chosen = step, tried, components_tried
     return (settings, components) if chosen is None else chosen[1:]
 
 

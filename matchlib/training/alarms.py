@@ -26,7 +26,8 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
-        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state.
+        critic_error_generated: error of the critic on generated points, over the larger of the teacher's there and that of the best
+            multiple of the state.
         nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
             which the second is not much better.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
@@ -40,7 +41,7 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
-    critic_error_generated: float = 1.0
+    critic_error_generated: float = 1.5
     nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
@@ -136,8 +137,8 @@ ALARMS = (
     Alarm(
         "critic-lr",
         _critic_fell_apart,
-        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the best multiple of the state: it has "
-        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the teacher, or of the best multiple of "
+        "the state: it has fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
     ),
     Alarm(
@@ -236,8 +237,8 @@ GUIDE = {
     ),
     "critic-lr": Entry(
         "samples turn to noise",
-        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than a multiple of the "
-        "state",
+        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than the teacher and "
+        "than a multiple of the state",
         "the critic's learning rate is too large for its width",
         "trainer.critic_lr and trainer.student_lr down",
     ),

@@ -46,8 +46,8 @@ HEALTHY = {
         ([{"class_shares": 0.8}, {"class_shares": 0.2}], []),  # it has just set out
         ([{"class_shares": 0.9}, {"class_shares": 0.6}], []),  # on its way
         ([{"class_shares": 0.9, "classes_missing": 9.0}] * 2, ["classes"]),
-        ([{"critic_error_generated": 0.9}], []),
-        ([{"critic_error_generated": 1.1, "saturation": 0.9}], ["critic-lr"]),  # the cause, not what follows
+        ([{"critic_error_generated": 1.4}], []),
+        ([{"critic_error_generated": 1.6, "saturation": 0.9}], ["critic-lr"]),  # the cause, not what follows
         ([{"critic_error_generated": 19.0, "std_ratio": 45.0}], ["student-lr"]),
         ([{"nearest_ratio": 0.2}, {"nearest_ratio": 0.45}], []),
         ([{"nearest_ratio": 0.3}] * 2, ["copies"]),
