@@ -273,6 +273,9 @@ class StudentTraining(TrackedTraining):
     """Largest norm of a gradient over the running root mean square of those before it; inf for none."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
+    on_alarm: Literal["warn", "stop", "roll-back"] = "roll-back"
+    """On an alarm: warn; stop; or, where lower rates may help, roll back to the last checkpoint that a later measurement found well,
+    with half of the learning rates."""
     keep_best_by: str | None = None
     """A metric by which checkpoints are scored, on samples of the averaged student; the run ends with the best. Null: with the last."""
 

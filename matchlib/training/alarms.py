@@ -54,10 +54,12 @@ class Raised:
     Args:
         name: of the alarm, for the log.
         message: what was measured, the likely cause, and the setting to change.
+        curable: whether lower learning rates are likely to help.
     """
 
     name: str
     message: str
+    curable: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,14 @@ class Alarm:
         condition: of the readings, those of the measurement before, and the limits.
         advice: format string of the readings: what was measured, the likely cause, and the setting to change.
         alone: whether it is raised only where no alarm of an earlier row is, whose consequence it may be.
+        curable: as in ``Raised``.
     """
 
     name: str
     condition: Callable[[Values, Values, Limits], bool]
     advice: str
     alone: bool = False
+    curable: bool = False
 
 
 def _variety(readings: Values, limits: Limits) -> float:
@@ -140,6 +144,7 @@ ALARMS = (
         "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the teacher, or of the best multiple of "
         "the state: it has fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
+        curable=True,
     ),
     Alarm(
         "student-lr",
@@ -147,6 +152,7 @@ ALARMS = (
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
         "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
         alone=True,
+        curable=True,
     ),
     Alarm(
         "critic",
@@ -161,6 +167,7 @@ ALARMS = (
         _collapsed,
         "samples are too much alike (standard deviation {std_ratio:.2f}, nearest neighbour {nn_distance_ratio:.2f} of the data's); lower "
         "trainer.student_lr, raise trainer.critic_steps, or choose an earlier student.t_start",
+        curable=True,
     ),
     Alarm(
         "classes",
@@ -194,7 +201,7 @@ def raised(readings: Values, before: Values, limits: Limits | None = None) -> tu
     result: list[Raised] = []
     for alarm in ALARMS:
         if alarm.condition(readings, before, limits) and not (alarm.alone and result):
-            result.append(Raised(alarm.name, alarm.advice.format(**readings)))
+            result.append(Raised(alarm.name, alarm.advice.format(**readings), alarm.curable))
     return tuple(result)
 
 

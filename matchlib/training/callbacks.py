@@ -216,7 +216,7 @@ class StopOnAlarm(Callback):
 
 
 class RollBack(Callback):
-    """Goes back at an alarm of the monitor, with half of the learning rates.
+    """Goes back at an alarm of the monitor that lower learning rates may cure, with half of them.
 
     A checkpoint is trusted if a later measurement found nothing wrong: an alarm comes after its cause, which the latest checkpoint may hold
     already.
@@ -239,7 +239,7 @@ class RollBack(Callback):
         trainer.checkpoints.protect("roll-back", trusted)
 
     def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
-        if alarm not in self.monitoring.alarms or trainer.checkpoints is None:
+        if not alarm.curable or alarm not in self.monitoring.alarms or trainer.checkpoints is None:
             return
         good = trainer.checkpoints.most_trusted(self.monitoring.well, trainer.settings.checkpoint_every)
         if good is None:

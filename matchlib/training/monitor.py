@@ -268,7 +268,8 @@ class DistillationMonitor(Monitor):
 
     def _not_finite(self, step: int, skipped: dict[str, int]) -> Raised:
         steps = " and ".join(f"{count} of the {name}" for name, count in skipped.items())
-        return Raised("not-finite", f"{steps}: gradients that are not finite, so these steps were skipped; {self._culprit(step)}")
+        message = f"{steps}: gradients that are not finite, so these steps were skipped; {self._culprit(step)}"
+        return Raised("not-finite", message, curable=True)
 
     @torch.no_grad()
     def _culprit(self, step: int) -> str:

@@ -112,7 +112,7 @@ class AlarmAt(Monitor):
 
     def measure(self, step: int, skipped: dict[str, int]) -> Readings:
         self.count += 1
-        return Readings({"count": 1.0}, (Raised("odd", "something odd; do something"),) if self.count in self.at else ())
+        return Readings({"count": 1.0}, (Raised("odd", "something odd; do something", curable=True),) if self.count in self.at else ())
 
 
 def line_trainer(folder: Path, monitor: Monitor, policy: str, every: int = 3) -> Trainer:
@@ -174,7 +174,7 @@ class Breaks(Monitor):
             self.at = -1  # once
             with torch.no_grad():
                 self.line.weight.fill_(1e4)
-        return Readings({}, (Raised("broken", "broken; do something"),) if broken else ())
+        return Readings({}, (Raised("broken", "broken; do something", curable=True),) if broken else ())
 
 
 def broken_run(folder: Path, stop_at: int | None = None, every: int = 4, keep: int = 2) -> nn.Module:
@@ -304,3 +304,16 @@ def test_keep_best_forgets_a_checkpoint_that_is_gone_after_a_roll_back(tmp_path:
         checkpoints=Checkpoints(tmp_path / "checkpoints", "toy"),
         callbacks=standard_callbacks(settings, monitor=AlarmAt(6), score=lambda modules: next(values)),
     ).fit()
+
+
+def test_roll_back_leaves_alone_what_lower_rates_do_not_cure(tmp_path: Path) -> None:
+    """A teacher with the wrong sign stays wrong at any rate: the alarm is told, and the run goes on."""
+
+    class Hint(Monitor):
+        def measure(self, step: int, skipped: dict[str, int]) -> Readings:
+            return Readings({}, (Raised("hint", "look at it"),))
+
+    trainer = line_trainer(tmp_path, Hint(), "roll-back")
+    trainer.fit()
+    assert trainer.steps_done == 20
+    assert trainer.lr_scale == 1.0
