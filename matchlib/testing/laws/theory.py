@@ -106,14 +106,17 @@ def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> f
 def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
     """At f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM.
 
-    Advice: The student's coefficients do not fit the critic's: `student` is (g, a, a), worth 2a - g times the divergence.
+    The losses of papers are held to these; an own loss to the multiple that its own `student` states.
+
+    Advice: `student` must weigh teacher and target alike, (g, a, a), and `student_loss` must be that quadratic; it is worth (2a - g) D.
     """
     loss = _loss(name, data)
     loss = RealUID(weight_power=0.0) if name == "realuid" else loss
     if isinstance(loss, SiD):
         loss = replace(loss, a=data.draw(st.floats(0.3, 2)))
     world = data.draw(worlds(space=loss.space, components=1, wrong_teacher=False))
-    worth = {"sid": 1 - getattr(loss, "a", 0.0), "fgm": 0.0}.get(name, 1.0)
+    of_papers = {"uid": 1.0, "ibmd": 1.0, "realuid": 1.0, "fgm": 0.0, "sid": 1 - getattr(loss, "a", 0.0)}
+    worth = of_papers.get(name, 2 * loss.student.teacher - loss.student.square)
     divergence = affine_divergence(world.model, world.real, world.made, world.time)
     found = world.student_loss(loss, world.best(loss)(*world.point))
     return ((found - worth * divergence).abs() / (1e-3 + divergence)).item()
