@@ -26,8 +26,9 @@ def _at(schedule: Schedule, time: Tensor) -> Scalar:
 class CallableField(nn.Module):
     """``field(state, t, condition) = output(t) fn(latent(t) state, time(t), ...)``.
 
-    Both factors multiply: a network that wants its state divided by s has ``latent=1 / s``. A network that is reached through a closure is not a part of this module: it is neither moved nor copied with it. Give the network
-    itself as ``fn``, or keep it as an attribute of a module.
+    Both factors multiply: a network that wants its state divided by s has ``latent=1 / s``. A network that is reached through a closure
+    is not a part of this module: it is neither moved nor copied with it. Give the network itself as ``fn``, or keep it as
+    an attribute of a module.
 
     Args:
         fn: a module or function.

@@ -40,7 +40,7 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
-from matchlib.runs.explain import explained
+from matchlib.runs.explain import cautioned, explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
 __all__ = [
@@ -443,6 +443,8 @@ def _check_metrics(settings: RunSettings) -> None:
 def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     loss: DistillationLoss = losses.build(settings.loss)
+    if (caution := cautioned(loss)) is not None:
+        logger.warning("loss: %s", caution)
     learns = any(True for _ in teacher.field.parameters())
     described, student = _student(settings, config, teacher, learns, trust=trust)
     critic = _critic(settings, config, teacher, learns)

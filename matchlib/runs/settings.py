@@ -68,7 +68,19 @@ class Plugin:
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
             raise SettingError(f"a plugin is named by {{name: ..., its settings}} (there are: {', '.join(registry)}), got {value!r}")
         settings = {key: x for key, x in spec.items() if key != "name"}
-        return {"name": registry.canonical(spec["name"]), **typed(self.group, spec["name"], settings)}
+        return self._complete({"name": registry.canonical(spec["name"]), **typed(self.group, spec["name"], settings)})
+
+    def _complete(self, spec: Spec) -> Spec:
+        """Returns a spec with the values of settings that another one decides, so that ``config.yaml`` says them."""
+        registry = ALL[self.group]
+        linked = getattr(registry[spec["name"]], "linked", ())
+        if not linked:
+            return spec
+        try:
+            value = registry.build(spec)
+        except MatchlibError:  # outside its domain: whoever builds the plugin says so
+            return spec
+        return {"name": spec["name"], **{key: getattr(value, key) for key in linked}, **{k: x for k, x in spec.items() if k not in linked}}
 
 
 def typed(group: str, name: str, settings: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
@@ -340,8 +352,9 @@ def _listed(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the tree a plugin is named: a spec with its default, or a group whose further keys are the plugin's settings."""
+    """Where in the tree a plugin of a group is named: a spec with its default, or a group whose further keys are the plugin's settings."""
 
+    group: str
     default: Mapping[str, Any] | None
     known: frozenset[str] = frozenset()
 
@@ -354,11 +367,12 @@ def _places() -> dict[tuple[str, ...], Place]:
     def walk(kind: type[Settings], path: tuple[str, ...]) -> None:
         for key, field in kind.model_fields.items():
             inner = field.annotation
-            if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
-                places[(*path, key)] = Place(field.default)
+            plugin = next((m.func for m in field.metadata if isinstance(getattr(m, "func", None), Plugin)), None)
+            if plugin is not None:
+                places[(*path, key)] = Place(plugin.group, field.default)
             elif isinstance(inner, type) and issubclass(inner, Settings):
                 if issubclass(inner, OpenSettings):
-                    places[(*path, key)] = Place(None, frozenset(inner.model_fields))
+                    places[(*path, key)] = Place(inner.group, None, frozenset(inner.model_fields))
                 walk(inner, (*path, key))
 
     walk(RunSettings, ())
@@ -380,6 +394,30 @@ def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = 
             _lay(base[key], value, (*path, key))
         else:
             base[key] = value
+
+
+def _unlink(tree: dict[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
+    """Where layers give the first of a plugin's linked settings, forgets those that it decides: alpha given alone sets beta and gamma."""
+    for path, place in _places().items():
+        given: dict[str, Any] = {}
+        for layer in layers:
+            given |= _node(layer, path)
+        spec = _node(tree, path) or dict(place.default or {})
+        name = given.get("name", spec.get("name"))
+        linked = getattr(ALL[place.group][name], "linked", ()) if name in ALL[place.group] else ()
+        if linked and linked[0] in given and spec.get("name") == name:
+            node: Any = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = {key: x for key, x in spec.items() if key not in linked[1:]}
+
+
+def _node(tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the mapping at a path; empty if there is none."""
+    node: Any = tree
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return dict(node) if isinstance(node, Mapping) else {}
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:
@@ -412,12 +450,15 @@ def resolve(
         MatchlibError: naming the setting, what was given and what is accepted.
     """
     tree: dict[str, Any] = {}
-    layers = [read_recipe(recipe) if recipe is not None else {}, config or {}]
-    layers += [_nested(path, value) for path, value in (options or {}).items() if value is not None]
-    layers += [_nested(path, value) for path, value in (settings or {}).items()]
-    for layer in layers:
-        _check_keys(layer)
-        _lay(tree, layer)
+    sources: list[list[Mapping[str, Any]]] = [[read_recipe(recipe) if recipe is not None else {}], [config or {}]]
+    sources.append([_nested(path, value) for path, value in (options or {}).items() if value is not None])
+    sources.append([_nested(path, value) for path, value in (settings or {}).items()])
+    for layers in sources:
+        for layer in layers:
+            _check_keys(layer)
+        _unlink(tree, layers)
+        for layer in layers:
+            _lay(tree, layer)
     for group, kind in (("data", DataSettings), ("teacher", TeacherSettings), ("student", StudentSettings)):
         node = tree.get(group)
         if isinstance(node, dict) and isinstance(node.get("name"), str):

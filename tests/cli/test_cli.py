@@ -151,7 +151,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("unknown key", ["distill", "--set", "trainer.stpes=5"], "did you mean 'steps'"),
     ("unknown key of a family", ["distill", "--set", "teacher.netwrok={name: mlp}"], "did you mean 'network'"),
     ("unknown setting of a plugin", ["distill", "--set", "teacher.network.widht=5"], "did you mean 'width'"),
-    ("alpha without gamma", ["distill", "--alpha", "2", "--beta", "2"], "set gamma"),
+    ("gamma for another alpha", ["distill", "--alpha", "2", "--gamma", "2"], "set gamma"),
     ("alpha not positive", ["distill", "--alpha", "-1"], "alpha and beta must be positive"),
     ("gamma outside", ["distill", "--gamma", "1.5"], "gamma must lie in (0, 1)"),
     ("alpha for a loss without", ["distill", "--loss", "uid", "--alpha", "2"], "no setting 'alpha'"),

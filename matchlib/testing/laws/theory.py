@@ -206,12 +206,14 @@ def _moved(law_: Mixture, by: Tensor) -> Mixture:
 def settings_outside_the_domain_are_refused(name: str, data: st.DataObject) -> float:
     """Exactly alpha, beta > 0 with gamma in (0, 1), or alpha = beta = gamma = 1, are accepted; elsewhere no maximum exists.
 
+    A beta that is not given is alpha, and a gamma that is not given is one of the allowed values.
+
     Advice: Refuse, by SettingError, exactly the alpha, beta and gamma for which the critic has no maximum.
     """
     number = st.sampled_from([-1.0, 0.0, 0.3, 1.0, 1.5, 4.0, math.nan])
-    alpha, beta, gamma = data.draw(number), data.draw(number), data.draw(st.one_of(st.none(), number))
-    tied = alpha if gamma is None else gamma
-    allowed = alpha > 0 and beta > 0 and (0 < tied < 1 or alpha == beta == tied == 1)
+    alpha, beta, gamma = data.draw(number), data.draw(st.one_of(st.none(), number)), data.draw(st.one_of(st.none(), number))
+    both = alpha > 0 and (beta is None or beta > 0)
+    allowed = both and (gamma is None or 0 < gamma < 1 or (alpha == gamma == 1 and beta in (None, 1.0)))
     try:
         losses[name](alpha=alpha, beta=beta, gamma=gamma)  # type: ignore[call-arg]
     except SettingError:
@@ -262,10 +264,10 @@ def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> floa
     world = data.draw(worlds(components=1, gaussian=True))
     teacher = GaussianField(world.model, world.real.shifted(data.draw(st.floats(-1, 1)) * h))
     world = replace(world, teacher=teacher, made=world.real.shifted(data.draw(st.floats(0.2, 1)) * h))
-    (g, _, _), (g1, _, _) = weights_of(loss)
+    (g, _, beta), (g1, _, _) = weights_of(loss)
     density = g * world.q + g1 * world.p
     exact = density * (world.best(loss)(*world.point) - world.teacher_prediction)[:, 0]
     f_p, f_q = world.exact(world.real)[:, 0], world.exact(world.made)[:, 0]
     error = world.teacher_prediction[:, 0] - f_p
-    near = world.p * (loss.beta * (f_q - f_p) - error) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
+    near = world.p * (beta * (f_q - f_p) - error) + (beta - loss.alpha) * (world.q - world.p) * f_p
     return ((exact - near).abs().sum() / near.abs().sum()).item()
