@@ -227,7 +227,10 @@ def plugins(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help=
 
 
 def check(
-    group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="Group of the plugin, e.g. interpolants.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(metavar="[GROUP|FILE.py]", help="Group of the plugin, e.g. interpolants; or a file of yours, which is run."),
+    ] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Registered name of the plugin.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every registered plugin.")] = False,
 ) -> int:
@@ -235,9 +238,12 @@ def check(
     from matchlib.errors import SettingError
     from matchlib.registry import ALL
     from matchlib_cli.laws import check as check_laws
+    from matchlib_cli.laws import check_file
 
     if every == (group is not None):
-        raise SettingError("check takes GROUP NAME, or --all")
+        raise SettingError("check takes GROUP NAME, FILE.py, or --all")
+    if group is not None and group.endswith(".py"):
+        return check_file(Path(group), name)
     if group is not None:
         _check_group(group)
         if name is not None:

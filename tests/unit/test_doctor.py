@@ -252,7 +252,9 @@ def test_doctor_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callabl
         (f"{file}:broken", "must be a matchlib.Teacher"),
         (f"{tmp_path / 'no.py'}:teacher", "there is no file"),
         (f"{file}:teacher", "give --data"),
-        (str(tmp_path), "is not the folder of a finished run"),
+        (str(tmp_path), "is not the folder of a finished run, FILE.py:NAME nor diffusers:PATH"),
+        ("flow", "teacher 'flow' is a family, which has no trained teacher"),
+        (str(file), f"say which teacher of it is meant, {file}:NAME"),
     ):
         code, _, err = cli("doctor", name)
         assert code == 2
