@@ -104,11 +104,11 @@ def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> f
 
 @law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
 def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
-    """At f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM.
+    """At f = f_q a student's Quadratic(square, w, w) is worth (2w - square) D: D for UID, (1 - a) D for SiD, nothing for FGM.
 
     The losses of papers are held to these; an own loss to the multiple that its own `student` states.
 
-    Advice: `student` must weigh teacher and target alike, (g, a, a), and `student_loss` must be that quadratic; it is worth (2a - g) D.
+    Advice: `student` must weigh teacher and target alike, and `student_loss` must be that quadratic.
     """
     loss = _loss(name, data)
     loss = RealUID(weight_power=0.0) if name == "realuid" else loss
