@@ -98,8 +98,8 @@ class RealUID(BilinearLoss):
         beta: weight of the target on generated points, > 0. None means alpha.
         gamma: weight of |d|^2 on generated points, in (0, 1); 1 only with alpha = beta = 1. None means alpha where that is allowed,
             else 1/2.
-        rescaled: whether the loss is written for e = d / alpha and divided by alpha^2: the same optimum for the student, reached by a
-            critic that has alpha times less far to go and with gradients of order one. alpha = inf always is.
+        rescaled: whether the loss is written for e = d / alpha and divided by alpha^2. The student's optimum stays, the critic has alpha
+            times less far to go, and gradients are of order one. alpha = inf always is.
         ramp: share of the steps, from the first, in which 1 / alpha goes linearly from 1 (the teacher's distribution) to its value; in
             [0, 1].
         space: for alpha != beta it changes the optimum.

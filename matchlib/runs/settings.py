@@ -159,7 +159,7 @@ class TimeSettings(Settings):
     """Least time."""
     t_max: Annotated[float, Ge(0), Le(1)] | None = None
     """Largest time."""
-    log_sigma: tuple[float, Positive] | None = Field(None, examples=["[mean, std]"])
+    log_sigma: tuple[float, Positive] | None = Field(default=None, examples=["[mean, std]"])
     """(mean, standard deviation) of log(sqrt(b^2 + c^2) / a), EDM's P_mean and P_std; null for a uniform density."""
 
     @model_serializer
@@ -230,7 +230,7 @@ class TeacherSettings(OpenSettings):
     """Whether the field sees the source; null for the family's own choice."""
     guidance: float | None = None
     """w of uncond + w (cond - uncond); null for none, or for that of the run that the teacher is taken from."""
-    normalization: tuple[float, Positive] | None = Field(None, examples=["[shift, scale]"])
+    normalization: tuple[float, Positive] | None = Field(default=None, examples=["[shift, scale]"])
     """(shift, scale) of a teacher made elsewhere, data units = shift + scale * its units; null for the teacher's own statement."""
     training: TeacherTraining = Field(default_factory=TeacherTraining)
     """How it is trained."""
@@ -298,7 +298,7 @@ class EvaluationSettings(Settings):
     """Times that so many samples are drawn and scored; null for up to 10, as long as they are 10,000 in all."""
     subset: Annotated[int, Ge(10)] = 2000
     """Samples and training points that metrics use whose cost grows with its square: balls, kernels, optimal transport, nearest points."""
-    metrics: tuple[str, ...] | None = Field(None, examples=["[frechet]"])
+    metrics: tuple[str, ...] | None = Field(default=None, examples=["[frechet]"])
     """Names of metrics; null for all that apply."""
     extractor: str = "own"
     """Features of Frechet and kernel distances and of balls: own, learned from the data; or FILE.pt (TorchScript) or FILE.pt2
@@ -404,7 +404,8 @@ def _unlink(tree: dict[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
             given |= _node(layer, path)
         spec = _node(tree, path) or dict(place.default or {})
         name = given.get("name", spec.get("name"))
-        linked = getattr(ALL[place.group][name], "linked", ()) if name in ALL[place.group] else ()
+        registry = ALL[place.group]
+        linked = getattr(registry[name], "linked", ()) if isinstance(name, str) and name in registry else ()
         if linked and linked[0] in given and spec.get("name") == name:
             node: Any = tree
             for part in path[:-1]:

@@ -1,7 +1,7 @@
 """Laws of distillation losses in the Gaussian world, each by quadrature of the library's own loss.
 
-Notation: p and q are the laws of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the teacher,
-N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p with a loss's weights (g, a, b) and (g', a', b').
+Notation: p and q are the distributions of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the
+teacher. With a loss's weights (g, a, b) and (g', a', b'), N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p.
 
 References:
     "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
@@ -155,7 +155,7 @@ def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
 @law("losses", tolerance=1e-8, examples=40, where=lambda name: name == "realuid")
 def the_optimum_is_a_mixture(name: str, data: st.DataObject) -> float:
     """For alpha = beta the value is 0 where alpha q + (1 - alpha) p is the teacher's law, for every gamma and every model whose coupling
-    treats samples one by one (a minibatch transport plan does not: that of a mixture is no mixture of plans).
+    treats samples one by one. (A minibatch transport plan does not: that of a mixture is no mixture of plans.)
 
     So for alpha >= 1 the optimum draws real data with probability 1 - 1/alpha, and else what the teacher would; for alpha < 1 it
     overshoots. The teacher is the exact field of a law, however far that is from the real one.
