@@ -7,6 +7,7 @@ stated one.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from matchlib.algebra.objective import Objective
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer
+from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer, enough
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import interpolants, objectives
 
@@ -80,17 +81,32 @@ def examine(
             f"examine takes a matchlib.Teacher, got {type(teacher).__name__}; see Teacher.from_callable and matchlib.adapters"
         )
     dataset = load_dataset(data)
-    most = LEVELS * (2 + len(COUNTS) + len(TURNED) + len(FACTORS) + 3 + 5 + 3 * len(interpolants) + GRID)
-    probe = Probe(teacher, as_trained(teacher, dataset), seed, None if on_progress is None else lambda n: on_progress(n, most))
+    probe, screen = _probes(teacher, as_trained(teacher, dataset), seed, on_progress)
     check_answer(teacher, dataset, finite=False)
     stated = Finding("as stated", "", probe.errors(Convention()))
     spread = probe.spread()
     if all(math.isfinite(e) for e in stated.errors):
-        mistakes = _wrong_convention(probe, stated) or _useless_labels(probe, stated) or _wrong_spread(probe, spread)
+        mistakes = _wrong_convention(probe, screen, stated) or _useless_labels(probe, stated) or _wrong_spread(probe, spread)
     else:
         mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
     weights = sum(weight.numel() for weight in teacher.parameters())
     return Diagnosis(tuple(probe.times.tolist()), stated, tuple(mistakes), weights, spread)
+
+
+def _probes(teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int, int], None] | None) -> tuple[Probe, Probe]:
+    """Returns a probe, and one for the many conventions that are tried, which asks less where events are large."""
+    asked = itertools.count()
+    tried = 2 + len(COUNTS) + len(TURNED) + len(FACTORS) + 3 + 5 + 3 * len(interpolants) + GRID
+    few, full = enough(dataset, "screened"), enough(dataset, "asked")
+    levels = LEVELS if few == full else LEVELS // 2
+    most = 4 * LEVELS + levels * tried
+
+    def shown(_: int) -> None:
+        if on_progress is not None:
+            on_progress(min(next(asked) + 1, most), most)
+
+    probe = Probe(teacher, dataset, seed, shown, samples=full)
+    return probe, probe if few == full else Probe(teacher, dataset, seed, shown, samples=few, levels=levels)
 
 
 # -- conventions ------------------------------------------------------------------------------------------------------------
@@ -265,16 +281,20 @@ def _normalizations(dataset: Dataset) -> dict[str, Normalization]:
 # -- mistakes ---------------------------------------------------------------------------------------------------------------
 
 
-def _wrong_convention(probe: Probe, stated: Finding) -> list[str]:
-    """What is wrong with the convention, if another reading of the answers is clearly better than the stated one."""
-    findings = [(c.path, Finding(c.reading, c.remedy, probe.errors_if_any(c))) for c in _conventions(probe)]
-    findings.append((None, _other_schedule(probe)))
+def _wrong_convention(probe: Probe, screen: Probe, stated: Finding) -> list[str]:
+    """What is wrong with the convention, if another reading of the answers is clearly better than the stated one, on both probes."""
+    findings: list[tuple[Convention | None, Finding]] = [
+        (c, Finding(c.reading, c.remedy, screen.errors_if_any(c))) for c in _conventions(screen)
+    ]
+    findings.append((None, _other_schedule(screen)))
     least = min(finding.error for _, finding in findings)
-    if least < min(BETTER * stated.error, LINEAR):
-        path, simplest = next((path, finding) for path, finding in findings if finding.error <= NEAR * least)
-        if path is not None:  # no path is simpler than another
-            simplest = min((finding for path, finding in findings if path is not None), key=lambda finding: finding.error)
-        return [f"{simplest.reading}; {simplest.remedy}"]
+    if least < min(BETTER * findings[0][1].error, LINEAR):
+        convention, simplest = next((c, finding) for c, finding in findings if finding.error <= NEAR * least)
+        if convention is not None and convention.path is not None:  # no path is simpler than another
+            paths = [(c, finding) for c, finding in findings if c is not None and c.path is not None]
+            convention, simplest = min(paths, key=lambda pair: pair[1].error)
+        if convention is None or Finding("", "", probe.errors_if_any(convention)).error < min(BETTER * stated.error, LINEAR):
+            return [f"{simplest.reading}; {simplest.remedy}"]
     if min(stated.errors) > LINEAR:
         return [UNKNOWN]
     return []

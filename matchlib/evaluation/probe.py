@@ -26,9 +26,11 @@ from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import samplers
 
-__all__ = ["Convention", "Finding", "Probe", "as_trained", "check_answer"]
+__all__ = ["Convention", "Finding", "Probe", "as_trained", "check_answer", "enough"]
 
-SAMPLES, LEVELS = 256, 8
+LEVELS = 8
+MOST = 256  # samples at a time
+NUMBERS = {"asked": 1 << 14, "screened": 1 << 12, "drawn": 1 << 13}  # in the samples of a time: few images tell as much as many points
 STEPS = 20  # Euler steps of a sample
 RATIO = (0.1, 10.0)  # noise to signal between which the levels lie
 
@@ -86,7 +88,8 @@ class Probe:
 
     Args:
         dataset: in the teacher's units.
-        samples: that it is asked about at each time.
+        samples: that it is asked about at each time; None for a number that suits the size of an event.
+        levels: times that it is asked at.
         on_progress: called with the number of evaluations until now.
 
     Raises:
@@ -94,17 +97,24 @@ class Probe:
     """
 
     def __init__(
-        self, teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int], None] | None = None, *, samples: int = SAMPLES
+        self,
+        teacher: Teacher,
+        dataset: Dataset,
+        seed: int,
+        on_progress: Callable[[int], None] | None = None,
+        *,
+        samples: int | None = None,
+        levels: int = LEVELS,
     ) -> None:
         self.teacher = copy.copy(teacher)
         self.teacher.guidance = 1.0  # guidance moves answers away from what is learned
         self.model, self.seed, self.dataset, self.on_progress = teacher.model, seed, dataset, on_progress
         if self.model.coupling.reads_source and not dataset.paired:
             raise DataError(f"the teacher's source is data, but {dataset.name} has none")
-        index = torch.arange(samples) % len(dataset.held_out.data)
+        index = torch.arange(samples or enough(dataset, "asked")) % len(dataset.held_out.data)
         batch = map_batch(dataset.held_out, lambda x: x[index])
         self.shown = replace(dataset, train=batch, held_out=batch)
-        self.times = _levels(self.model)
+        self.times = _levels(self.model, levels)
         self.evaluations = 0
         self._points: tuple[object, list[PathSample]] = ((None, None), self._make_points(Convention()))
         self._answers: tuple[object, list[tuple[Tensor, ...]]] = (None, [])  # to the last question
@@ -168,7 +178,7 @@ class Probe:
         try:
             return self.errors(convention)
         except Exception:  # whatever a network of somebody else's raises
-            return (math.inf,) * LEVELS
+            return (math.inf,) * len(self.times)
 
     def spread(self) -> float | None:
         """Returns the standard deviation of samples of 20 Euler steps relative to the data's; None where the field has no such ODE."""
@@ -178,20 +188,26 @@ class Probe:
         except IncompatibleError:
             return None
         generator = self._generator()
-        source = self.model.coupling.source(self.batch, generator=generator)
+        batch = map_batch(self.batch, lambda x: x[: enough(self.dataset, "drawn")])
+        source = self.model.coupling.source(batch, generator=generator)
         field = SampledField(self.teacher, self.model, self.teacher.moments)
         with torch.no_grad():
-            samples = euler.sample(field, source, self.batch.label, generator=generator).data
+            samples = euler.sample(field, source, batch.label, generator=generator).data
         return float(samples.std() / self.batch.data.std())
 
 
-def _levels(model: MatchingModel) -> Tensor:
-    """Eight times of the model's interval at which noise and signal are of comparable size, float64."""
+def enough(dataset: Dataset, purpose: str) -> int:
+    """Returns how many samples hold about as many numbers as a purpose of ``NUMBERS`` needs, between 4 and 256."""
+    return min(max(NUMBERS[purpose] // math.prod(dataset.shape), 4), MOST)
+
+
+def _levels(model: MatchingModel, levels: int) -> Tensor:
+    """Some times of the model's interval at which noise and signal are of comparable size, float64."""
     at = model.probe(1025)
     ratio = (torch.as_tensor(at.variance).sqrt() / torch.as_tensor(at.a)).expand(at.time.shape)
     inside = at.time[(ratio > RATIO[0]) & (ratio < RATIO[1])]
-    inside = inside if len(inside) >= LEVELS else at.time
-    return inside[torch.linspace(0, len(inside) - 1, LEVELS + 2).long()][1:-1]
+    inside = inside if len(inside) >= levels else at.time
+    return inside[torch.linspace(0, len(inside) - 1, levels + 2).long()][1:-1]
 
 
 def _same_levels(model: MatchingModel, path: Interpolant, times: Tensor) -> Tensor:
