@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,18 +109,26 @@ class Exportable:
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The generator as a graph, for any number of samples.
+        """The generator as a graph, for any number of samples up to ``largest_batch``.
 
         Raises:
-            IncompatibleError: torch cannot trace the network.
+            IncompatibleError: torch cannot trace the network, or only for one number of samples.
         """
         inputs = self.inputs(3).tensors
-        batch = torch.export.Dim("batch")
-        shapes = (tuple({0: batch} for _ in inputs),)
+        shapes = (tuple({0: torch.export.Dim.AUTO} for _ in inputs),)
         try:
-            return torch.export.export(self.generator, inputs, dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(self.generator, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever code of somebody else's raises while it is traced
             raise untraceable(self, "torch.export", error) from error
+        if not program.range_constraints:
+            raise untraceable(self, "torch.export", ValueError("the network works for one number of samples only"))
+        return program
+
+    @property
+    def largest_batch(self) -> int | None:
+        """How many samples the graph takes at once, where the network's code tells numbers of samples apart; None for any number."""
+        limits = [float(bound.upper) for bound in self.program.range_constraints.values()]
+        return None if math.isinf(min(limits)) else int(min(limits))
 
     def inputs(self, n: int, seed: int = 0) -> Inputs:
         """Returns fixed inputs of ``n`` samples."""
@@ -141,8 +150,8 @@ class Exportable:
         noises = tuple(draw for draw, name in zip(draws, self.table.draws, strict=True) if name is not None)
         return Inputs(seed, source, label, noises, self.pipeline.sample(n, seed=seed, labels=label, source=given))
 
-    def write_description(self, folder: Path) -> None:
-        """Writes ``generator.json``: what the inputs and the output of an exported file are."""
+    def write_description(self, folder: Path, largest: int | None = None) -> None:
+        """Writes ``generator.json``: what the inputs and the output of an exported file are, and how many samples it takes at once."""
         data, spec = self.config.data, self.config.network_spec
         inputs = {SOURCE: "data units" if self.source_is_data else "standard normal"}
         if self.labelled:
@@ -155,6 +164,7 @@ class Exportable:
             "event_shape": list(spec.shape),
             "limits": list(data.limits),
             "evaluations": self.student.nfe,
+            "largest_batch": largest,
             "versions": versions(),
         }
         write_json(folder / "generator.json", description)

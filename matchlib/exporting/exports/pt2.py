@@ -24,7 +24,7 @@ class PT2(Exporter):
 
     def write(self, student: Exportable, folder: Path) -> None:
         write_atomically(folder / FILE, lambda path: torch.export.save(student.program, path))
-        student.write_description(folder)
+        student.write_description(folder, student.largest_batch)
 
     def samples(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
         del student
