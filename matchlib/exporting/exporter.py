@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +27,7 @@ from matchlib.runs.artifact import ArtifactConfig, versions
 from matchlib.runs.pipeline import Pipeline
 from matchlib.training.random import Streams
 
-__all__ = ["Exportable", "Exporter", "Inputs"]
+__all__ = ["Exportable", "Exporter", "Inputs", "quiet", "untraceable"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ class Exportable:
         inputs = self.inputs(3).tensors
         shapes = (tuple({0: torch.export.Dim.AUTO} for _ in inputs),)
         try:
-            program = torch.export.export(self.generator, inputs, dynamic_shapes=shapes, strict=False)
+            with quiet():
+                program = torch.export.export(self.generator, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever code of somebody else's raises while it is traced
             raise untraceable(self, "torch.export", error) from error
         if not program.range_constraints:
@@ -168,6 +173,19 @@ class Exportable:
             "versions": versions(),
         }
         write_json(folder / "generator.json", description)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """A context in which torch's exporters print nothing: no graphs, and no notes on packages that they could use."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def untraceable(student: Exportable, what: str, error: Exception) -> IncompatibleError:

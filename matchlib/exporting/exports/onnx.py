@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +10,7 @@ import torch
 from torch import Tensor
 
 from matchlib.errors import MatchlibError
-from matchlib.exporting.exporter import Exportable, Exporter, Inputs, untraceable
+from matchlib.exporting.exporter import Exportable, Exporter, Inputs, quiet, untraceable
 from matchlib.registry import exports
 
 __all__ = ["ONNX"]
@@ -36,7 +32,7 @@ class ONNX(Exporter):
         names, program = list(student.generator.names), student.program
         size = sum(x.numel() * x.element_size() for x in student.generator.state_dict().values())
         try:
-            with _quiet():
+            with quiet():
                 exported = torch.onnx.export(program, input_names=names, output_names=["data"], dynamo=True, verbose=False)
                 assert exported is not None
                 exported.save(folder / FILE, external_data=size > LARGEST)
@@ -52,20 +48,6 @@ class ONNX(Exporter):
     def usage(self, student: Exportable, folder: Path) -> str:
         feed = ", ".join(f'"{name}": {name}' for name in student.generator.names)
         return f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{FILE}")\n(data,) = session.run(["data"], {{{feed}}})'
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A context without the exporter's notes on packages that it could use."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _runtime() -> Any:
