@@ -117,62 +117,69 @@ def tabulate(
     Raises:
         IncompatibleError: the student draws otherwise than by ``torch.randn``, or is not linear around the network.
     """
-    counted = _Run(_Columns(), heads, answer)
-    counted.execute(student, part, name, condition, labelled)
-    run = _Run(_Columns(counted.columns.names), heads, answer)
-    sample = run.execute(student, part, name, condition, labelled)
-    calls = tuple(
-        Call(tuple(map(run.described, args)), {key: run.described(x) for key, x in kwargs.items()}, names)
-        for args, kwargs, names in run.calls
-    )
-    return _with_used_draws(calls, run.described(sample), run.draws)
+
+    def run(latents: Tensor) -> _Run:
+        once = _Run(_Columns(latents), heads, answer)
+        once.execute(student, part, name, condition, labelled)
+        return once
+
+    size = len(run(torch.zeros(1, 0)).columns.names)
+    mixed = 3 * torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found, again = run(torch.eye(size, dtype=torch.float64)), run(mixed)
+    for weights, values in zip(found.vectors, again.vectors, strict=True):
+        if not torch.allclose(mixed @ weights, values, rtol=1e-6, atol=1e-9 * float(values.abs().max())):
+            raise found.refusal(student, "its steps are not combinations of source, noise and predictions")
+    return _with_used_draws(tuple(found.calls), found.sample, found.draws)
 
 
 @dataclass
 class _Columns:
-    """Names of the latents; each is the unit vector of a row of the batch, once all of them are known.
+    """Latents, in the order in which they are asked for.
 
     Args:
-        known: all names, from a first run.
+        latents: a column each, ``(rows, number)``; without columns every latent is zero, so that they can be counted.
     """
 
-    known: tuple[str, ...] = ()
+    latents: Tensor
     names: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
-        return max(len(self.known), 1)
+        return len(self.latents)
 
     def new(self, name: str) -> Tensor:
         """Returns the latent of the next name, shape ``(size, 1)``."""
+        number = len(self.names)
         self.names = (*self.names, name)
-        unit = torch.zeros(self.size, 1, dtype=torch.float64)
-        if self.known:
-            unit[len(self.names) - 1] = 1.0
-        return unit
+        if not self.latents.shape[1]:
+            return torch.zeros(self.size, 1, dtype=torch.float64)
+        return self.latents[:, number : number + 1].clone()
 
 
 @dataclass
 class _Run:
-    """One run of a student on unit vectors."""
+    """One run of a student, and what it said: calls and sample as they are on unit vectors, and the numbers of each combination."""
 
     columns: _Columns
     heads: int
     answer: Callable[[Tensor], Any]
-    calls: list[tuple[Any, Any, tuple[str, ...]]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    sample: Combination = field(default_factory=lambda: Combination({}))
+    vectors: list[Tensor] = field(default_factory=list)
     draws: tuple[str, ...] = ()
     label: Tensor | None = None
 
     @torch.no_grad()
-    def execute(self, student: Student, part: nn.Module, name: str, condition: Callable[..., Condition], labelled: bool) -> Tensor:
-        """Returns what the student makes of the source, shape ``(size, 1)``."""
+    def execute(self, student: Student, part: nn.Module, name: str, condition: Callable[..., Condition], labelled: bool) -> None:
+        """Runs the student on the latents."""
         source = self.columns.new(SOURCE)
         self.label = torch.zeros(self.columns.size, dtype=torch.long) if labelled else None
         try:
             with _replaced(part, name, _Recorder(self)), _Draws(self):
-                return student(source, condition(source, self.label), generator=torch.Generator())
+                sample = student(source, condition(source, self.label), generator=torch.Generator())
+            self.sample = self._combination(sample)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise self._refusal(student, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+            raise self.refusal(student, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
 
     def draw(self, shape: tuple[int, ...]) -> Tensor:
         """Returns the noise of the next draw."""
@@ -185,7 +192,8 @@ class _Run:
         """Returns the network's answer to a call, which is noted down."""
         number = len(self.calls) + 1
         names = tuple(f"prediction_{number}" + (f"_{i + 1}" if self.heads > 1 else "") for i in range(self.heads))
-        self.calls.append((args, kwargs, names))
+        described = {key: self.described(x) for key, x in kwargs.items()}
+        self.calls.append(Call(tuple(map(self.described, args)), described, names))
         parts = [self.columns.new(name) for name in names]
         return self.answer(parts[0] if self.heads == 1 else torch.stack(parts, 1))
 
@@ -199,18 +207,21 @@ class _Run:
 
     def _numbers(self, x: Tensor) -> Combination | Time:
         if x.shape == (self.columns.size, 1):
-            return self._combination(x[:, 0].double())
+            return self._combination(x)
         if x.shape == (self.columns.size,) and bool((x == x[0]).all()):
             return Time(float(x[0]))
         raise IncompatibleError(f"an argument of the network has shape {tuple(x.shape)[1:]}, and neither the state's nor that of a time")
 
-    def _combination(self, column: Tensor) -> Combination:
+    def _combination(self, x: Tensor) -> Combination:
+        """Returns a tensor as a combination of the latents that there are by now."""
+        column = x.reshape(self.columns.size).double()
+        self.vectors.append(column)
         largest = float(column.abs().max())
-        pairs = zip(self.columns.names, column.tolist(), strict=True)
-        return Combination({name: x for name, x in pairs if abs(x) > NEGLIGIBLE * largest})
+        pairs = zip(self.columns.names, column.tolist(), strict=False)
+        return Combination({name: weight for name, weight in pairs if abs(weight) > NEGLIGIBLE * largest})
 
     @staticmethod
-    def _refusal(student: Student, why: str) -> IncompatibleError:
+    def refusal(student: Student, why: str) -> IncompatibleError:
         return IncompatibleError(f"{type(student).__name__} is not linear around its network, so it cannot be exported ({why})")
 
 

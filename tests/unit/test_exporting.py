@@ -228,13 +228,12 @@ def test_export_of_a_unet_of_diffusers_runs_without_matchlib(elsewhere: Elsewher
 
 
 def test_export_runs_without_matchlib(elsewhere: Elsewhere) -> None:
-    """A few of the matrix: labels and noises, and a source that is data."""
+    """One of the matrix below, with labels and noises."""
     labelled = family_student(elsewhere.folder, "interpolant", "fewstep", classes=3)
     out = elsewhere.export(labelled, "pt2")
     description = json.loads((out / "generator.json").read_text())
     assert list(description["inputs"]) == ["source", "label", "noise_1", "noise_2", "noise_3", "noise_4"]
     assert (description["evaluations"], description["limits"], description["largest_batch"]) == (3, [0.0, 16.0], None)
-    elsewhere.export(family_student(elsewhere.folder, "bridge, paired", "onestep"), "pt2")
     elsewhere.compare()
 
 
@@ -439,7 +438,8 @@ def test_tabulate_refuses_a_student_that_is_not_linear_or_draws_otherwise() -> N
     draws: dict[str, Callable[..., Tensor]] = {
         "draws with rand": lambda x, g: torch.rand(x.shape, generator=g),
         "draws noise of shape": lambda x, g: torch.randn(3, generator=g),
-        "not linear around its network": lambda x, g: x @ x,
+        r"not linear around its network, so it cannot be exported \(RuntimeError": lambda x, g: x @ x,
+        r"not linear around its network, so it cannot be exported \(its steps": lambda x, g: x.clamp(-0.9, 0.9),
     }
     for said, function in draws.items():
         student = Draws(function)
