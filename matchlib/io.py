@@ -127,7 +127,7 @@ def remove_partial(folder: Path) -> None:
     """Removes what killed processes left of files that they were writing into ``folder``; nobody may be writing there now."""
     try:
         for file in folder.glob(f"{PARTIAL}*"):
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
     except OSError:
         return  # they only take space
 

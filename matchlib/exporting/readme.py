@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from matchlib.exporting.exporter import Exportable, Exporter
-from matchlib.io import read_json, write_text
+from matchlib.io import read_json, write_json, write_text
 from matchlib.runs.artifact import describe_model
 
 __all__ = ["dataset_name", "write_readme"]
@@ -20,9 +21,10 @@ IMAGE_CHANNELS = (1, 3)
 
 def write_readme(exporter: Exporter, student: Exportable, folder: Path, license: str | None) -> None:
     """Writes README.md, and the picture and the scores of the run where it has them."""
-    for name in (SCORES, PICTURE):
-        if (student.run / name).is_file():
-            (folder / name).write_bytes((student.run / name).read_bytes())
+    if (student.run / SCORES).is_file():
+        write_json(folder / SCORES, {**read_json(student.run / SCORES), "data": dataset_name(student)})
+    if (student.run / PICTURE).is_file():
+        shutil.copyfile(student.run / PICTURE, folder / PICTURE)
     head = yaml.safe_dump(_head(exporter, student, license), sort_keys=False, allow_unicode=True)
     text = "\n".join(_lines(exporter, student, folder))
     write_text(folder / "README.md", f"---\n{head}---\n\n{text}\n")

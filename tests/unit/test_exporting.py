@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from fixtures.students import mlp_student, model_of, save_inputs, unet_student
 from torch import Tensor, nn
 
 import matchlib
-from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, UnknownNameError
+from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError, UnknownNameError
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
 from matchlib.plugins.objectives import Joint
 from matchlib.runs.pipeline import load
@@ -52,12 +53,24 @@ class Without:
         if name.partition(".")[0] in ("matchlib", "matchlib_cli"):
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Without())
+def refused(call, x):
+    for wrong in ([x[0].double(), *x[1:]], [*x, x[0]], x[:-1]):
+        try:
+            call(*wrong)
+        except Exception:
+            continue
+        raise SystemExit("float64, or another number of inputs, was taken")
 def pt2(folder, x):
-    return torch.export.load(folder + "/model.pt2").module()(*x)
+    generate = torch.export.load(folder + "/model.pt2").module()
+    refused(generate, x)
+    return generate(*x)
 def onnx(folder, x):
     import onnxruntime
     session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["data"], {i.name: y.numpy() for i, y in zip(session.get_inputs(), x, strict=True)})[0])
+    def generate(*x):
+        return torch.from_numpy(session.run(["data"], {i.name: y.numpy() for i, y in zip(session.get_inputs(), x, strict=True)})[0])
+    refused(generate, x)
+    return generate(*x)
 def pipeline_of(folder, trust):
     from diffusers import DiffusionPipeline
     pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=trust, low_cpu_mem_usage=False)
@@ -228,25 +241,13 @@ def test_export_of_a_unet_of_diffusers_runs_without_matchlib(elsewhere: Elsewher
 
 
 def test_export_runs_without_matchlib(elsewhere: Elsewhere) -> None:
-    """One of the matrix below, with labels and noises."""
-    labelled = family_student(elsewhere.folder, "interpolant", "fewstep", classes=3)
+    """One of the matrix, with labels, a noise and a source that is data."""
+    labelled = family_student(elsewhere.folder, "interpolant, paired", "onestep", classes=3)
     out = elsewhere.export(labelled, "pt2")
     description = json.loads((out / "generator.json").read_text())
-    assert list(description["inputs"]) == ["source", "label", "noise_1", "noise_2", "noise_3", "noise_4"]
-    assert (description["evaluations"], description["limits"], description["largest_batch"]) == (3, [0.0, 16.0], None)
+    assert list(description["inputs"]) == ["source", "label", "noise_1"] and description["inputs"]["source"] == "data units"
+    assert (description["evaluations"], description["limits"], description["largest_batch"]) == (1, [0.0, 16.0], None)
     elsewhere.compare()
-
-
-def test_export_to_diffusers_chooses_stock_classes_where_they_are_exact(tmp_path: Path) -> None:
-    """The comparison with Pipeline.sample is that of the export itself, whose error is far below its tolerance."""
-    scheduler = schedulers()["epsilon"]
-    for number, (spec, classes, kind) in enumerate(
-        (({"name": "onestep", "t_start": 0.64}, None, "ConsistencyModelPipeline"), ({**FEW, "t_start": 0.64}, 3, "GeneratorPipeline"))
-    ):
-        artifact = unet_student(tmp_path / f"student-{number}", scheduler, spec, classes=classes)
-        done = matchlib.export(artifact, "diffusers", tmp_path / f"out-{number}")
-        assert done.error < 5e-6 and ("pipeline.py" in done.files) == (kind == "GeneratorPipeline")
-        assert kind in (done.folder / "model_index.json").read_text()
 
 
 @pytest.mark.slow
@@ -345,6 +346,27 @@ def test_export_refuses_a_missing_package(finished: Path, tmp_path: Path, monkey
     with pytest.raises(MatchlibError, match="pip install huggingface-hub"):
         matchlib.export(finished, "hub", tmp_path / "out", push="me/generator")
     assert not list(tmp_path.iterdir())
+
+
+def test_export_pushes_when_it_is_asked_to(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, Any]] = []
+
+    class Api:
+        def create_repo(self, name: str, **how: Any) -> None:
+            calls.append(("create", name))
+
+        def upload_folder(self, **what: Any) -> None:
+            if what["repo_id"] == "me/forbidden":
+                raise RuntimeError("403 Forbidden\nmore")
+            calls.append(("upload", what))
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(HfApi=Api))
+    matchlib.export(finished, "hub", tmp_path / "quiet")
+    assert not calls
+    matchlib.export(finished, "hub", tmp_path / "out", push="me/generator")
+    assert calls == [("create", "me/generator"), ("upload", {"repo_id": "me/generator", "folder_path": str(tmp_path / "out")})]
+    with pytest.raises(SettingError, match=r"is written, but could not be pushed to 'me/forbidden': 403 Forbidden$"):
+        matchlib.export(finished, "hub", tmp_path / "other", push="me/forbidden")
 
 
 @dataclass(frozen=True)

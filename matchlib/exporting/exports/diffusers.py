@@ -44,12 +44,9 @@ class Diffusers(Exporter):
     def write(self, student: Exportable, folder: Path) -> None:
         package = _package()
         unet, table = _unet_and_table(student, package)
-        call = _simple(table)
-        made = None
-        if self.stock and call is not None and _fits_stock(student, unet):
-            made = next((pipeline for make in STOCK if (pipeline := make(package, student, unet, call)) is not None), None)
-        if made is not None:
-            made.save_pretrained(folder)
+        pipeline = _stock_pipeline(package, student, unet, table) if self.stock else None
+        if pipeline is not None:
+            pipeline.save_pretrained(folder)
             return
         unet.save_pretrained(folder / "unet")
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
@@ -249,3 +246,12 @@ def _straight(package: Any, student: Exportable, unet: nn.Module, call: _OneCall
 
 
 STOCK = (_consistency, _straight)
+
+
+def _stock_pipeline(package: Any, student: Exportable, unet: Any, table: Table) -> Any:
+    """Returns the pipeline of diffusers that computes what the student does; None if there is none."""
+    call = _simple(table) if _fits_stock(student, unet) else None
+    if call is None:
+        return None
+    pipelines = (make(package, student, unet, call) for make in STOCK)
+    return next((pipeline for pipeline in pipelines if pipeline is not None), None)
