@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from matchlib.registry import samplers as samplers
     from matchlib.registry import students as students
     from matchlib.registry import tasks as tasks
+    from matchlib.registry import trackers as trackers
     from matchlib.runs.api import distill as distill
     from matchlib.runs.api import evaluate as evaluate
     from matchlib.runs.api import resume as resume
@@ -105,6 +106,7 @@ _HOMES = {
         "samplers",
         "students",
         "tasks",
+        "trackers",
     ),
     "matchlib.runs.api": ("distill", "evaluate", "resume", "train"),
     "matchlib.runs.pipeline": ("Pipeline", "load"),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matchlib.distillation.student import Student
     from matchlib.fields.sampler import Sampler
     from matchlib.training.task import Task
+    from matchlib.training.tracker import Tracker
 
 __all__ = [
     "ALL",
@@ -49,6 +50,7 @@ __all__ = [
     "samplers",
     "students",
     "tasks",
+    "trackers",
 ]
 
 T = TypeVar("T")
@@ -264,8 +266,21 @@ samplers: Registry[type[Sampler]] = Registry("samplers")
 metrics = MetricRegistry("metrics")
 tasks: Registry[type[Task]] = Registry("tasks")
 exports: Registry[Any] = Registry("exports", home="exporting")
+trackers: Registry[type[Tracker]] = Registry("trackers")
 
-ALL: dict[str, Registry[Any]] = {
-    registry.group: registry
-    for registry in (couplings, interpolants, objectives, families, students, losses, networks, datasets, samplers, metrics, tasks, exports)
-}
+_REGISTRIES = (
+    couplings,
+    interpolants,
+    objectives,
+    families,
+    students,
+    losses,
+    networks,
+    datasets,
+    samplers,
+    metrics,
+    tasks,
+    trackers,
+    exports,
+)
+ALL: dict[str, Registry[Any]] = {registry.group: registry for registry in _REGISTRIES}

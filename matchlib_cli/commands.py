@@ -115,6 +115,30 @@ def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", 
     return 0
 
 
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="RUN [RUN...]", help="Folders of runs; several are compared.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="FILE.html [default: RUN/report.html, of several runs comparison.html].")
+    ] = None,
+) -> int:
+    """Write the page of a run from its files, or one page that compares runs."""
+    from matchlib.runs.page.document import write_page
+
+    print(f"wrote {write_page(folders, out)}")
+    return 0
+
+
+def watch(
+    folder: Folder,
+    once: Annotated[bool, typer.Option("--once", help="Show how far it is, and end.")] = False,
+) -> int:
+    """Follow a run that was started elsewhere, from its files, until it is scored."""
+    from matchlib_cli.watch import follow
+
+    follow(folder, once=once)
+    return 0
+
+
 def resume(
     folder: Folder,
     checkpoint: Annotated[
@@ -315,6 +339,8 @@ COMMANDS: Sequence[Callable[..., int]] = (
     export,
     score,
     compare,
+    report,
+    watch,
     resume,
     plugins,
     check,
@@ -388,8 +414,9 @@ def _carried_out(start: Callable[..., Any]) -> int:
     if rank()[0]:
         return 0
     show_report(report)
-    for name in ("samples.png", "evaluation.json", *sorted(run.pipelines)):
-        console().print(f"wrote {run.folder / name}", markup=False)
+    for name in ("samples.png", "evaluation.json", "report.html", *sorted(run.pipelines)):
+        if (run.folder / name).exists():
+            console().print(f"wrote {run.folder / name}", markup=False)
     return 0
 
 

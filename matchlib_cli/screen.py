@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
@@ -45,8 +48,34 @@ class _Stop:
         return self.asked
 
 
+BLOCKS = "▁▂▃▄▅▆▇█"
+SHOWN = 24  # values of a sparkline
+MEMORY = 5  # rows that a shown loss is averaged over
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Returns the latest values as bars of eight heights, from the least to the largest of them."""
+    finite = [value for value in values[-SHOWN:] if math.isfinite(value)]
+    if not finite:
+        return ""
+    low, span = min(finite), max(finite) - min(finite) or 1.0
+    return "".join(BLOCKS[min(int((value - low) / span * len(BLOCKS)), len(BLOCKS) - 1)] for value in finite)
+
+
+def printable(line: str) -> str:
+    """Returns a line without what moves a terminal's cursor: the log that it is of may be a stranger's."""
+    return "".join(character for character in line if character.isprintable())
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in the two largest units."""
+    total = max(round(seconds), 0)
+    hours, minutes = total // 3600, total // 60 % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {total % 60} s" if minutes else f"{total} s"
+
+
 class LiveView:
-    """Shows progress and notices: bars on a terminal, plain lines elsewhere.
+    """Shows progress and notices: bars and a line on the state of the run on a terminal, plain lines elsewhere.
 
     Args:
         out: where to.
@@ -56,16 +85,19 @@ class LiveView:
     def __init__(self, out: Console, stop: _Stop, *, quiet: bool) -> None:
         self.out, self._stop, self.quiet = out, stop, quiet
         columns = (
-            TextColumn("{task.description:8}"),
+            TextColumn("{task.description:8}", markup=False),
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
         )
         self.bars = Progress(*columns, console=out) if out.is_terminal and not quiet else None
         self._tasks: dict[str, TaskID] = {}
         self._first: dict[str, tuple[int, float]] = {}
+        self._losses: dict[str, float] = {}
+        self._gaps: list[float] = []
+        self._alarm = self._left = ""
+        self.live = None if self.bars is None else Live(get_renderable=self._picture, console=out, refresh_per_second=4)
 
     def stopped(self) -> bool:
         """Returns whether the run was asked to stop."""
@@ -74,22 +106,46 @@ class LiveView:
     def say(self, line: str) -> None:
         """Prints one line."""
         if not self.quiet:
-            self.out.print(line, markup=False)
+            self.out.print(printable(line), markup=False)
+
+    def status(self) -> str:
+        """Returns a line on the run: its gap, the last alarm, the time left for all training."""
+        gap = f"gap {sparkline(self._gaps)} {self._gaps[-1]:.3g}" if self._gaps else ""
+        return "   ".join(part for part in (gap, self._alarm, self._left) if part)
+
+    def _picture(self) -> Group:
+        assert self.bars is not None
+        return Group(self.bars, Text(self.status(), overflow="ellipsis", no_wrap=True))
+
+    def remember(self, row: Row) -> float:
+        """Takes down what the line on the run shows, and returns the steps per second; 0 where that is not known yet."""
+        gap = row.readings.get("gap")
+        if gap is not None and gap not in self._gaps[-1:]:
+            self._gaps.append(gap)
+        if row.alarms:
+            self._alarm = f"last alarm: {', '.join(row.alarms)} at step {row.step} of {row.phase}"
+        for name, loss in row.losses.items():
+            key = f"{row.phase} {name}"
+            self._losses[key] = self._losses.get(key, loss) + (loss - self._losses.get(key, loss)) / MEMORY
+        step, seconds = self._first.setdefault(f"{row.phase} {row.note}", (row.step, row.seconds))
+        speed = (row.step - step) / (row.seconds - seconds) if row.seconds > seconds and row.step > step else 0.0
+        rest = (row.steps - row.step + row.later) / speed if speed else 0.0
+        self._left = f"{duration(rest)} left{' for all training' if row.later else ''}" if speed else ""
+        return speed
 
     def show(self, row: Row) -> None:
         """Shows a row of the log."""
         if self.quiet:
             return
-        step, seconds = self._first.setdefault(f"{row.phase} {row.note}", (row.step, row.seconds))
-        speed = (row.step - step) / (row.seconds - seconds) if row.seconds > seconds else 0.0
+        speed = self.remember(row)
         rate = f"{speed:.0f} steps/s" if speed and row.losses else row.note
-        note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), rate])
-        if self.bars is None:
-            left = f"{(row.steps - row.step) / speed:.0f} s left" if speed else ""
-            print(f"{row.phase} {row.step}/{row.steps}  {note}  {left}".rstrip(), flush=True)
+        if self.live is None or self.bars is None:
+            note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), rate])
+            print(printable(f"{row.phase} {row.step}/{row.steps}  {note}  {self._left}".rstrip()), flush=True)
             return
+        note = "  ".join([*(f"{name} {self._losses[f'{row.phase} {name}']:.4g}" for name in row.losses), rate])
         if row.phase not in self._tasks:
-            self._tasks[row.phase] = self.bars.add_task(row.phase, total=row.steps, note="")
+            self._tasks[row.phase] = self.bars.add_task(printable(row.phase), total=row.steps, note="")
         self.bars.update(self._tasks[row.phase], completed=row.step, total=row.steps, note=note)
 
 
@@ -118,12 +174,12 @@ def live_view(*, quiet: bool = False) -> Iterator[LiveView]:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        if view.bars is not None:
-            view.bars.start()
+        if view.live is not None:
+            view.live.start()
         yield view
     finally:
-        if view.bars is not None:
-            view.bars.stop()
+        if view.live is not None:
+            view.live.stop()
         logger.removeHandler(handler)
         for number, previous in before.items():
             signal.signal(number, previous)

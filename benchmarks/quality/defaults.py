@@ -20,7 +20,7 @@ from matchlib.plugins.interpolants import VE
 SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "w2", "coverage", "nearest_ratio", "class_shares_tv", "seconds")
 START = {"diffusion": VE(80.0).time(2.5), "diffusion-vp": 0.35}
 RATES = {"diffusion": (5e-4, 1e-3), "diffusion-vp": (3e-4, 6e-4)}
-LARGE = ['teacher.network={"name":"mlp","width":768,"depth":4}', "teacher.training.steps=4000", "trainer.steps=1600"]
+LARGE = ['teacher.network={"name":"mlp","width":768,"depth":4}', "teacher.training.steps=2000", "trainer.steps=1200"]
 
 
 def cells(mnist: Path | None) -> dict[str, tuple[str, str, list[str]]]:

@@ -71,6 +71,25 @@ class Dead(Student):
         return made.detach() + 0.0 * made
 
 
+@students.register("one-class")
+class OneClass(Student):
+    """A student that draws one class: with labels it asks for the class 1 whatever it is asked for, without it starts near one source."""
+
+    nfe = 1
+
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float = 1.0) -> None:
+        super().__init__()
+        self.inner = matchlib.students["onestep"](teacher, field, t_start=t_start)
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        if condition.label is not None:
+            condition = replace(condition, label=torch.ones_like(condition.label))
+        else:
+            fixed = torch.randn(source.shape[1:], generator=torch.Generator().manual_seed(0)).to(source)
+            source = 0.8 * fixed + 0.6 * source
+        return self.inner(source, condition, generator=generator)
+
+
 def wrong_sign() -> dict[str, Any]:
     """A teacher with the wrong sign, from Python."""
     good = matchlib.load(teacher_folder(), of="teacher")
@@ -90,9 +109,12 @@ def poisoned() -> dict[str, Any]:
 
 FAILURES: dict[str, tuple[str, Callable[[], dict[str, Any]], dict[str, Any]]] = {
     "critic too slow": ("critic", dict, {"trainer.critic_lr_scale": 1e-3}),
+    "critic step size too high": ("critic-lr", dict, {"trainer.critic_lr_scale": 50.0}),
     "student step size too high": ("student-lr", dict, {"trainer.student_lr_scale": 50.0}),
     "wrong teacher sign": ("teacher", wrong_sign, {}),
     "dead student": ("student-frozen", dict, {"student.name": "dead"}),
+    "labels ignored": ("classes", dict, {"student.name": "one-class"}),
+    "near one source, no labels": ("classes", dict, {"student.name": "one-class", "data.labels": False, "teacher.name": "flow"}),
     "NaN batch": ("not-finite", poisoned, {}),
     "full disk": ("disk", dict, {"trainer.checkpoint_every": 100}),
 }

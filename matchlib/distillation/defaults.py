@@ -11,15 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from matchlib.algebra.convert import conversion, determines
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution, time_of
 from matchlib.fields.sampler import Sampler
+from matchlib.registry import objectives
 
 __all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "coarsest_scale", "comparison_times", "learning_rate"]
 
 SEEN = 1024  # training samples that the scale of the data is measured on
 BELOW = 0.3  # how far the mean log sigma of a comparison lies below the log of the coarsest scale
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
+AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
 TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
 
 
@@ -63,6 +66,20 @@ def learning_rate(module: nn.Module) -> float:
     return min(LARGEST, LR * total / sum(count * inputs for count, inputs in weights))
 
 
+def amplification(model: MatchingModel) -> float:
+    """Returns how many times a prediction's error enters the data that are read off it at the last time of a path.
+
+    It is 1 for a velocity of flow matching, and 150 for the noise of a DDPM with a linear schedule, whose last state is nearly noise alone;
+    0 where predictions do not determine the data.
+    """
+    data = objectives["data"]()
+    if not determines(model, data):
+        return 0.0
+    at = model.interpolant.coefficients(torch.tensor([model.times.t_max], dtype=torch.float64))
+    of_predictions = conversion(model, data).coefficients(at)[: len(model.objective.heads)]
+    return max(abs(float(k)) for k in of_predictions)
+
+
 @dataclass(frozen=True)
 class ResolvedDefaults:
     """Defaults as numbers, for one model, network and set of data.
@@ -96,6 +113,11 @@ class Defaults:
     high_noise: bool = True
     student_lr_scale: float = 1.0
     critic_lr_scale: float = 2.0
+
+    @classmethod
+    def of_model(cls, model: MatchingModel, sampler: Sampler, *, paired: bool) -> Defaults:
+        """Returns defaults for a model that no family stands for: a student starts at t = 1 where data can be read off there."""
+        return cls(sampler, t_start=1.0 if amplification(model) < AMPLIFIED else None, high_noise=not paired)
 
     def resolve(self, model: MatchingModel, data: Tensor, network: nn.Module) -> ResolvedDefaults:
         """Returns the defaults as numbers.

@@ -14,8 +14,9 @@ from matchlib.io import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-__all__ = ["draw", "draw_samples", "mosaic"]
+__all__ = ["draw", "draw_samples", "drawn", "mosaic"]
 
 COUNT = 64  # events shown as images or lines
 COLUMNS = 4  # panels in one row
@@ -48,8 +49,8 @@ def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float]) -> None:
         axes.set_xlabel("entry")
 
 
-def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, float]) -> None:
-    """Writes panels side by side, each ``(n, *event)`` in data units, under their names."""
+def _canvas(panels: Mapping[str, Any], limits: tuple[float, float]) -> FigureCanvasAgg:
+    """Panels side by side, each ``(n, *event)`` in data units, under their names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: drawing is rare and matplotlib slow to load
     from matplotlib.figure import Figure
 
@@ -61,7 +62,20 @@ def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, flo
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.set_title(name)
         _panel(axes, np.asarray(x), limits)
+    return canvas
+
+
+def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, float]) -> None:
+    """Writes panels side by side, each ``(n, *event)`` in data units, under their names."""
+    canvas = _canvas(panels, limits)
     write_atomically(path, lambda temporary: canvas.print_png(str(temporary)))
+
+
+def drawn(panels: Mapping[str, Any], limits: tuple[float, float]) -> np.ndarray:
+    """Returns the picture that ``draw_samples`` writes, as numbers: ``(height, width, 3)`` of uint8."""
+    canvas = _canvas(panels, limits)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def draw(path: Path, dataset: Dataset, samples: Mapping[str, Tensor]) -> None:

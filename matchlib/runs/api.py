@@ -22,6 +22,7 @@ from matchlib.registry import losses
 from matchlib.runs.artifact import CONFIG, read_config
 from matchlib.runs.budget import fitted, seconds_of
 from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code
+from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
@@ -31,6 +32,11 @@ from matchlib.training.distributed import init_distributed, strategy
 __all__ = ["distill", "evaluate", "open_run", "resume", "start_run", "train"]
 
 logger = logging.getLogger("matchlib")
+
+
+def never() -> bool:
+    """Returns False: nothing asks a run to stop."""
+    return False
 
 
 def train(
@@ -198,7 +204,12 @@ def evaluate(
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)
-    return write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
+    report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
+    try:
+        write_page([folder])
+    except Exception as error:  # the scores are there; their page is not worth an error
+        logger.warning("%s was not written: %s", folder / PAGE, error)
+    return report
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------------
@@ -228,7 +239,7 @@ def start_run(settings: RunSettings, *, again: bool = False, time: str | float |
     if time is not None:
         if again:
             raise SettingError("a run that goes on has its steps already: leave the time out")
-        settings = processes.on_main_process(lambda: fitted(settings, built, seconds_of(time)))
+        settings = processes.on_main_process(lambda: fitted(settings, built, seconds_of(time), given.get("should_stop") or never))
     components = built(settings)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 
-from matchlib.errors import SettingError
+from matchlib.errors import Interrupted, SettingError
 from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import reference_of
-from matchlib.runs.build import Components, device_of
+from matchlib.evaluation.work import Work
+from matchlib.registry import networks
+from matchlib.runs.build import Components, device_of, sizes_of
 from matchlib.runs.pipeline import Pipeline
-from matchlib.runs.run import Run
+from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import RunSettings
 
 __all__ = ["fitted", "seconds_of", "seconds_per_step"]
@@ -30,6 +32,7 @@ UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 SHARES = {"teacher": 0.6, "student": 0.4}  # of the time for training
 SCORING = 0.2  # of all the time, at most, for samples and scores
 TRAINED = 0.94  # of the time for training that steps take; the rest is for measurements during it and for checkpoints
+ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
 FEWEST = {"teacher": 200, "student": 200}  # steps that are worth starting
 LOOK, SECOND_LOOK = 64, 256  # samples that the cost of scoring is measured on
 WORTHWHILE = 0.02  # of the time, which the first look may have taken for a second one to be worth it
@@ -55,11 +58,18 @@ def seconds_of(text: str | float) -> float:
     return seconds
 
 
-def seconds_per_step(settings: RunSettings, components: Components, phase: str) -> float:
+def seconds_per_step(
+    settings: RunSettings, components: Components, phase: str, *, enough: float = math.inf, should_stop: Callable[[], bool] = lambda: False
+) -> float:
     """Returns the mean time of an optimiser step, in seconds, from a few steps in a folder that is thrown away.
 
     Args:
         phase: ``teacher`` or ``student``; the steps of student and critic count alike.
+        enough: seconds of a single step that end the measurement, and are returned then.
+        should_stop: asked after every step.
+
+    Raises:
+        Interrupted: ``should_stop`` said so.
     """
     device, stamps = device_of(settings.device), list[float]()
 
@@ -67,13 +77,20 @@ def seconds_per_step(settings: RunSettings, components: Components, phase: str) 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         stamps.append(time.perf_counter())
-        return False
+        if should_stop():
+            raise Interrupted("interrupted while the machine was measured; nothing was written")
+        return len(stamps) > 1 and stamps[-1] - stamps[-2] > enough
 
     steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6}
     short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
     copied = replace(components, teacher=copy.deepcopy(components.teacher), distillation=copy.deepcopy(components.distillation))
     with tempfile.TemporaryDirectory() as folder:
-        Run(short, copied, Path(folder), should_stop=stamp).train(phase)
+        try:
+            Run(short, copied, Path(folder), should_stop=stamp).train(phase)
+        except Interrupted:
+            if len(stamps) < 2 or stamps[-1] - stamps[-2] <= enough:
+                raise
+            return stamps[-1] - stamps[-2]
     return (stamps[-1] - stamps[WARM - 1]) / MEASURED
 
 
@@ -90,39 +107,43 @@ class Costs:
     scoring: tuple[float, float]
 
 
-def measured(settings: RunSettings, components: Components, seconds: float) -> Costs:
+def measured(settings: RunSettings, components: Components, seconds: float, should_stop: Callable[[], bool]) -> Costs:
     """Returns what the parts of a run cost here.
 
     Args:
         seconds: that the run may take, of which the measurement takes a small part.
+        should_stop: asked between its parts.
     """
     phases = [phase for phase, there in (("teacher", not components.finished), ("student", settings.command == "distill")) if there]
-    step = {phase: seconds_per_step(settings, components, phase) for phase in phases}
+    step = {phase: seconds_per_step(settings, components, phase, should_stop=should_stop) for phase in phases}
     fixed, each = 0.0, 0.0
-    reference_of(components.data, extractor=settings.evaluation.extractor)  # features are learned, and remain in the cache
-    first = _seconds_of_scoring(settings, components, LOOK)
+    work = watched(None, should_stop)
+    reference_of(components.data, extractor=settings.evaluation.extractor, work=work)  # features are learned, and remain in the cache
+    first = _seconds_of_scoring(settings, components, LOOK, work)
     each = first / LOOK
     if first < WORTHWHILE * seconds:
-        second = _seconds_of_scoring(settings, components, SECOND_LOOK)
+        second = _seconds_of_scoring(settings, components, SECOND_LOOK, work)
         each = max(second - first, 0.0) / (SECOND_LOOK - LOOK)
         fixed = max(first - each * LOOK, 0.0)
     return Costs(step, (fixed, each))
 
 
-def _seconds_of_scoring(settings: RunSettings, components: Components, n: int) -> float:
+def _seconds_of_scoring(settings: RunSettings, components: Components, n: int, work: Work) -> float:
     parts, device = components.distillation, device_of(settings.device)
-    made: dict[str, Any] = {"teacher": (components.config, components.teacher)}
+    parts_of: dict[str, Any] = {"teacher": (components.config, components.teacher)}
     if parts is not None:
-        made["student"] = parts.config, parts.student
-    pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in made.items()}
+        parts_of["student"] = parts.config, parts.student
+    pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in parts_of.items()}
     protocol = settings.evaluation.model_copy(update={"samples": n, "draws": 1})
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        evaluate(Path(folder), pipelines, components.data, protocol, settings.seed, device=device)
+        evaluate(Path(folder), pipelines, components.data, protocol, settings.seed, device=device, work=work)
         return time.perf_counter() - begin
 
 
-def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float) -> RunSettings:
+def fitted(
+    settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float, should_stop: Callable[[], bool] = lambda: False
+) -> RunSettings:
     """Returns settings with numbers of steps and of samples such that the run takes about so many seconds on this machine.
 
     What the settings name themselves stays as it is, and the rest gets the time that it leaves.
@@ -131,13 +152,16 @@ def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], 
         settings: of the run.
         rebuild: makes the components of settings.
         seconds: for everything from now on, measurements and scores included.
+        should_stop: asked between parts of the measurement.
 
     Raises:
+        Interrupted: ``should_stop`` said so.
         SettingError: the time is too short for anything useful.
     """
     begin = time.perf_counter()
-    components = rebuild(settings)
-    costs = measured(settings, components, seconds)
+    logger.info("time: measuring what steps, samples and scores cost on this machine")
+    settings, components = _network(settings, rebuild, seconds, should_stop)
+    costs = measured(settings, components, seconds, should_stop)
     size, draws, scoring = _samples(settings, components, costs, seconds)
     left = (seconds - (time.perf_counter() - begin) - scoring) * TRAINED
     given = {phase: training.steps for phase, training in _trainings(settings).items() if "steps" in training.model_fields_set}
@@ -146,15 +170,38 @@ def fitted(settings: RunSettings, rebuild: Callable[[RunSettings], Components], 
     steps = {phase: int(left * share / sum(free.values()) / costs.step[phase]) for phase, share in free.items()}
     short = sum(max(FEWEST[phase] - count, 0) * costs.step[phase] for phase, count in steps.items())
     if short > 0 or left < 0:
-        raise SettingError(
-            f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(seconds + 1.3 * short - min(left, 0))}"
-        )
+        least = seconds + 1.3 * short - min(left, 0)
+        raise SettingError(f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(least)}")
     chosen = {**given, **steps}
     parts = [f"{phase} {chosen[phase]:,} steps ({_shown(chosen[phase] * cost / TRAINED)})" for phase, cost in costs.step.items()]
     logger.info("time: %s; scores of %s samples (%s)", ", ".join(parts), f"{draws * size:,}", _shown(scoring))
     evaluation = settings.evaluation.model_copy(update={"samples": size, "draws": draws})
     updates = {phase: {"steps": count} for phase, count in steps.items()}
     return _with(settings, updates).model_copy(update={"evaluation": evaluation})
+
+
+def _network(
+    settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float, should_stop: Callable[[], bool]
+) -> tuple[RunSettings, Components]:
+    """Returns settings with the network that is slowest among those that can be trained long enough, and the components.
+
+    The recommended sizes of each network are tried from the smallest on, until one is too slow.
+    """
+    components = rebuild(settings)
+    if components.finished or "network" in settings.teacher.model_fields_set:
+        return settings, components
+    slowest = SHARES["teacher"] * seconds / ENOUGH
+    chosen: tuple[float, RunSettings, Components] | None = None
+    for name in networks:
+        for network in sizes_of(name, components.config.network_spec):
+            tried = settings.model_copy(update={"teacher": settings.teacher.model_copy(update={"network": network})})
+            components_tried = rebuild(tried)
+            step = seconds_per_step(tried, components_tried, "teacher", enough=slowest, should_stop=should_stop)
+            if step > slowest:
+                break
+            if chosen is None or step > chosen[0]:
+                chosen = step, tried, components_tried
+    return (settings, components) if chosen is None else chosen[1:]
 
 
 def _samples(settings: RunSettings, components: Components, costs: Costs, seconds: float) -> tuple[int, int, float]:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import couplings, families, interpolants, losses, metrics, objectives, samplers, students
+from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
@@ -44,6 +45,7 @@ from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, T
 
 __all__ = [
     "GIVEN",
+    "NOT_OF_WEIGHTS",
     "Components",
     "StudentComponents",
     "build",
@@ -52,12 +54,15 @@ __all__ = [
     "names_code",
     "open_teacher",
     "settings_digest",
+    "sized",
+    "sizes_of",
 ]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
 
 
 logger = logging.getLogger("matchlib")
+NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")  # settings of a training that change none
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
     "its units; if it was trained on others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher)"
@@ -156,6 +161,7 @@ def _build(
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
     _check_metrics(settings)
+    _check_trackers(settings)
     if finished:
         check_answer(module, dataset)
     parts = _distillation(settings, config, module, trains=not finished, trust=trust) if settings.command == "distill" else None
@@ -191,7 +197,7 @@ def settings_digest(settings: RunSettings, phase: str) -> str:
     groups = ("data", "teacher", "seed") if phase == "teacher" else ("data", "teacher", "student", "loss", "trainer", "seed")
     chosen = {key: copy.deepcopy(tree[key]) for key in groups}
     for training in (chosen["teacher"]["training"], chosen.get("trainer", {})):
-        for key in ("engine", "log_every", "checkpoint_every", "keep_last", "monitor_every"):
+        for key in ("engine", *NOT_OF_WEIGHTS):
             training.pop(key, None)
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -226,6 +232,17 @@ def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
     return NetworkSpec(dataset.shape, dataset.classes, model.sees_source, label_shape, len(model.objective.heads))
 
 
+def sizes_of(name: str, spec: NetworkSpec) -> list[Spec]:
+    """Returns settings that a registered network recommends for a kind of event, from small to large; none where it has no advice."""
+    sizes = getattr(networks[name], "sizes", None)
+    return [] if sizes is None else [{"name": name, **settings} for settings in sizes(spec)]
+
+
+def sized(network: Mapping[str, Any], spec: NetworkSpec) -> Spec:
+    """Returns the spec of a network, with the smallest recommended size where it states no setting."""
+    return dict(network) if len(network) > 1 else next(iter(sizes_of(network["name"], spec)), dict(network))
+
+
 # -- the teacher -----------------------------------------------------------------------------------------------------------
 
 
@@ -256,7 +273,8 @@ def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactCo
     """Returns the untrained teacher that a family makes for the data, with its description."""
     t, family = settings.teacher, _family(settings.teacher)
     model = _model(t, family, dataset)
-    network, spec, moments = dict(family.network(t.network)), _network_spec(dataset, model), dataset.moments(model.coupling)
+    spec, moments = _network_spec(dataset, model), dataset.moments(model.coupling)
+    network = sized(family.network(t.network), spec)
     torch.manual_seed(settings.seed)  # the global generator is used for initial weights and nothing else
     field = build_field(network, spec, model, moments)
     defaults = family.defaults(paired=dataset.paired)
@@ -314,7 +332,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
     stated = t.normalization or teacher.normalization or recorded
     dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
-    defaults = teacher.defaults or Defaults(samplers["ode"](), high_noise=not dataset.paired)
+    defaults = teacher.defaults or Defaults.of_model(teacher.model, samplers["ode"](), paired=dataset.paired)
     return ArtifactConfig(
         kind="teacher",
         network=spec,
@@ -400,6 +418,16 @@ def _check_guidance(config: ArtifactConfig) -> None:
         )
 
 
+def _check_trackers(settings: RunSettings) -> None:
+    """Refuses trackers whose package is missing."""
+    for path, training in (("teacher.training", settings.teacher.training), ("trainer", settings.trainer)):
+        for spec in training.trackers:
+            try:
+                trackers.build(spec).check()
+            except SettingError as error:
+                raise SettingError(f"{path}.trackers: {error}") from None
+
+
 def _check_metrics(settings: RunSettings) -> None:
     for name in settings.evaluation.metrics or ():
         metrics[name]
@@ -443,7 +471,7 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
     if network is None and learns:
         return copy.deepcopy(teacher.field).train().requires_grad_(True)
     torch.manual_seed(settings.seed + 1)  # not the student's weights again
-    return build_field(network or settings.teacher.network, config.network_spec, config.model, config.moments)
+    return build_field(sized(network or settings.teacher.network, config.network_spec), config.network_spec, config.model, config.moments)
 
 
 def _student(
@@ -453,7 +481,7 @@ def _student(
     s = settings.student
     if s.name not in students:
         return _artifact_student(s, config, teacher, trust=trust)
-    network: Spec = {"network": s.network or settings.teacher.network} if s.network or not learns else {}
+    network: Spec = {"network": sized(s.network or settings.teacher.network, config.network_spec)} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}

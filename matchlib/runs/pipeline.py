@@ -113,6 +113,30 @@ class Pipeline:
                 parts.append(prompt.data)
         return Batch(among.gather(torch.cat(parts)), source, label)
 
+    @torch.no_grad()
+    def sources(self, n: int, *, seed: int = 0) -> Batch:
+        """Returns sources and labels that ``sample_batch`` takes, so that several pipelines may answer to the same ones; data are zeros."""
+        streams = Streams(seed, self.device)
+        source, label = self._held_out(n, self._labels(None, n, streams), True)
+        data = torch.zeros(n, *self.config.network_spec.shape, device=self.device)
+        if source is None:
+            source = self.config.model.coupling.source(Batch(data, None, label), generator=streams("sample", 0))
+        return Batch(data, source, label)
+
+    @torch.no_grad()
+    def trajectory(self, sources: Batch, *, seed: int = 0) -> Tensor:
+        """Returns the states on the way from sources to samples, ``(steps, n, *event)``, in model units; a student goes in one leap."""
+        assert sources.source is not None
+        generator = Streams(seed, self.device)("sample", 0)
+        if isinstance(self.module, Student):
+            return torch.stack([sources.source, self._generate(sources, generator, drawn=False)])
+        return torch.stack([x for _, x in self.sampler.trajectory(self._field(), sources.source, sources.label, generator=generator)])
+
+    def _field(self) -> SampledField:
+        """The teacher, as samplers take it."""
+        low, high = ((limit - self.config.data.shift) / self.config.data.scale for limit in self.config.data.limits)
+        return SampledField(self.module, self.config.model, self.config.moments, (low, high))
+
     def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
         model = self.config.model
         source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
@@ -120,9 +144,7 @@ class Pipeline:
         if isinstance(self.module, Student):
             self.nfe = self.module.nfe
             return self.module(source, model.condition(source, prompt.label), generator=generator)
-        low, high = ((limit - self.config.data.shift) / self.config.data.scale for limit in self.config.data.limits)
-        of = SampledField(self.module, model, self.config.moments, (low, high))
-        result = self.sampler.sample(of, source, prompt.label, generator=generator)
+        result = self.sampler.sample(self._field(), source, prompt.label, generator=generator)
         self.nfe = result.nfe
         return result.data
 

@@ -12,24 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
-from matchlib.errors import ArtifactError, Interrupted
+from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.evaluation.features import OwnFeatures, own_features
+from matchlib.evaluation.pictures import drawn
 from matchlib.evaluation.report import evaluate
 from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
-from matchlib.registry import metrics, tasks
+from matchlib.registry import metrics, tasks, trackers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import Components, data_digest, device_of, settings_digest
+from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, settings_digest
+from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
+from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
-from matchlib.runs.settings import RunSettings
+from matchlib.runs.record import group
+from matchlib.runs.settings import RunSettings, plain
 from matchlib.training.callbacks import Progress, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
@@ -38,6 +42,7 @@ from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import Learner, Task
+from matchlib.training.tracker import TrackedPhase, Tracking, numbers
 from matchlib.training.trainer import Trainer
 
 __all__ = ["Run", "prepared", "watched"]
@@ -61,6 +66,7 @@ class Run:
 
     Attributes:
         pipelines: ``teacher`` and perhaps ``student``, ready to sample, once they are made.
+        seconds: that phases took, of those that were not skipped.
     """
 
     def __init__(
@@ -81,6 +87,9 @@ class Run:
         self._strategies = {phase: strategy(settings.engine_of(phase).parallel) for phase in ("teacher", "student")}
         self.on_progress, self.should_stop = on_progress, should_stop
         self.pipelines: dict[str, Pipeline] = {}
+        self.seconds: dict[str, float] = {}
+        self._trackings: list[Tracking] = []  # of the latest phase
+        self._shown: dict[str, Tensor] = {}  # the teacher's part of what the page shows
 
     def execute(self) -> dict[str, Any]:
         """Runs every phase that is not done and returns the evaluation.
@@ -89,6 +98,21 @@ class Run:
             Interrupted: ``should_stop`` said so; a checkpoint is written.
             DivergedError: training stopped itself.
         """
+        try:
+            result = self._execute()
+            if not self._trackings:  # the last phase was done before
+                self._track("student" if self.components.distillation else "teacher", done=True)
+            self._report(self.pipelines)
+            for tracking in self._trackings:
+                tracking.scalars(dict(numbers({"evaluation": result})))
+            return result
+        except (Interrupted, DivergedError):
+            self._report({})
+            raise
+        finally:
+            self._close_trackings()
+
+    def _execute(self) -> dict[str, Any]:
         config = self.components.config
         modules: dict[str, Any] = {"teacher": self._phase("teacher", self._make_teacher)}
         if self.settings.command == "distill":
@@ -105,9 +129,12 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Scores what ``execute`` made, and returns and writes the evaluation."""
         logger.info("evaluation: sampling and scoring")
+        begin = time.perf_counter()
         s, processes = self.settings, self._processes("student")
         work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
-        return evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
+        report = evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
+        self.seconds["scoring"] = time.perf_counter() - begin
+        return report
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
@@ -117,7 +144,9 @@ class Run:
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
             return self._saved_teacher(saved, target) if kind == "teacher" else saved
+        begin = time.perf_counter()
         config, module = make()
+        self.seconds[kind] = time.perf_counter() - begin
         processes.on_main_process(lambda: save_artifact(target, config, module))
         return module
 
@@ -167,18 +196,22 @@ class Run:
     def _read_cached(folder: Path, teacher: Teacher) -> bool:
         """Gives the teacher the weights of a folder of the cache; returns whether it could."""
         try:
-            teacher.load_state_dict(read_tensors(folder / WEIGHTS)[0])
-        except (ArtifactError, RuntimeError):  # not there, damaged, or of other networks
+            tensors = read_tensors(folder / WEIGHTS)[0]
+        except ArtifactError:  # not there, or damaged
             return False
-        return True
+        fits = shapes_of(tensors) == shapes_of(teacher.state_dict())  # asked first: load_state_dict takes what fits before it refuses
+        if fits:
+            teacher.load_state_dict(tensors)
+        return fits
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
         config = self.components.config.to_json()
         for key in ("sampler", "data", "guidance", "defaults", "settings"):
             del config[key]
-        training = self.settings.teacher.training.model_dump(exclude={"log_every", "checkpoint_every", "keep_last", "monitor_every"})
-        text = json.dumps([config, training, self.device.type], sort_keys=True, default=str)
+        training = self.settings.teacher.training.model_dump(exclude=set(NOT_OF_WEIGHTS))
+        shapes = shapes_of(self.components.teacher.state_dict())
+        text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
         data = self.components.data.train
         return data_digest(text.encode(), data.data, data.source, data.label)
 
@@ -261,6 +294,88 @@ class Run:
 
         return score
 
+    # -- the page ----------------------------------------------------------------------------------------------------------
+
+    def _report_checkpoint(self, trainer: Trainer) -> None:
+        """Writes the page while a phase is trained; of the student with samples of its averaged weights."""
+        pipelines: dict[str, Pipeline] = {}
+        if trainer.phase == "student":
+            try:
+                student: Any = trainer.states["student"].ema.copy()
+                pipelines["student"] = Pipeline(self.components.config, student, self.device, data=self.components.data)
+            except Exception as error:  # no memory for a copy, say: the page goes without new samples
+                logger.warning("%s has no new samples: %s: %s", self.folder / PAGE, type(error).__name__, error)
+        self._report(pipelines)
+
+    def _report(self, pipelines: Mapping[str, Pipeline]) -> None:
+        """Writes ``report.html``; what goes wrong with it is a warning.
+
+        Args:
+            pipelines: of which samples are drawn; that of the teacher may be left out.
+        """
+        processes = self._processes("student" if self.components.distillation else "teacher")
+        error = processes.on_main_process(lambda: self._write_page(pipelines))
+        if error and processes.rank == 0:
+            logger.warning("%s was not written: %s", self.folder / PAGE, error)
+
+    def _write_page(self, pipelines: Mapping[str, Pipeline]) -> str:
+        """Writes the page, and returns what went wrong."""
+        try:
+            shown = self._exhibit(pipelines)
+            shown.write(self.folder)
+            write_page([self.folder])
+            if self._trackings and pipelines:
+                image = drawn({kind: x.numpy() for kind, x in shown.tensors.items() if "/" not in kind}, self.components.data.limits)
+                for tracking in self._trackings:
+                    tracking.picture("samples", image)
+        except Exception as error:  # whatever it is, the run is worth more than its page
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def _exhibit(self, pipelines: Mapping[str, Pipeline]) -> Exhibit:
+        """What the page shows and no other file holds; without pipelines, the samples that were drawn last."""
+        before, parts, data = Exhibit.read(self.folder), self.components, self.components.data
+        tensors = dict(before.tensors) or exhibit({}, data, self.settings.seed)
+        if pipelines:
+            self._shown = self._shown or self._teacher_samples()
+            others = {kind: pipeline for kind, pipeline in pipelines.items() if kind != "teacher"}
+            tensors |= self._shown | exhibit(others, data, self.settings.seed)
+        modules: dict[str, nn.Module] = {"teacher": parts.teacher}
+        if parts.distillation is not None:
+            modules |= {"student": parts.distillation.student, "critic": parts.distillation.critic}
+        about = {**description(parts.config, modules), "machine": machine(self.device), "memory": peak_memory(self.device)}
+        return Exhibit(tensors, {**about, "seconds": {**group(before.about, "seconds"), **self.seconds}})
+
+    def _teacher_samples(self) -> dict[str, Tensor]:
+        """The teacher's part of the page; the teacher is left on the device where it was."""
+        teacher = self.components.teacher
+        place = next((weight.device for weight in teacher.parameters()), None)
+        pipeline = Pipeline(self.components.config, teacher, self.device, data=self.components.data)
+        try:
+            return exhibit({"teacher": pipeline}, self.components.data, self.settings.seed)
+        finally:
+            teacher.to(place)
+
+    # -- trackers ----------------------------------------------------------------------------------------------------------
+
+    def _track(self, phase: str, *, done: bool = False) -> list[Tracking]:
+        """Returns what shows a phase to the trackers that the settings name; those of the phase before are closed.
+
+        Args:
+            done: whether the phase was trained before.
+        """
+        self._close_trackings()
+        if self._processes(phase).rank == 0:
+            training = self.settings.teacher.training if phase == "teacher" else self.settings.trainer
+            place = TrackedPhase(self.folder, phase, plain(self.settings), training.steps if done else 0)
+            self._trackings = [Tracking(trackers.build(spec), spec["name"], place, logger.warning) for spec in training.trackers]
+        return self._trackings
+
+    def _close_trackings(self) -> None:
+        for tracking in self._trackings:
+            tracking.close()
+        self._trackings = []
+
     # -- the trainer -------------------------------------------------------------------------------------------------------
 
     def _place(self, module: nn.Module, phase: str, *, frozen: bool = False) -> Any:
@@ -278,11 +393,23 @@ class Run:
             phase=phase,
             checkpoints=Checkpoints(self.folder / "checkpoints", phase, settings.keep_last, named, digest=digest, note=note),
             callbacks=standard_callbacks(
-                settings, log=self.folder / "metrics.jsonl", on_progress=self.on_progress, monitor=monitor, score=score
+                settings,
+                log=self.folder / "metrics.jsonl",
+                on_progress=self.on_progress,
+                monitor=monitor,
+                score=score,
+                report=self._report_checkpoint,
+                trackings=self._track(phase),
+                later=self.settings.trainer.steps if phase == "teacher" and self.components.distillation else 0,
             ),
             strategy=self._processes(phase),
             should_stop=self.should_stop,
         )
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor, by name."""
+    return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
 def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None) -> Work:

@@ -168,7 +168,14 @@ class DataSettings(OpenSettings):
     """Whether training draws every class equally often."""
 
 
-class TeacherTraining(TrainerSettings):
+class TrackedTraining(TrainerSettings):
+    """A training that trackers may show."""
+
+    trackers: tuple[Annotated[Spec, BeforeValidator(Plugin("trackers"))], ...] = ()
+    """What the training is shown to besides the run's own files: tensorboard, wandb, mlflow, trackio, each a name or a spec."""
+
+
+class TeacherTraining(TrackedTraining):
     """How a teacher is trained."""
 
     steps: Count = 400
@@ -229,7 +236,7 @@ class StudentSettings(OpenSettings):
     """Whether such a network takes those of the teacher's weights that fit by name and shape."""
 
 
-class StudentTraining(TrainerSettings):
+class StudentTraining(TrackedTraining):
     """How a student is trained; every step of critic or student counts."""
 
     steps: Count = 3200
@@ -266,6 +273,9 @@ class StudentTraining(TrainerSettings):
     """Largest norm of a gradient over the running root mean square of those before it; inf for none."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
+    on_alarm: Literal["warn", "stop", "roll-back"] = "roll-back"
+    """On an alarm: warn; stop; or, where lower rates may help, roll back to the last checkpoint that a later measurement found well,
+    with half of the learning rates."""
     keep_best_by: str | None = None
     """A metric by which checkpoints are scored, on samples of the averaged student; the run ends with the best. Null: with the last."""
 

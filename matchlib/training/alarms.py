@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["ALARMS", "Alarm", "Limits", "Raised", "raised"]
+__all__ = ["ALARMS", "GUIDE", "Alarm", "Entry", "Limits", "Raised", "raised"]
 
 Values = Mapping[str, float]
 
@@ -26,9 +26,10 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
-        critic_error_generated: error of the critic on generated points, over that of the best multiple of the state; like the next, in two
-            consecutive measurements of which the second is not much better.
-        nearest_ratio: distance of samples to the nearest training data, over that of held-out data.
+        critic_error_generated: error of the critic on generated points, over the larger of the teacher's there and that of the best
+            multiple of the state.
+        nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
+            which the second is not much better.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
@@ -40,7 +41,7 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
-    critic_error_generated: float = 1.2
+    critic_error_generated: float = 1.5
     nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
@@ -53,10 +54,12 @@ class Raised:
     Args:
         name: of the alarm, for the log.
         message: what was measured, the likely cause, and the setting to change.
+        curable: whether lower learning rates are likely to help.
     """
 
     name: str
     message: str
+    curable: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,25 @@ class Alarm:
         condition: of the readings, those of the measurement before, and the limits.
         advice: format string of the readings: what was measured, the likely cause, and the setting to change.
         alone: whether it is raised only where no alarm of an earlier row is, whose consequence it may be.
+        curable: as in ``Raised``.
     """
 
     name: str
     condition: Callable[[Values, Values, Limits], bool]
     advice: str
     alone: bool = False
+    curable: bool = False
 
 
 def _variety(readings: Values, limits: Limits) -> float:
     """How far samples differ from each other, relative to what is still accepted; infinite without readings."""
     std, distance = (readings.get(name, math.inf) for name in ("std_ratio", "nn_distance_ratio"))
     return min(std / limits.std_ratio[0], distance / limits.nn_distance_ratio)
+
+
+def _critic_fell_apart(now: Values, before: Values, limits: Limits) -> bool:
+    """Whether the critic is lost on samples that are still of the data's size: that of a student that left them is lost, too."""
+    return now.get("critic_error_generated", 0.0) > limits.critic_error_generated and now["std_ratio"] <= limits.std_ratio[1]
 
 
 def _student_too_fast(now: Values, before: Values, limits: Limits) -> bool:
@@ -129,17 +139,20 @@ ALARMS = (
         "the student does not change: its gradient or learning rate is zero; raise trainer.student_lr, or choose another student.network",
     ),
     Alarm(
+        "critic-lr",
+        _critic_fell_apart,
+        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the teacher, or of the best multiple of "
+        "the state: it has fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        alone=True,
+        curable=True,
+    ),
+    Alarm(
         "student-lr",
         _student_too_fast,
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
         "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
-    ),
-    Alarm(
-        "critic-lr",
-        _stays_above("critic_error_generated"),
-        "on the student's samples the critic's error is {critic_error_generated:.2f} times that of the best multiple of the state: it has "
-        "fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
+        curable=True,
     ),
     Alarm(
         "critic",
@@ -154,6 +167,7 @@ ALARMS = (
         _collapsed,
         "samples are too much alike (standard deviation {std_ratio:.2f}, nearest neighbour {nn_distance_ratio:.2f} of the data's); lower "
         "trainer.student_lr, raise trainer.critic_steps, or choose an earlier student.t_start",
+        curable=True,
     ),
     Alarm(
         "classes",
@@ -187,5 +201,89 @@ def raised(readings: Values, before: Values, limits: Limits | None = None) -> tu
     result: list[Raised] = []
     for alarm in ALARMS:
         if alarm.condition(readings, before, limits) and not (alarm.alone and result):
-            result.append(Raised(alarm.name, alarm.advice.format(**readings)))
+            result.append(Raised(alarm.name, alarm.advice.format(**readings), alarm.curable))
     return tuple(result)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the guide says of an alarm; ``docs/guides/alarms.md`` has a section of the same name with the same words.
+
+    Args:
+        symptom: what a user sees.
+        reading: what shows it, with its limit.
+        cause: the likely one.
+        cure: what to set.
+    """
+
+    symptom: str
+    reading: str
+    cause: str
+    cure: str
+
+
+_L = Limits()
+GUIDE = {
+    "teacher": Entry(
+        "samples are nonsense from the start",
+        f"teacher_error above {_L.teacher_error:g}: on real data the teacher is worse than a multiple of the state",
+        "wrong sign, time or scale of the teacher, or other data than it was made for",
+        "run matchlib doctor on the teacher",
+    ),
+    "student-frozen": Entry(
+        "samples never change",
+        "sample_change below 1e-6",
+        "a gradient or a learning rate that is zero",
+        "trainer.student_lr up, or another student.network",
+    ),
+    "student-lr": Entry(
+        "samples leave the data",
+        f"std_ratio above {_L.std_ratio[1]:g}, or saturation above {_L.saturation:g}",
+        "the student is faster than the critic",
+        "trainer.student_lr down, or trainer.critic_lr up",
+    ),
+    "critic-lr": Entry(
+        "samples turn to noise",
+        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than the teacher and "
+        "than a multiple of the state",
+        "the critic's learning rate is too large for its width",
+        "trainer.critic_lr and trainer.student_lr down",
+    ),
+    "critic": Entry(
+        "samples drift, the gap does not fall",
+        f"critic_grad_cosine above {_L.critic_grad_cosine:g} while critic_change is below a tenth of sample_change",
+        "the critic is too slow",
+        "trainer.critic_lr or trainer.critic_steps up",
+    ),
+    "collapse": Entry(
+        "samples look alike",
+        f"std_ratio below {_L.std_ratio[0]:g}, or nn_distance_ratio below {_L.nn_distance_ratio:g}, twice in a row and no better",
+        "few modes are left",
+        "trainer.student_lr down, trainer.critic_steps up, or an earlier student.t_start",
+    ),
+    "classes": Entry(
+        "samples show few of the classes",
+        f"class_shares above {_L.class_shares:g}, twice in a row and hardly falling; classes_missing counts the classes",
+        "the student has collapsed to some classes",
+        "trainer.student_lr down, trainer.critic_steps up, or more noise in trainer.times.log_sigma",
+    ),
+    "copies": Entry(
+        "samples look like training data, or all blurred",
+        f"nearest_ratio below {_L.nearest_ratio:g}, twice in a row: nearer to the training data than half of the distance of held-out data",
+        "a large alpha on few data, or a collapse",
+        "loss.alpha and the learning rates down, or more data",
+    ),
+    "labels": Entry(
+        "samples are not what was asked for",
+        f"label_error above {_L.label_error:g} of that of labels drawn at random, twice in a row and hardly falling",
+        "student or teacher ignores labels",
+        "examine the teacher with matchlib doctor, or set data.labels=false",
+    ),
+    "not-finite": Entry(
+        "steps are skipped",
+        "the message counts them",
+        "named by the message: data, student, teacher or critic",
+        "the learning rate that it names down, or trainer.max_grad_norm",
+    ),
+    "disk": Entry("a checkpoint is missing", "the message has the system's error", "the disk is full", "make room; the run goes on"),
+}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ __all__ = [
     "Monitoring",
     "Progress",
     "ProgressCallback",
+    "Reporting",
     "RollBack",
     "StopOnAlarm",
+    "alarm_names",
+    "is_measured",
     "standard_callbacks",
 ]
 
@@ -81,7 +85,18 @@ def _is_before(line: str, phase: str, step: int) -> bool:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a display may show: the phase, steps done and in all, mean losses since the last row by learner, seconds, and what is done."""
+    """What a display may show.
+
+    Args:
+        phase: of the run.
+        step, steps: done, and in all.
+        losses: mean since the last row, by learner.
+        seconds: since the phase began, or went on.
+        note: what is done, where nothing is trained.
+        readings: latest of the monitor, by name.
+        alarms: of the latest measurement, by name.
+        later: steps of the phases that come after this one.
+    """
 
     phase: str
     step: int
@@ -89,22 +104,61 @@ class Progress:
     losses: dict[str, float]
     seconds: float
     note: str = ""
+    readings: Mapping[str, float] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
+    later: int = 0
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], steps: int, later: int = 0, before: Mapping[str, Any] | None = None) -> Progress | None:
+        """Returns what a row of the log says; None for a row without losses.
+
+        Args:
+            steps, later: as above.
+            before: the latest row with readings, for a row that has none.
+        """
+        if not isinstance(row.get("seconds"), int | float):
+            return None
+        measured = before if before and not is_measured(row) else row
+        losses, readings = _numbers(row, "loss/"), _numbers(measured, "monitor/")
+        return cls(row["phase"], row["step"], steps, losses, row["seconds"], "", readings, alarm_names(measured), later)
 
     def __str__(self) -> str:
         losses = "  ".join(f"{name} {loss:.4g}" for name, loss in self.losses.items())
         return f"{self.phase} {self.step}/{self.steps}  {losses or self.note}"
 
 
-class ProgressCallback(Callback):
-    """Hands a ``Progress`` to a function at every row with losses, in the first process."""
+def alarm_names(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the names of the alarms that a row of the log has."""
+    names = row.get("alarms")
+    return tuple(name for name in names if isinstance(name, str)) if isinstance(names, list | tuple) else ()
 
-    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
-        self.on_progress = on_progress
+
+def _numbers(row: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    return {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix) and isinstance(value, int | float)}
+
+
+def is_measured(row: Mapping[str, Any]) -> bool:
+    """Returns whether a row of the log has what the monitor measured."""
+    return "alarms" in row or any(key.startswith("monitor/") for key in row)
+
+
+class ProgressCallback(Callback):
+    """Hands a ``Progress`` to a function at every row with losses, in the first process.
+
+    Args:
+        on_progress: the function.
+        later: steps of the phases that come after this one.
+    """
+
+    def __init__(self, on_progress: Callable[[Progress], None], later: int = 0) -> None:
+        self.on_progress, self.later = on_progress, later
+        self._measured: Mapping[str, Any] | None = None
 
     def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
-        if "seconds" in row and trainer.strategy.rank == 0:
-            losses = {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}
-            self.on_progress(Progress(trainer.phase, trainer.steps_done, trainer.settings.steps, losses, row["seconds"]))
+        self._measured = row if is_measured(row) else self._measured
+        progress = Progress.of(row, trainer.settings.steps, self.later, self._measured)
+        if progress is not None and trainer.strategy.rank == 0:
+            self.on_progress(progress)
 
 
 class Monitoring(Callback):
@@ -162,7 +216,7 @@ class StopOnAlarm(Callback):
 
 
 class RollBack(Callback):
-    """Goes back at an alarm of the monitor, with half of the learning rates.
+    """Goes back at an alarm of the monitor that lower learning rates may cure, with half of them.
 
     A checkpoint is trusted if a later measurement found nothing wrong: an alarm comes after its cause, which the latest checkpoint may hold
     already.
@@ -185,7 +239,7 @@ class RollBack(Callback):
         trainer.checkpoints.protect("roll-back", trusted)
 
     def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
-        if alarm not in self.monitoring.alarms or trainer.checkpoints is None:
+        if not alarm.curable or alarm not in self.monitoring.alarms or trainer.checkpoints is None:
             return
         good = trainer.checkpoints.most_trusted(self.monitoring.well, trainer.settings.checkpoint_every)
         if good is None:
@@ -240,6 +294,30 @@ class KeepBest(Callback):
         self.best = tuple(state["best"]) if state["best"] else None
 
 
+class Reporting(Callback):
+    """Calls a function after checkpoints, as often as a small share of the training's time allows.
+
+    Args:
+        report: called in all processes.
+        share: of the time since the training began, at most, that all calls take together, if each takes as long as the one before.
+        guess: seconds that the first call may take.
+    """
+
+    def __init__(self, report: Callable[[Trainer], None], share: float = 0.01, guess: float = 0.25) -> None:
+        self.report, self.share = report, share
+        self._last, self._spent, self._begin = guess, 0.0, time.perf_counter()
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        self._begin = time.perf_counter()
+
+    def on_checkpoint_written(self, trainer: Trainer) -> None:
+        begin = time.perf_counter()
+        if trainer.strategy.on_main_process(lambda: self._spent + self._last <= self.share * (begin - self._begin)):
+            self.report(trainer)
+            self._last = time.perf_counter() - begin
+            self._spent += self._last
+
+
 def standard_callbacks(
     settings: TrainerSettings,
     *,
@@ -247,19 +325,24 @@ def standard_callbacks(
     on_progress: Callable[[Progress], None] | None = None,
     monitor: Monitor | None = None,
     score: Score | None = None,
+    report: Callable[[Trainer], None] | None = None,
+    trackings: Sequence[Callback] = (),
+    later: int = 0,
 ) -> list[Callback]:
     """Returns the callbacks that settings ask for.
 
     Args:
         log: file for rows of the log; None for none.
-        on_progress, monitor, score: likewise, of ``ProgressCallback``, ``Monitoring`` and ``KeepBest``.
+        later: steps of the phases that come after this one, for progress.
+        trackings: that show the rows of the log elsewhere.
+        on_progress, monitor, score, report: likewise, of ``ProgressCallback``, ``Monitoring``, ``KeepBest`` and ``Reporting``.
     """
-    callbacks: list[Callback] = [JSONLog(log)] if log else []
-    callbacks += [ProgressCallback(on_progress)] if on_progress else []
+    callbacks: list[Callback] = [*([JSONLog(log)] if log else []), *trackings]
+    callbacks += [ProgressCallback(on_progress, later)] if on_progress else []
     monitoring = Monitoring(monitor, settings.monitor_every) if monitor else None
     callbacks += [monitoring] if monitoring else []
     if settings.on_alarm == "stop":
         callbacks.append(StopOnAlarm())
     elif settings.on_alarm == "roll-back" and monitoring:
         callbacks.append(RollBack(monitoring))
-    return callbacks + ([KeepBest(score)] if score else [])
+    return callbacks + ([KeepBest(score)] if score else []) + ([Reporting(report)] if report else [])

@@ -96,7 +96,7 @@ class DistillationMonitor(Monitor):
         - ``gap``, ``gap/ci``, ``gap/t0`` to ``gap/t3``: the teacher's excess squared error over that of the critic on generated points, an
           unbiased estimate of a lower bound of the UID divergence; half the width of its 95% interval; its mean by quarter of time.
         - ``teacher_error``, ``critic_error``: on real points, over that of the best multiple of the state and over the teacher's.
-        - ``critic_error_generated``: on generated points, over that of the best multiple of the state.
+        - ``critic_error_generated``: on generated points, over the larger of the teacher's and that of the best multiple of the state.
         - ``nearest_ratio``: distance of samples to the nearest of some training data, over that of held-out data.
         - ``critic_lag``: the critic's error less the teacher's on fresh samples, minus the same on samples of the measurement before.
         - ``critic_grad_cosine``: of the critic's gradients on two independent batches, near 0 when the critic has converged.
@@ -127,17 +127,17 @@ class DistillationMonitor(Monitor):
         return generated, self.distillation.model.sample_path(other, generator=generator), generated.data
 
     def errors(self, generated: PathSample, real: PathSample) -> dict[str, float]:
-        """Returns the gap at generated points, the relative errors of teacher and critic at real points, and the critic's at generated ones."""
+        """Returns the gap at generated points, and the relative errors of teacher and critic."""
         at_generated, at_real = (self.distillation.predictions(points)[0] for points in (generated, real))
         gap = _excess(at_generated)
         values = {"gap": gap.mean().item(), "gap/ci": CONFIDENCE * (gap.std() / math.sqrt(len(gap))).item()}
         values |= {f"gap/t{i}": gap[which].mean().item() for i, which in enumerate(self._bins(generated.time)) if which.any()}
         teacher, critic, linear = (max(x, 1e-30) for x in self._errors(at_real, real))
-        _, critic_generated, linear_generated = self._errors(at_generated, generated)
+        teacher_generated, critic_generated, linear_generated = self._errors(at_generated, generated)
         return values | {
             "teacher_error": teacher / linear,
             "critic_error": critic / teacher,
-            "critic_error_generated": critic_generated / max(linear_generated, 1e-30),
+            "critic_error_generated": critic_generated / max(teacher_generated, linear_generated, 1e-30),
         }
 
     def _errors(self, heads: list[Predictions], points: PathSample) -> tuple[float, float, float]:
@@ -268,7 +268,8 @@ class DistillationMonitor(Monitor):
 
     def _not_finite(self, step: int, skipped: dict[str, int]) -> Raised:
         steps = " and ".join(f"{count} of the {name}" for name, count in skipped.items())
-        return Raised("not-finite", f"{steps}: gradients that are not finite, so these steps were skipped; {self._culprit(step)}")
+        message = f"{steps}: gradients that are not finite, so these steps were skipped; {self._culprit(step)}"
+        return Raised("not-finite", message, curable=True)
 
     @torch.no_grad()
     def _culprit(self, step: int) -> str:

@@ -155,6 +155,11 @@ class TrainState:
             maximize=False,
         )
 
+    def gradient_norm(self) -> float:
+        """Returns the running root mean square of the clipped gradient's norm; 0 where norms are not taken. The host waits."""
+        total, weight = self.typical_norm.tolist()
+        return math.sqrt(total / weight) if weight else 0.0
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yields every tensor of the state, named and whole."""
         strategy, named = self.strategy, self.named

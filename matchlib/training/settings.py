@@ -62,7 +62,8 @@ class TrainerSettings(Settings):
     monitor_every: Annotated[int, Ge(0)] = 100
     """Steps between measurements of the monitor; 0 for none."""
     on_alarm: Literal["warn", "stop", "roll-back"] = "warn"
-    """On an alarm: warn; stop; or roll back to the last checkpoint that a later measurement found well, with half of the learning rates."""
+    """On an alarm: warn; stop; or, where lower rates may help, roll back to the last checkpoint that a later measurement found well,
+    with half of the learning rates."""
     engine: EngineSettings = Field(default_factory=EngineSettings)
     """How the work is done."""
 

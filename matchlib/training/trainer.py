@@ -56,6 +56,9 @@ class Callback:
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Called before a checkpoint is written."""
 
+    def on_checkpoint_written(self, trainer: Trainer) -> None:
+        """Called after a checkpoint was written."""
+
     def on_restore(self, trainer: Trainer) -> None:
         """Called after the training went on from a checkpoint, or back to one."""
 
@@ -205,6 +208,7 @@ class Trainer:
         values = [dict(callback.on_step_end(self)) for callback in self.callbacks]
         if self.steps_done == self.settings.steps or self.steps_done % self.settings.log_every == 0:
             row |= {f"loss/{name}": loss for name, loss in self._mean_losses().items()}
+            row |= {f"grad_norm/{name}": norm for name, state in self.states.items() if (norm := state.gradient_norm())}
             row |= {f"skipped/{name}": count for name, count in self.skipped().items() if count}
             row["seconds"] = seconds
         for more in values:
@@ -286,6 +290,7 @@ class Trainer:
             self.strategy.on_main_process(lambda: checkpoints.write(self.steps_done, tensors, history))
         except ArtifactError as error:
             raise ArtifactError(f"{error}; {self._last_good()}, from which the run goes on when there is room") from error
+        self._call("on_checkpoint_written")
 
     def try_to_save(self) -> None:
         """Writes a checkpoint; where it cannot be written, this is an alarm."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import re
-import shutil
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
+from fixtures.browser import Browser, chromium
 
 ROOT = Path(__file__).parents[2]
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
-FLAGS = ["headless=new", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update", "disable-sync"]
 
 
 @pytest.fixture(scope="module")
@@ -112,50 +107,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.shutdown()
 
 
-class Browser:
-    """As much of the WebDriver protocol as is needed here."""
-
-    def __init__(self, profile: Path) -> None:
-        driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-        if driver is None or chromium is None:
-            pytest.skip("needs chromium and chromedriver")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.base = f"http://127.0.0.1:{port}/session"
-        options = {"binary": chromium, "args": [f"--{flag}" for flag in FLAGS] + [f"--user-data-dir={profile}"]}
-        logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}}
-        for _ in range(100):
-            with contextlib.suppress(ConnectionError, urllib.error.URLError):
-                self.base += "/" + self.post("", wanted)["sessionId"]
-                return
-            time.sleep(0.1)
-        raise RuntimeError("chromedriver did not start")
-
-    def post(self, path: str, body: object) -> Any:
-        request = urllib.request.Request(self.base + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)["value"]
-
-    def run(self, script: str) -> Any:
-        return self.post("/execute/sync", {"script": script, "args": []})
-
-    def log(self, kind: str) -> list[dict]:
-        return self.post("/se/log", {"type": kind})
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    opened.post("/url", {"url": "about:blank"})
-    opened.log("performance")  # what the browser's own first page asked for
-    yield opened
-    with contextlib.suppress(OSError):
-        urllib.request.urlopen(urllib.request.Request(opened.base, method="DELETE"), timeout=30)
-    opened.process.terminate()
-    opened.process.wait(timeout=30)
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 PLACES = [
@@ -177,8 +132,7 @@ def test_pages_have_no_error_and_ask_nobody_else(site: str, browser: Browser, pl
     broken = "return [...document.images].filter(x => x.complete && !x.naturalWidth).map(x => x.src)"
     assert browser.run(broken) == []
     assert [entry["message"] for entry in browser.log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
-    messages = (json.loads(entry["message"])["message"] for entry in browser.log("performance"))
-    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    asked = browser.requests()
     assert asked
     assert [url for url in asked if not url.startswith((site, "data:", "blob:", "chrome", "about:"))] == []
 

@@ -46,9 +46,9 @@ HEALTHY = {
         ([{"class_shares": 0.8}, {"class_shares": 0.2}], []),  # it has just set out
         ([{"class_shares": 0.9}, {"class_shares": 0.6}], []),  # on its way
         ([{"class_shares": 0.9, "classes_missing": 9.0}] * 2, ["classes"]),
-        ([{"critic_error_generated": 3.0}], []),
-        ([{"critic_error_generated": 3.0}, {"critic_error_generated": 1.5}], []),  # on its way back
-        ([{"critic_error_generated": 1.5}] * 2, ["critic-lr"]),
+        ([{"critic_error_generated": 1.4}], []),
+        ([{"critic_error_generated": 1.6, "saturation": 0.9}], ["critic-lr"]),  # the cause, not what follows
+        ([{"critic_error_generated": 19.0, "std_ratio": 45.0}], ["student-lr"]),
         ([{"nearest_ratio": 0.2}, {"nearest_ratio": 0.45}], []),
         ([{"nearest_ratio": 0.3}] * 2, ["copies"]),
         ([{"label_error": 0.9}] * 2, ["labels"]),

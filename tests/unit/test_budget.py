@@ -6,13 +6,16 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import matchlib
-from matchlib.errors import SettingError
+from matchlib.algebra.records import Condition
+from matchlib.errors import Interrupted, SettingError
+from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.runs import budget
 from matchlib.runs.budget import Costs, fitted, seconds_of
-from matchlib.runs.build import build
-from matchlib.runs.settings import from_config, resolve
+from matchlib.runs.build import build, sized, sizes_of
+from matchlib.runs.settings import RunSettings, from_config, resolve
 
 SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "data.name": "moons", "trainer.batch_size": 16}
 
@@ -64,3 +67,42 @@ def test_distill_takes_the_time_that_it_is_given(tmp_path: Path) -> None:
     recorded = from_config(tmp_path / "run" / "config.yaml")
     assert recorded.trainer.steps > 200
     assert recorded.evaluation.samples is not None
+
+
+def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step costs what a network is wide; 60% of 1,000 s must hold 2,500 steps."""
+    data = matchlib.Dataset.from_arrays("mine", torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)).numpy())
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (1.0, 0.0)))
+    price = {"mlp": lambda spec: spec["width"] / 3840, "unet": lambda spec: spec["channels"] / 100, "dit": lambda spec: 9.0}
+
+    def step(settings: RunSettings, components: object, phase: str, **how: object) -> float:
+        network = settings.teacher.network
+        return price[network["name"]](network)
+
+    monkeypatch.setattr(budget, "seconds_per_step", step)
+
+    def network(seconds: float, **settings: object) -> dict:
+        chosen = resolve("distill", settings={"data.name": "python:mine", **settings})
+        return fitted(chosen, lambda s: build(s, data=data), seconds).teacher.network
+
+    assert network(1000) == {"name": "mlp", "width": 768, "depth": 4}
+    assert network(500) == {"name": "mlp", "width": 384, "depth": 4}
+    assert network(2000)["name"] == "unet"
+    assert network(2000, **{"teacher.network.name": "mlp"}) == {"name": "mlp"}  # what is named stays
+
+
+def test_sized_networks_fit_their_events() -> None:
+    for shape in ((2,), (1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 17, 40)):
+        spec = NetworkSpec(shape, 3)
+        for name in matchlib.networks:
+            for network in sizes_of(name, spec):
+                module = matchlib.networks.build(network, spec)
+                assert module(torch.randn(2, *shape), torch.rand(2), Condition()).shape == (2, *shape)
+    assert sized({"name": "mlp"}, NetworkSpec((2,))) == {"name": "mlp", "width": 192, "depth": 3}
+    assert sized({"name": "mlp", "width": 7}, NetworkSpec((2,))) == {"name": "mlp", "width": 7}
+    assert sizes_of("unet", NetworkSpec((1, 8, 8))) == []
+
+
+def test_fitted_hears_a_stop(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="measured"):
+        fitted(resolve("distill", settings=SMALL), build, 60, lambda: True)

@@ -17,7 +17,7 @@ import matchlib
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.io import read_tensors
 from matchlib.training.alarms import Raised
-from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, standard_callbacks
+from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, Reporting, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.monitor import Monitor, Readings
 from matchlib.training.settings import TrainerSettings
@@ -41,7 +41,10 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_json_log_has_a_row_with_losses_at_every_interval(tmp_path: Path) -> None:
     toy_trainer(None, JSONLog(tmp_path / "log.jsonl"), log_every=6).fit()
     assert [row["step"] for row in rows(tmp_path / "log.jsonl")] == [6, 12, 18, 20]
-    assert set(rows(tmp_path / "log.jsonl")[0]) == {"phase", "step", "seconds", "loss/left", "loss/middle", "loss/right"}
+    assert set(rows(tmp_path / "log.jsonl")[0]) == {
+        *("phase", "step", "seconds"),
+        *(f"{kind}/{name}" for kind in ("loss", "grad_norm") for name in ("left", "middle", "right")),
+    }
 
 
 def test_json_log_that_cannot_be_written_is_a_warning(tmp_path: Path, notices: Callable[[], list[str]]) -> None:
@@ -88,6 +91,16 @@ def test_progress_callback_hands_on_every_row_with_losses() -> None:
     assert all(row.seconds > 0 for row in shown)
 
 
+def test_reporting_takes_no_more_than_its_share_of_the_time(tmp_path: Path) -> None:
+    """The first report has to fit by a guess, later ones by what the one before took."""
+    for guess, share, expected in ((0.0, 1.0, True), (60.0, 0.01, False)):
+        steps: list[int] = []
+        trainer = toy_trainer(tmp_path / str(guess), Reporting(lambda trainer, seen=steps: seen.append(trainer.steps_done), share, guess))  # type: ignore[misc]
+        trainer.fit()
+        assert bool(steps) is expected
+        assert all(trainer.checkpoints.file(step).exists() for step in steps[-1:])  # type: ignore[union-attr]
+
+
 # -- alarms ----------------------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +112,7 @@ class AlarmAt(Monitor):
 
     def measure(self, step: int, skipped: dict[str, int]) -> Readings:
         self.count += 1
-        return Readings({"count": 1.0}, (Raised("odd", "something odd; do something"),) if self.count in self.at else ())
+        return Readings({"count": 1.0}, (Raised("odd", "something odd; do something", curable=True),) if self.count in self.at else ())
 
 
 def line_trainer(folder: Path, monitor: Monitor, policy: str, every: int = 3) -> Trainer:
@@ -161,7 +174,7 @@ class Breaks(Monitor):
             self.at = -1  # once
             with torch.no_grad():
                 self.line.weight.fill_(1e4)
-        return Readings({}, (Raised("broken", "broken; do something"),) if broken else ())
+        return Readings({}, (Raised("broken", "broken; do something", curable=True),) if broken else ())
 
 
 def broken_run(folder: Path, stop_at: int | None = None, every: int = 4, keep: int = 2) -> nn.Module:
@@ -291,3 +304,16 @@ def test_keep_best_forgets_a_checkpoint_that_is_gone_after_a_roll_back(tmp_path:
         checkpoints=Checkpoints(tmp_path / "checkpoints", "toy"),
         callbacks=standard_callbacks(settings, monitor=AlarmAt(6), score=lambda modules: next(values)),
     ).fit()
+
+
+def test_roll_back_leaves_alone_what_lower_rates_do_not_cure(tmp_path: Path) -> None:
+    """A teacher with the wrong sign stays wrong at any rate: the alarm is told, and the run goes on."""
+
+    class Hint(Monitor):
+        def measure(self, step: int, skipped: dict[str, int]) -> Readings:
+            return Readings({}, (Raised("hint", "look at it"),))
+
+    trainer = line_trainer(tmp_path, Hint(), "roll-back")
+    trainer.fit()
+    assert trainer.steps_done == 20
+    assert trainer.lr_scale == 1.0

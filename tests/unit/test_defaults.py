@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from matchlib.distillation.defaults import LARGEST, LR, Defaults, coarsest_scale, comparison_times, learning_rate
+import matchlib
+from matchlib.distillation.defaults import LARGEST, LR, Defaults, amplification, coarsest_scale, comparison_times, learning_rate
 from matchlib.registry import families
 
 
@@ -53,3 +55,15 @@ def test_defaults_of_pairs_keep_the_times_of_their_model() -> None:
     family = families["bridge"]()
     defaults: Defaults = family.defaults(paired=True)
     assert defaults.resolve(family.model(paired=True), torch.randn(20, 3), nn.Linear(3, 3)).times is None
+
+
+def test_defaults_of_an_own_teacher_start_where_its_data_prediction_is_sound() -> None:
+    """The noise of a DDPM tells nothing of the data at t = 1, b/a = 157 there; a velocity, and DDPM's v, tell all."""
+    sampler = matchlib.samplers["ode"]()
+    vp = families["diffusion-vp"]().model(paired=False)
+    at = vp.interpolant.coefficients(torch.tensor(1.0, dtype=torch.float64))
+    assert amplification(vp) == pytest.approx(float(at.b / at.a))
+    assert Defaults.of_model(vp, sampler, paired=False).t_start is None
+    for model in (families["flow"]().model(paired=False), replace(vp, objective=matchlib.objectives["v"]())):
+        assert amplification(model) == pytest.approx(1.0, rel=1e-3)
+        assert Defaults.of_model(model, sampler, paired=False).t_start == 1.0

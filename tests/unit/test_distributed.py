@@ -54,7 +54,8 @@ def test_strategy_two_processes_train_the_weights_of_one(tmp_path: Path, alone: 
     assert gap(weights(tmp_path, *options, processes=2), alone) < 1e-9  # 50 steps in float64
 
 
-@pytest.mark.parametrize("micro", [pytest.param("1", marks=pytest.mark.slow), "5"])
+@pytest.mark.slow
+@pytest.mark.parametrize("micro", ["1", "5"])
 def test_micro_batch_size_changes_nothing(tmp_path: Path, alone: dict[str, torch.Tensor], micro: str) -> None:
     assert gap(weights(tmp_path, "--micro", micro), alone) < 1e-9
 
@@ -63,7 +64,8 @@ def test_other_random_numbers_would_be_noticed(tmp_path: Path, alone: dict[str, 
     assert gap(weights(tmp_path, "--steps", "49"), alone) > 1e-6
 
 
-@pytest.mark.parametrize("engine", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp"])
 def test_strategy_a_process_that_dies_ends_the_run_with_its_name_and_one_goes_on_from_its_checkpoint(
     tmp_path: Path, alone: dict[str, torch.Tensor], engine: str
 ) -> None:

@@ -19,7 +19,12 @@ from matchlib.plugins.networks.gaussian import Gaussian
 pytestmark = pytest.mark.runs
 
 FLOW = matchlib.families["flow"]().model(paired=False)
-SMALL = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "trainer.batch_size": 8, "evaluation.draws": 1}
+SMALL = {
+    "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
+    "trainer.batch_size": 8,
+    "evaluation.draws": 1,
+    "evaluation.metrics": ["sliced-wasserstein"],
+}
 
 
 def distilled(folder: Path, data: Any, **distribution: Any) -> matchlib.runs.pipeline.Pipeline:

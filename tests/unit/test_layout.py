@@ -32,6 +32,7 @@ EXCEPTIONS = {
     *(("matchlib.registry", f"matchlib.distillation.{name}") for name in ("family", "loss", "student")),
     ("matchlib.registry", "matchlib.fields.sampler"),
     ("matchlib.registry", "matchlib.training.task"),
+    ("matchlib.registry", "matchlib.training.tracker"),
 }
 
 

@@ -21,7 +21,7 @@ def test_load_gives_a_student_that_samples_the_same(finished: Path) -> None:
 
 
 def test_run_folder_holds_no_pickle(finished: Path) -> None:
-    allowed = {".safetensors", ".json", ".jsonl", ".yaml", ".png", ""}
+    allowed = {".safetensors", ".json", ".jsonl", ".yaml", ".png", ".html", ""}
     assert {path.suffix for path in finished.rglob("*") if path.is_file()} <= allowed
 
 

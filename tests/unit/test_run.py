@@ -14,6 +14,10 @@ from torch import nn
 import matchlib
 from matchlib import Dataset, Teacher
 from matchlib.errors import ArtifactError, ConversionError
+from matchlib.io import write_tensors
+from matchlib.runs.build import build
+from matchlib.runs.run import Run
+from matchlib.runs.settings import resolve
 
 pytestmark = pytest.mark.runs
 
@@ -80,3 +84,18 @@ def test_run_says_which_normalization_a_foreign_teacher_gets(tmp_path: Path, cap
         caplog.clear()
         matchlib.distill(Teacher.from_callable(Net(), model, normalization=stated), "moons", steps=2, out=tmp_path / name, settings=SMALL)
         assert ("normalization" in caplog.text) == (stated is None)
+
+
+def test_read_cached_leaves_a_teacher_alone_that_the_cache_does_not_fit(tmp_path: Path) -> None:
+    """A cache of a network that has lost a layer since must not half-train the new one: ``load_state_dict`` takes what fits first."""
+    settings = resolve("train", settings={"data.name": "moons", "teacher.network": {"name": "mlp", "width": 8, "depth": 1}})
+    fresh, other = (build(settings) for _ in range(2))
+    for weight in other.teacher.parameters():
+        torch.nn.init.normal_(weight)
+    tensors = {name: x for name, x in other.teacher.state_dict().items() if "bypass" not in name}
+    write_tensors(tmp_path / "model.safetensors", tensors)
+    before = {name: x.clone() for name, x in fresh.teacher.state_dict().items()}
+    assert not Run._read_cached(tmp_path, fresh.teacher)
+    assert all(torch.equal(x, before[name]) for name, x in fresh.teacher.state_dict().items())
+    write_tensors(tmp_path / "model.safetensors", other.teacher.state_dict())
+    assert Run._read_cached(tmp_path, fresh.teacher)

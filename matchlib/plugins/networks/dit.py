@@ -7,6 +7,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from matchlib.registry import networks
 __all__ = ["DiT"]
 
 FREQUENCIES = 256  # of sine and cosine together
+SMALLEST = 16  # side of an image, in pixels, that patches are recommended for
 LONGEST = 10_000.0  # period, in units of the scaled time over 2 pi
 
 
@@ -153,6 +155,14 @@ class DiT(nn.Module):
     """
 
     pos_embed: Tensor
+
+    @staticmethod
+    def sizes(spec: NetworkSpec) -> list[dict[str, Any]]:
+        """Returns settings for a kind of event, from small to large; none for images whose sides are below 16."""
+        if len(spec.shape) != 3 or min(spec.shape[1:]) < SMALLEST:
+            return []
+        patch = max(2, min(spec.shape[1:]) // 8)  # about 8x8 tokens
+        return [{"patch": patch, "width": 64 * heads, "depth": 6, "heads": heads} for heads in (2, 4)]
 
     def __init__(
         self,

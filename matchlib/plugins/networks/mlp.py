@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,13 @@ class ResidualMLP(nn.Module):
         bypass: whether every coordinate of the state also reaches the answer directly, times a factor from the embedding. A velocity
             holds all of the noise, which hidden layers narrower than the event cannot pass on.
     """
+
+    @staticmethod
+    def sizes(spec: NetworkSpec) -> list[dict[str, Any]]:
+        """Returns settings for a kind of event, from small to large; the first is the default."""
+        size = math.prod(spec.shape)
+        smallest = 192 if size <= 128 else 384 if size <= 1024 else 768
+        return [{"width": smallest * k, "depth": 3 if smallest * k == 192 else 4} for k in (1, 2)]
 
     def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64, bypass: bool = True) -> None:
         super().__init__()

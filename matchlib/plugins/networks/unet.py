@@ -7,6 +7,9 @@ References:
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,6 +21,9 @@ from matchlib.plugins.networks.embedding import Embedding, run
 from matchlib.registry import networks
 
 __all__ = ["UNet"]
+
+
+SMALLEST = 16  # side of an image, in pixels, that a U-Net is recommended for
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
@@ -78,6 +84,15 @@ class UNet(nn.Module):
     Raises:
         IncompatibleError: the event is no image.
     """
+
+    @staticmethod
+    def sizes(spec: NetworkSpec) -> list[dict[str, Any]]:
+        """Returns settings for a kind of event, from small to large; none for images whose sides are below 16."""
+        if len(spec.shape) != 3 or min(spec.shape[1:]) < SMALLEST:
+            return []
+        levels = max(2, round(math.log2(min(spec.shape[1:]) / 7)))  # down to about 7x7
+        multipliers = [min(2**i, 4) for i in range(levels)]
+        return [{"channels": channels, "multipliers": multipliers} for channels in (32, 64)]
 
     def __init__(
         self, spec: NetworkSpec, *, channels: int = 32, multipliers: tuple[int, ...] = (1, 2), blocks: int = 1, patch: int = 1
