@@ -220,7 +220,7 @@ def export(
     """Write a run's student in a form that needs no matchlib, and compare it with the student."""
     from matchlib.exporting.api import export as export_run
 
-    print(export_run(folder, to, out, license=license_, push=push, trust=trust, **_assignments(set_)))
+    print(export_run(folder, to, out, license=license_, push=push, trust=trust, settings=_assignments(set_)))
     return 0
 
 

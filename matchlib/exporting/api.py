@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from matchlib.io import check_new_folder, write_folder
 from matchlib.registry import exports
 from matchlib.runs.artifact import find_artifact, read_config
 from matchlib.runs.pipeline import load
+from matchlib.runs.settings import typed
 
 __all__ = ["Exported", "export"]
 
@@ -58,7 +60,7 @@ def export(
     ema: float | None = None,
     teacher: Teacher | None = None,
     trust: bool = False,
-    **settings: Any,
+    settings: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Writes a run's student in a form that others load, and compares it with ``Pipeline.sample``.
 
@@ -71,14 +73,14 @@ def export(
         ema: decay of one of the further averages that the run kept; None for its main one.
         teacher: the teacher that was distilled, where it was made in Python.
         trust: whether Python code that the artifact names may be run.
-        settings: of the form.
+        settings: of the form, as in ``--set``.
 
     Raises:
         ArtifactError: the run has no student, or ``out`` is not empty.
         IncompatibleError: the student cannot be written in this form, or what was written differs.
         MatchlibError: a package is not installed.
     """
-    exporter: Exporter = exports.build({"name": to, **settings})
+    exporter: Exporter = exports.build({**typed("exports", to, settings or {}), "name": to})
     hub = None if push is None else _hub()
     folder, where = Path(run).expanduser(), Path(out).expanduser()
     check_new_folder(where)

@@ -115,11 +115,11 @@ class Elsewhere:
     def __post_init__(self) -> None:
         self.cases: list[dict[str, Any]] = []
 
-    def export(self, artifact: Path, to: str, *, sizes: tuple[int, ...] = (6, 1), **settings: Any) -> Path:
+    def export(self, artifact: Path, to: str, *, sizes: tuple[int, ...] = (6, 1), settings: Any = None) -> Path:
         """Exports a student here, and notes fixed inputs for the other process."""
         number = len(self.cases)
         out = self.folder / f"out-{number}"
-        matchlib.export(artifact, to, out, **settings)
+        matchlib.export(artifact, to, out, settings=settings)
         student = exportable(artifact)
         data = student.config.data
         for n in sizes:
@@ -216,7 +216,7 @@ def test_export_to_diffusers_is_of_stock_classes_where_they_are_exact(elsewhere:
         assert found == (kind or ["pipeline", "GeneratorPipeline"]), artifact.name
         assert (out / "pipeline.py").exists() == (kind is None)
     artifact = next(artifact for artifact, kind in students.values() if kind)
-    out = elsewhere.export(artifact, "diffusers", stock=False)
+    out = elsewhere.export(artifact, "diffusers", settings={"stock": False})
     assert (out / "pipeline.py").exists()
     elsewhere.compare()
 
@@ -323,6 +323,8 @@ def test_export_by_command(finished: Path, cli: Cli, tmp_path: Path) -> None:
         (["--to", "hub", "--out", tmp_path / "out"], "not empty; choose another --out"),
         (["--to", "onx", "--out", tmp_path / "new"], "did you mean 'onnx'"),
         (["--to", "pt2", "--out", tmp_path / "new", "--set", "stock=true"], "no setting 'stock'"),
+        (["--to", "pt2", "--out", tmp_path / "new", "--set", "name=hub"], "no setting 'name'"),
+        (["--to", "diffusers", "--out", tmp_path / "new", "--set", "stock=7"], "stock: input should be a valid boolean"),
         (["--to", "diffusers", "--out", tmp_path / "new"], "--to onnx, --to pt2 or --to hub"),
     ):
         code, _, err = cli("export", finished, *argv)
@@ -390,9 +392,9 @@ def test_export_that_differs_is_not_kept(finished: Path, tmp_path: Path) -> None
     try:
         for off in (1e-3, float("nan")):
             with pytest.raises(IncompatibleError, match=r"differs from Pipeline.sample by .*more than 1e-05: nothing was written"):
-                matchlib.export(finished, "wrong", tmp_path / "out", off=off)
+                matchlib.export(finished, "wrong", tmp_path / "out", settings={"off": off})
         assert not list(tmp_path.iterdir())
-        assert matchlib.export(finished, "wrong", tmp_path / "out", off=1e-6).files[0] == "README.md"
+        assert matchlib.export(finished, "wrong", tmp_path / "out", settings={"off": 1e-6}).files[0] == "README.md"
     finally:
         matchlib.exports.unregister("wrong")
     with pytest.raises(UnknownNameError, match="not registered"):
