@@ -24,6 +24,7 @@ from torch import Tensor, nn
 import matchlib
 from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError, UnknownNameError
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
+from matchlib.plugins.couplings import MinibatchOTData
 from matchlib.plugins.objectives import Joint
 from matchlib.runs.pipeline import load
 from matchlib.training.random import Streams
@@ -40,8 +41,12 @@ FAMILIES = {
     "interpolant": model_of("interpolant"),
     "interpolant, paired": model_of("interpolant", paired=True),
     "interpolant, two heads": replace(model_of("interpolant"), objective=Joint(("data", "noise"))),
+    "bridge, unpaired": replace(model_of("bridge", paired=True), coupling=MinibatchOTData(), sees_source=False),
+    "interpolant, two-sided": replace(
+        model_of("interpolant", paired=True), coupling=MinibatchOTData(), sees_source=False, objective=Joint(("data", "noise"))
+    ),
 }
-START = {"diffusion VP": 0.7, "diffusion EDM": 0.8, "bridge, paired": 0.5, "interpolant, paired": 0.5}
+START = {"diffusion VP": 0.7, "diffusion EDM": 0.8, "bridge, paired": 0.5, "interpolant, paired": 0.5, "interpolant, two-sided": 0.9}
 
 # -- a process without matchlib --------------------------------------------------------------------------------------------
 
@@ -240,6 +245,7 @@ def test_export_of_a_unet_of_diffusers_runs_without_matchlib(elsewhere: Elsewher
 # -- what the fast suite holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.runs
 def test_export_runs_without_matchlib(elsewhere: Elsewhere) -> None:
     """One of the matrix, with labels, a noise and a source that is data."""
     labelled = family_student(elsewhere.folder, "interpolant, paired", "onestep", classes=3)
@@ -416,6 +422,7 @@ teacher = matchlib.Teacher.from_callable(Net(), matchlib.families.flow().model(p
 """
 
 
+@pytest.mark.runs
 def test_export_of_a_network_from_a_file(tmp_path: Path, cli: Cli) -> None:
     """A network that torch.export can trace, with --trust only; of any other one line with torch's reason."""
     import numpy as np
