@@ -126,7 +126,8 @@ class Exportable:
         except Exception as error:  # whatever code of somebody else's raises while it is traced
             raise untraceable(self, "torch.export", error) from error
         if not program.range_constraints:
-            raise untraceable(self, "torch.export", ValueError("the network works for one number of samples only"))
+            fixed = ValueError("it takes one number of samples only; len(x) fixes it, and x.shape[0] does not")
+            raise untraceable(self, "torch.export", fixed)
         return program
 
     @property

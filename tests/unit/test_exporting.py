@@ -183,6 +183,20 @@ def test_export_of_every_family_and_student_runs_without_matchlib(elsewhere: Els
     assert len(elsewhere.compare().splitlines()) == 4 * len(FAMILIES)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["pt2", "onnx"])
+@pytest.mark.parametrize("network", [{"name": "unet", "channels": 8}, {"name": "dit", "width": 16, "depth": 1, "heads": 2}], ids=str)
+def test_export_of_every_network_takes_any_number_of_samples(elsewhere: Elsewhere, to: str, network: dict[str, Any]) -> None:
+    one = {"name": "onestep", "t_start": 1.0}
+    for classes, heads in ((3, "flow"), (None, "interpolant, two heads")):
+        artifact = mlp_student(
+            elsewhere.folder / f"{heads}-{classes}", FAMILIES[heads], one, classes=classes, shape=(1, 8, 8), network=network
+        )
+        out = elsewhere.export(artifact, to, sizes=(70, 1))
+        assert json.loads((out / "generator.json").read_text())["largest_batch"] is None
+    elsewhere.compare()
+
+
 def schedulers() -> dict[str, Any]:
     from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
@@ -430,7 +444,8 @@ def test_export_of_a_network_from_a_file(tmp_path: Path, cli: Cli) -> None:
     np.savez(tmp_path / "points.npz", data=np.random.default_rng(0).normal(size=(60, 2)))
     settings = ["teacher.sampler={name: ode, method: euler, steps: 2}", "evaluation.draws=1", "evaluation.metrics=[frechet-raw]"]
     quick = [part for item in settings for part in ("--set", item)]
-    for name, body in (("good", "pass"), ("bad", "state = state if state.sum() > 0 else -state")):
+    bodies = {"good": "pass", "bad": "state = state if state.sum() > 0 else -state", "fixed": "state = state.reshape(len(state), 2)"}
+    for name, body in bodies.items():
         (tmp_path / f"{name}.py").write_text(FOREIGN.replace("BODY", body))
         run = tmp_path / name
         common = ["--data", tmp_path / "points.npz", "--steps", 2, "--out", run, *quick]
@@ -441,6 +456,7 @@ def test_export_of_a_network_from_a_file(tmp_path: Path, cli: Cli) -> None:
         code, _, err = cli(*argv, "--trust")
         assert (code, err) == (0, "") if name == "good" else (code == 2 and "cannot trace the network Net (" in err), err
         assert len(err.strip().splitlines()) <= 1
+        assert ("x.shape[0] does not" in err) == (name == "fixed")
     assert not (tmp_path / "out-bad").exists()
 
 
