@@ -121,7 +121,13 @@ def included(path: str) -> Iterator[str]:
 
 def cell(text: object) -> str:
     """Text that may stand in a cell of a table."""
-    return _angles(" ".join(str(text).split())).replace("|", "\\|")
+    parts = re.split(r"(``.+?``|`[^`]+`)", " ".join(str(text).split()))
+    return "".join(_bars(part) if i % 2 else escape(part, quote=False).replace("|", "\\|") for i, part in enumerate(parts))
+
+
+def _bars(code: str) -> str:
+    """Code that may stand in a cell: a bar in it cannot be escaped in Markdown."""
+    return f"<code>{escape(code.strip('`'), quote=False).replace('|', '&#124;')}</code>" if "|" in code else code
 
 
 def _angles(text: str) -> str:
@@ -239,6 +245,9 @@ def _declared_names(hint: Any) -> list[str]:
     return [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str) and name.startswith("-")]
 
 
+SINGULAR = {"families": "family", "losses": "loss", "datasets": "data set"}
+
+
 def plugins(_: str = "") -> Iterator[str]:
     """All plugins of all groups: a table each, then each with its docstring and settings."""
     from matchlib.registry import ALL
@@ -247,7 +256,7 @@ def plugins(_: str = "") -> Iterator[str]:
         names = [name for name in registry if _module(registry[name]).startswith(f"matchlib.{registry.home}.")]
         yield from (f"## {group}", "", f"Registry `matchlib.{group}`, entry points `matchlib.{group}`.")
         yield from table(
-            (group.removesuffix("s"), "in a line", "settings and defaults"),
+            (SINGULAR.get(group, group.removesuffix("s")), "in a line", "settings and defaults"),
             [(f"[`{name}`](#{group}-{name})", cell(_summary(registry[name])), _settings_of(group, registry[name])) for name in names],
         )
         for name in names:

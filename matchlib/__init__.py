@@ -1,7 +1,7 @@
 """Matching models and their distillation into one-step generators.
 
 A matching model is a coupling (who is paired with whom), an interpolant (how a pair is joined) and an objective (which linear functional
-of the latents the network predicts); a distillation turns a teacher trained for one matching model into a generator that needs one
+of the latents the network predicts). A distillation turns a teacher trained for one matching model into a generator that needs one
 evaluation. Nothing heavy is imported until it is used.
 """
 

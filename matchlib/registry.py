@@ -144,7 +144,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if key not in self._plugins:
             raise UnknownNameError(
                 f"{self.group}: {key!r} is not registered (there are: {', '.join(self) or 'none'}){nearest(key, self)}"
-                f" A new one is added with @matchlib.{self.group}.register({key!r})"
+                "; one of your own is registered by importing its module, which commands do for installed packages with an entry point only"
             )
 
     def _load_entry_point(self, key: str) -> None:

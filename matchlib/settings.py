@@ -61,7 +61,7 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> MatchlibError:
         between = "." if str(inner).partition(":")[0].isidentifier() else ": "
         return type(inner)(f"{'.'.join(path)}{between}{inner}" if path else str(inner))
     name, given = ".".join(path) or kind.__name__, first["input"]
-    message = str(inner) if inner is not None else _message(first)
+    message = str(inner) if inner is not None else _message(first, _example(kind, path))
     choices = [part.strip("' ") for part in first.get("ctx", {}).get("expected", "").replace(" or ", ", ").split(",")]
     return SettingError(f"{name}{message}, got {given!r}{nearest(given, choices) if isinstance(given, str) else ''}")
 
@@ -75,21 +75,35 @@ PHRASES = {
     "model_type": " must be a group of settings",
     "model_attributes_type": " must be a group of settings",
     "missing": " is missing",
+    "tuple_type": " must be a list, such as {example}",
 }
 
 
-def _message(error: Mapping[str, Any]) -> str:
+def _example(kind: Any, path: list[str]) -> str:
+    """Returns how the value at a path is written, where its field says so."""
+    for part in path[:-1]:
+        kind = _group(kind, part)
+    field = getattr(kind, "model_fields", {}).get(path[-1] if path else "")
+    return str((field.examples or ["[a, b]"])[0]) if field is not None else "[a, b]"
+
+
+def _message(error: Mapping[str, Any], example: str) -> str:
     """Returns what a value must be: in our words where they are shorter than pydantic's."""
     phrase = PHRASES.get(error["type"])
     context = {key: f"{x:g}" if isinstance(x, float) else x for key, x in error.get("ctx", {}).items()}
-    return phrase.format(**context) if phrase else f": {error['msg'][0].lower()}{error['msg'][1:]}"
+    return phrase.format(**context, example=example) if phrase else f": {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _fields(kind: Any, path: list[str]) -> list[str]:
     """Returns the names of the settings in the group at a path."""
     for part in path:
-        field = getattr(kind, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        kind = next((arg for arg in (field.annotation, *get_args(field.annotation)) if hasattr(arg, "model_fields")), None)
+        kind = _group(kind, part)
     return list(getattr(kind, "model_fields", {}))
+
+
+def _group(kind: Any, name: str) -> Any:
+    """Returns the class of the group that a field of another group is; None if it is none."""
+    field = getattr(kind, "model_fields", {}).get(name)
+    if field is None:
+        return None
+    return next((arg for arg in (field.annotation, *get_args(field.annotation)) if hasattr(arg, "model_fields")), None)

@@ -52,7 +52,9 @@ def distill(
     ] = None,
     student: Annotated[str | None, typer.Option("--student", help="A registered student, or a run whose student goes on.")] = None,
     loss: Annotated[str | None, typer.Option("--loss", help="realuid, uid, sid, fgm, ibmd, ...")] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", help="RealUID: weight of the teacher on generated points.")] = None,
+    alpha: Annotated[
+        float | None, typer.Option("--alpha", help="RealUID: weight of the teacher on generated points; alone it sets beta and gamma, too.")
+    ] = None,
     beta: Annotated[float | None, typer.Option("--beta", help="RealUID: weight of the target on generated points.")] = None,
     gamma: Annotated[float | None, typer.Option("--gamma", help="RealUID: weight of the square on generated points.")] = None,
     recipe: Recipe = None,
@@ -68,12 +70,13 @@ def distill(
     trust: Trust = False,
 ) -> int:
     """Distil a teacher into a generator that needs one step, and score both."""
-    coefficients = {"alpha": alpha, "beta": beta, "gamma": gamma}
     options = {
         "teacher.name": teacher,
         "student.name": student,
-        "loss.name": loss or (None if set(coefficients.values()) == {None} else "realuid"),
-        **{f"loss.{name}": value for name, value in coefficients.items()},
+        "loss.name": loss,
+        "loss.alpha": alpha,
+        "loss.beta": beta,
+        "loss.gamma": gamma,
         "trainer.steps": steps,
         **_common(data, out, seed, device),
     }
@@ -240,7 +243,10 @@ def plugins(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help=
 
 
 def check(
-    group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="Group of the plugin, e.g. interpolants.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Argument(metavar="[GROUP|FILE.py]", help="Group of the plugin, e.g. interpolants; or a file of yours, which is run."),
+    ] = None,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Registered name of the plugin.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Check every registered plugin.")] = False,
 ) -> int:
@@ -248,9 +254,12 @@ def check(
     from matchlib.errors import SettingError
     from matchlib.registry import ALL
     from matchlib_cli.laws import check as check_laws
+    from matchlib_cli.laws import check_file
 
     if every == (group is not None):
-        raise SettingError("check takes GROUP NAME, or --all")
+        raise SettingError("check takes GROUP NAME, FILE.py, or --all")
+    if group is not None and group.endswith(".py"):
+        return check_file(Path(group), name)
     if group is not None:
         _check_group(group)
         if name is not None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 from rich.progress import track
 from rich.table import Table
 
+from matchlib.errors import ArtifactError, MatchlibError, SettingError
+from matchlib.registry import ALL
 from matchlib.testing.law import LAWS, Outcome, broken, cases
 from matchlib.testing.law import check as check_law
 from matchlib_cli.screen import console
 
-__all__ = ["check"]
+__all__ = ["check", "check_file"]
 
 WORTH = 20  # cases that pay for starting a process
 
@@ -26,7 +31,47 @@ def check(group: str | None, plugin: str | None) -> int:
     """
     unloadable = broken(group) if plugin is None else {}
     todo = [(law.name, name) for law, name in cases(group, plugin, without=unloadable)]
-    outcomes = [Outcome(LAWS[name], *found) for (name, _), found in zip(todo, _run(todo), strict=True)]
+    return _show([Outcome(LAWS[name], *found) for (name, _), found in zip(todo, _run(todo), strict=True)], unloadable)
+
+
+def check_file(path: Path, plugin: str | None) -> int:
+    """Runs a file and holds the plugins that it registers to their laws, in this process; the rest is as for ``check``.
+
+    Args:
+        plugin: a registered name, where not all are meant.
+
+    Raises:
+        ArtifactError: there is no such file, or it fails.
+        SettingError: it registers nothing, or nothing of that name.
+    """
+    before = {group: set(registry) for group, registry in ALL.items()}
+    _import(path)
+    added = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
+    chosen = [(group, name) for group, name in added if plugin is None or name == ALL[group].canonical(plugin)]
+    if not chosen:
+        names = ", ".join(name for _, name in added) or "no plugin"
+        raise SettingError(f"{path} registers {names}{'' if plugin is None else f', and no {plugin!r}'}")
+    return _show([check_law(law, name) for group, one in chosen for law, name in cases(group, one)], {})
+
+
+def _import(path: Path) -> None:
+    """Imports a file as a module, so that its classes can be looked up."""
+    if not path.is_file():
+        raise ArtifactError(f"there is no file {path}, whose plugins are to be checked")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except MatchlibError:
+        raise
+    except Exception as error:
+        raise ArtifactError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}"[:400]) from error
+
+
+def _show(outcomes: list[Outcome], unloadable: Mapping[tuple[str, str], str]) -> int:
     out = console()
     out.print(_table(outcomes))
     for outcome in outcomes:

@@ -1,8 +1,8 @@
 """Conversion of predictions by one linear solve.
 
-Predictions live in the quotient of the space of rows by the relations. A field that predicts the rows p_1 .. p_k and sees the rows
-s_1 .. s_m (the state, perhaps the source) determines the row d exactly if d is a combination of p's, s's and relations at every time of
-the model's interval; the coefficients of the p's and s's are the conversion. Which rows to combine is decided once, when the conversion
+Predictions live in the quotient of the space of rows by the relations. Let a field predict the rows p_1 .. p_k and see the rows
+s_1 .. s_m (the state, perhaps the source). It determines the row d exactly if d is a combination of p's, s's and relations at every time
+of the model's interval. The coefficients of the p's and s's are the conversion. Which rows to combine is decided once, when the conversion
 is made.
 """
 

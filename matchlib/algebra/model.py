@@ -202,14 +202,15 @@ class MatchingModel:
     def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator, remainder: float = 0.0) -> Tensor:
         """Draws a state at time ``t`` from its source alone.
 
-        The data are replaced by their linear regression on the source (zero for an independent source), so at t = 1, where a = 0, the
-        start is exact, and for a(1) > 0 it is off by ``a`` times what the regression leaves open.
+        The data are replaced by their linear regression on the source, which is zero for an independent source. At t = 1, where a = 0, the
+        start is then exact. For a(1) > 0 it is off by ``a`` times what the regression leaves open.
 
         Args:
             source: shape ``(b, *event)``.
             t: shape ``(b,)``.
-            remainder: how much of what a regression that tells something leaves open is drawn, as a Gaussian: 1 where the state's
-                distribution given the source matters, as to a sampler; 0 where any start will do, as to a generator that is trained for it.
+            remainder: share of what the regression leaves open that is drawn, as a Gaussian; none is for an independent source. It is 1
+                for a sampler, to which the state's distribution given the source matters. It is 0 for a generator, which learns from its
+                own start.
         """
         at = self.interpolant.coefficients(t)
         noise = draw_like(source, generator) if self.interpolant.noisy else None

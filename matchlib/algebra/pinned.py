@@ -1,8 +1,11 @@
 """Gaussian processes pinned at both ends: the one home of the bridge formula.
 
 A linear prior process carries data x to N(alpha_t x, var_t). Given the data and the state at a later time t, its state at s < t is
-Gaussian, and that conditional is the coefficients of a bridge (t = 1), the ancestral step of diffusion (Ho, Jain, Abbeel, "Denoising
-Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239) and the posterior step of a bridge, all at once.
+Gaussian. That conditional distribution has three uses: a bridge's coefficients (t = 1), the ancestral step of diffusion, and the posterior
+step of a bridge.
+
+References:
+    Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020, https://arxiv.org/abs/2006.11239 (ancestral steps)
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class TimeDistribution:
 def _quantiles(times: TimeDistribution, interpolant: Interpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Returns the inverse distribution function at evenly spaced probabilities, shape ``(KNOTS,)``.
 
-    It is computed in a thread of its own, because torch's modes belong to a thread: the remembered table has numbers even if it is
+    It is computed in a thread of its own, because torch's modes belong to a thread. So the remembered table has numbers even if it is
     first asked for under a mode that has none (a memory plan), or one that forbids gradients for good (inference).
     """
     with ThreadPoolExecutor(1) as outside:

@@ -31,8 +31,8 @@ def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None =
 
     Args:
         name: of a registered set; or ``FILE.npz`` with an array ``data`` of shape ``(n, *event)`` and optionally ``labels`` and
-            ``source``; or ``FILE.npy`` with the data alone; or a folder of images of one size, whose sub-folders, if there are any, are
-            the classes; or ``pairs:FOLDER`` with images of the same names in ``FOLDER/source`` and ``FOLDER/data``. Grey images keep
+            ``source``; or ``FILE.npy`` with the data alone. A folder has images of one size, and its sub-folders, if there are any, are
+            the classes. ``pairs:FOLDER`` has images of the same names in ``FOLDER/source`` and ``FOLDER/data``. Grey images keep
             their numbers, of 16 or 32 bits as well; colours are read with 8 bits a channel; what is transparent is laid over white.
         options: settings of a registered set.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,9 +19,16 @@ class DistillationLoss(ABC):
 
     Attributes:
         space: name of the prediction in which teacher, critic and target are compared; None means the teacher's own.
+        linked: settings of which the first, given alone, decides the others; ``config.yaml`` holds the values of all.
     """
 
     space: str | None
+    linked: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def caution(self) -> str | None:
+        """What a user should know about unusual settings, in one sentence; None if nothing."""
+        return None
 
     def at(self, progress: float) -> DistillationLoss:
         """Returns the loss for a step, before which a share ``progress`` in [0, 1] of the training is done; itself without a schedule."""

@@ -10,26 +10,34 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
 from matchlib.data.dataset import Dataset
-from matchlib.errors import IncompatibleError
+from matchlib.data.readers import load_dataset
+from matchlib.errors import IncompatibleError, SettingError
 from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer
 from matchlib.fields.teacher import Teacher
-from matchlib.registry import objectives
+from matchlib.registry import interpolants, objectives
 
 __all__ = ["Diagnosis", "check_answer", "examine", "guess_normalization"]
 
 FEW = 64  # samples that a normalization is looked for with, before every run of a teacher that states none
-GRID = 33  # times that a noise schedule is looked for at
+GRID = 17  # times that a noise schedule is looked for at
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
 CHOICE = 1.4  # handicap of a reading that chooses the best of many times: a brief training can gain by it, too
 HELPFUL = 0.97  # labels help if the error with them is below this share of that with others
 NEAR = 1.1  # readings whose errors are within this factor of the least are as good, and the simplest of them is named
+UNKNOWN = (
+    "the teacher knows no more than a multiple of the state, in every convention that was tried: its weights were not loaded or hardly "
+    "trained, or its data, its time, the scale of its states or the order of its arguments are others"
+)
 LINEAR = 0.97  # a teacher whose error is nowhere below this knows no more than a multiple of the state
 
 
@@ -52,20 +60,29 @@ class Diagnosis:
     spread: float | None
 
 
-def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> Diagnosis:
+def examine(
+    teacher: Teacher, data: str | Path | Dataset, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None
+) -> Diagnosis:
     """Examines a teacher on real data.
 
     Args:
-        dataset: what it was trained for; held-out samples are used.
+        data: what it was trained for, a registered name, a path or a data set; held-out samples are used.
         seed: of the noise.
         on_progress: called with the number of the teacher's evaluations until now, and of all that there can be.
 
     Raises:
-        DataError: the model's source is data, and the data set has none.
-        IncompatibleError: the teacher answers in another shape.
+        SettingError: the teacher is no ``Teacher``.
+        DataError: there is no such data set, or the model's source is data and the data set has none.
+        IncompatibleError: the network cannot be asked, or answers in another shape.
     """
-    most = LEVELS * (len(CLOCKS) + 3 + 5 + GRID)
+    if not isinstance(teacher, Teacher):
+        raise SettingError(
+            f"examine takes a matchlib.Teacher, got {type(teacher).__name__}; see Teacher.from_callable and matchlib.adapters"
+        )
+    dataset = load_dataset(data)
+    most = LEVELS * (2 + len(COUNTS) + len(TURNED) + len(FACTORS) + 3 + 5 + 3 * len(interpolants) + GRID)
     probe = Probe(teacher, as_trained(teacher, dataset), seed, None if on_progress is None else lambda n: on_progress(n, most))
+    check_answer(teacher, dataset, finite=False)
     stated = Finding("as stated", "", probe.errors(Convention()))
     spread = probe.spread()
     if all(math.isfinite(e) for e in stated.errors):
@@ -78,22 +95,23 @@ def examine(teacher: Teacher, dataset: Dataset, *, seed: int = 0, on_progress: C
 
 # -- conventions ------------------------------------------------------------------------------------------------------------
 
-CLOCKS: tuple[Convention, ...] = (
-    Convention(),
-    Convention("time runs the other way", "give time=lambda t: 1 - t", lambda t: 1 - t),
-    Convention("time is counted to 1,000", "give time=lambda t: 999 * t", lambda t: 999 * t),
-    Convention("time is counted to 1,000, the other way", "give time=lambda t: 999 * (1 - t)", lambda t: 999 * (1 - t)),
-    Convention("time is divided by 1,000 once too often", "leave the factor out of time", lambda t: t / 1000),
-)
+COUNTS = (1, 100, 200, 500, 1000, 4000)  # numbers of levels that networks count their time to; 1 for a time in [0, 1]
+TURNED = (1, 1000)  # those that are tried with a time that runs the other way, too
+FACTORS = (0.25, 0.5, 2.0, 4.0)  # of a state that is scaled by a number
 
 
 def _conventions(probe: Probe) -> Iterator[Convention]:
-    """Every convention that a teacher may have been meant in: times with rows, then labels, then units."""
-    rows = list(_rows(probe.model))
-    for clock in CLOCKS:
-        for row in rows:
-            reading, remedy = (" and ".join(filter(None, pair)) for pair in ((clock.reading, row.reading), (clock.remedy, row.remedy)))
-            yield replace(row, reading=reading, remedy=remedy, clock=clock.clock)
+    """Every convention that a teacher may have been meant in, the simplest first."""
+    rows = list(_rows(probe))
+    for clock in _directions(probe):
+        yield from (_both(clock, row) for row in rows)
+    yield from _paths(probe.model)
+    for clock in _counts(probe):
+        yield from (_both(clock, row) for row in rows)
+    for factor in FACTORS:
+        yield Convention(
+            f"its states are scaled by another number: it answers best at {factor:g} times them", _scaled(probe, factor), latent=factor
+        )
     label = probe.batch.label
     if label is not None and not label.is_floating_point():
         classes = int(label.max() + 1)
@@ -103,17 +121,106 @@ def _conventions(probe: Probe) -> Iterator[Convention]:
     yield from _units(probe.dataset)
 
 
-def _rows(model: MatchingModel) -> Iterator[Convention]:
+def _both(clock: Convention, row: Convention) -> Convention:
+    """A time and a row together."""
+    reading, remedy = (" and ".join(filter(None, pair)) for pair in ((clock.reading, row.reading), (clock.remedy, row.remedy)))
+    return replace(row, reading=reading, remedy=remedy, clock=clock.clock, level=clock.level)
+
+
+def _time_of(probe: Probe) -> Callable[[Tensor], Tensor]:
+    """How the teacher counts time; the identity where it says nothing."""
+    time: Callable[[Tensor], Tensor] = getattr(probe.teacher.field, "time", torch.clone)
+    return time if callable(time) else torch.clone
+
+
+def _turned(probe: Probe) -> str:
+    return "give time=lambda t: 1 - t" if _time_of(probe) is torch.clone else "replace t by 1 - t in time"
+
+
+def _directions(probe: Probe) -> Iterator[Convention]:
+    """The stated time, and the time that runs the other way."""
+    yield Convention()
+    yield Convention("time runs the other way", _turned(probe), _backwards)
+
+
+def _counts(probe: Probe) -> Iterator[Convention]:
+    """Times that are counted to another number of levels."""
+    time, turned = _time_of(probe), _turned(probe)
+    plain, ends = time is torch.clone, torch.tensor([probe.model.times.t_min, probe.model.times.t_max])
+    most = float(time(ends).abs().max())
+    for count in COUNTS:
+        end = max(count - 1, 1)
+        if math.isclose(end, most, rel_tol=0.05):
+            continue
+        reading = "time runs to 1" if count == 1 else f"time is counted to {count:,}"
+        remedy = f"let time run to {end:,}, not to {most:,.4g}"
+        yield Convention(reading, f"give time=lambda t: {end} * t" if plain else remedy, level=end / most)
+        if count in TURNED:
+            both = f"give time=lambda t: {end} * (1 - t)" if plain else f"{turned}, and {remedy}"
+            yield Convention(f"{reading}, the other way", both, _backwards, level=end / most)
+
+
+def _backwards(t: Tensor) -> Tensor:
+    return 1 - t
+
+
+def _scaled(probe: Probe, factor: float) -> str:
+    """What to change so that states are multiplied by ``factor``."""
+    latent = getattr(probe.teacher.field, "latent", 1.0)
+    if not isinstance(latent, int | float):
+        return f"multiply latent by {factor:g}"
+    return "leave latent out" if math.isclose(latent * factor, 1.0) else f"give latent={latent * factor:g}"
+
+
+def _negated(probe: Probe) -> str:
+    """What to change so that answers have the other sign."""
+    output = getattr(probe.teacher.field, "output", 1.0)
+    return f"negate output: give output={-output:g}" if isinstance(output, int | float) else "negate output"
+
+
+def _paths(model: MatchingModel) -> Iterator[Convention]:
+    """Other noise schedules: the stated one with its other choices, then every registered one, where the row exists along it."""
+    if not model.gaussian:
+        return
+    own = [(model.interpolant, choice) for choice in _choices(type(model.interpolant))]
+    others = [
+        (kind(), choice)
+        for name in interpolants
+        if (kind := interpolants[name]) is not type(model.interpolant)
+        for choice in _choices(kind)
+    ]
+    for path, choice in (*own, *others):
+        try:
+            changed = replace(path, **choice)  # type: ignore[type-var]
+            replace(model, interpolant=changed)
+        except (IncompatibleError, SettingError):
+            continue
+        if changed != model.interpolant:
+            spec = interpolants.describe(changed)
+            shown = ", ".join([str(spec["name"]), *(f"{key}={value}" for key, value in choice.items())])
+            yield Convention(f"its noise schedule is another: {shown}", "state that interpolant", path=changed)
+
+
+def _choices(kind: type) -> list[dict[str, str]]:
+    """Every choice of a ``Literal`` among a plugin's settings; one empty choice where there is none."""
+    for name, hint in get_type_hints(kind).items():
+        if get_origin(hint) is Literal:
+            return [{name: value} for value in get_args(hint)]
+    return [{}]
+
+
+def _rows(probe: Probe) -> Iterator[Convention]:
     """The stated rows, their negatives, and the same for each other row in the place of a single head."""
+    model, negated = probe.model, _negated(probe)
     heads = model.objective.heads
     yield Convention()
-    yield Convention("its sign is the opposite", "give output=-1", sign=-1.0)
+    yield Convention("its sign is the opposite", negated, sign=-1.0)
     if len(heads) > 1:
         return
     stated = objectives.name_of(heads[0])
     for name, other in _other_objectives(model):
         yield Convention(f"it predicts {name}, not {stated}", f"state the objective {name}", heads=(other,))
-        reading, remedy = f"it predicts minus {name}, not {stated}", f"state the objective {name} and output=-1"
+        reading, remedy = f"it predicts minus {name}, not {stated}", f"state the objective {name} and {negated}"
         yield Convention(reading, remedy, heads=(other,), sign=-1.0)
 
 
@@ -160,13 +267,16 @@ def _normalizations(dataset: Dataset) -> dict[str, Normalization]:
 
 def _wrong_convention(probe: Probe, stated: Finding) -> list[str]:
     """What is wrong with the convention, if another reading of the answers is clearly better than the stated one."""
-    findings = [Finding(c.reading, c.remedy, probe.errors(c)) for c in _conventions(probe)] + [_other_schedule(probe)]
-    least = min(finding.error for finding in findings)
+    findings = [(c.path, Finding(c.reading, c.remedy, probe.errors_if_any(c))) for c in _conventions(probe)]
+    findings.append((None, _other_schedule(probe)))
+    least = min(finding.error for _, finding in findings)
     if least < min(BETTER * stated.error, LINEAR):
-        simplest = next(finding for finding in findings if finding.error <= NEAR * least)
+        path, simplest = next((path, finding) for path, finding in findings if finding.error <= NEAR * least)
+        if path is not None:  # no path is simpler than another
+            simplest = min((finding for path, finding in findings if path is not None), key=lambda finding: finding.error)
         return [f"{simplest.reading}; {simplest.remedy}"]
     if min(stated.errors) > LINEAR:
-        return ["the teacher knows no more than a multiple of the state, at any time: its weights were probably not loaded"]
+        return [UNKNOWN]
     return []
 
 
@@ -174,7 +284,7 @@ def _other_schedule(probe: Probe) -> Finding:
     """The times at which the teacher answers best; those of another noise schedule, if they are others."""
     t = probe.model.times
     grid = torch.linspace(t.t_min + 0.01 * (t.t_max - t.t_min), t.t_max, GRID, dtype=torch.float64)
-    errors = np.array([probe.errors(Convention(clock=lambda now, then=float(then): torch.full_like(now, then))) for then in grid])  # type: ignore[misc]
+    errors = np.array([probe.errors_if_any(Convention(clock=lambda now, then=float(then): torch.full_like(now, then))) for then in grid])  # type: ignore[misc]
     best = [float(grid[i]) for i in np.nan_to_num(errors, nan=np.inf).argmin(0)]
     pairs = ", ".join(f"{now:.2f} as {then:.2f}" for now, then in list(zip(probe.times.tolist(), best, strict=True))[1::3])
     reading = f"its noise schedule is another: it answers best at other times ({pairs})"
@@ -185,7 +295,7 @@ def _useless_labels(probe: Probe, stated: Finding) -> list[str]:
     """Whether labels help."""
     if probe.batch.label is None:
         return []
-    others = Finding("", "", probe.errors(Convention(labels=lambda label: label.flip(0))))
+    others = Finding("", "", probe.errors_if_any(Convention(labels=lambda label: label.flip(0))))
     if stated.error < HELPFUL * others.error:
         return []
     return ["labels make no difference: the teacher ignores them, or they are not those that it was trained with"]
@@ -209,7 +319,7 @@ def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) ->
     for shift, scale in (usual["[-1, 1]"], usual["[0, 1]"], usual["the data's own units"]):
         if not any(np.allclose((shift, scale), other, rtol=0.02, atol=0.02 * scale) for other in candidates):
             candidates.append((shift, scale))
-    errors = [Finding("", "", probe.errors(Convention(normalization=x))).error for x in candidates]
+    errors = [Finding("", "", probe.errors_if_any(Convention(normalization=x))).error for x in candidates]
     best, *others = sorted(errors)
     clear = best < LINEAR and all(best < BETTER * error for error in others)
     return candidates[errors.index(best)] if clear else None

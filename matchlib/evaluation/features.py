@@ -1,11 +1,13 @@
 """Features of a data set's own: the last hidden layer of a small network that is trained on the training split.
 
-It learns to name the class of an event, by the data set's labels or, where it has none, by the clusters that k-means finds (k = 10, in the
-manner of Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", 2018, https://arxiv.org/abs/1807.05520). For images
-it is convolutional, and sees them moved a little. Training is deterministic and cached by a digest of the data. Features are standardised
-on the training split, so a Frechet distance is in units of one feature's variance.
+It learns to name the class of an event, by the data set's labels. Where there are none, the classes are clusters that k-means finds. For
+images it is convolutional, and sees them moved a little. Training is deterministic and cached by a digest of the data. Features are
+standardised on the training split, so a Frechet distance is in units of one feature's variance.
 
 They cannot see what classes do not tell apart: faint noise, or a style that is missing within a class.
+
+References:
+    Caron et al., "Deep Clustering for Unsupervised Learning of Visual Features", 2018, https://arxiv.org/abs/1807.05520 (k-means, k = 10)
 """
 
 from __future__ import annotations

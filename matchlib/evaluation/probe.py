@@ -10,14 +10,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, PathSample
+from matchlib.algebra.rows import Coefficients
 from matchlib.data.dataset import Dataset, map_batch
 from matchlib.errors import DataError, IncompatibleError
+from matchlib.fields.callable import CallableField
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import samplers
@@ -45,6 +49,9 @@ class Convention:
         sign: of the answers.
         labels: from the data's labels to those that the teacher is asked with.
         normalization: (shift, scale) of the data that the teacher is shown; None for that of the data set.
+        level: multiplies the time that the network itself is given, after the teacher's own ``time``.
+        latent: multiplies the state.
+        path: that the points lie on, at the same ratios of noise to signal; None for the model's.
     """
 
     reading: str = ""
@@ -54,6 +61,9 @@ class Convention:
     sign: float = 1.0
     labels: Change = torch.clone
     normalization: Normalization | None = None
+    level: float = 1.0
+    latent: float = 1.0
+    path: Interpolant | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Probe:
         self.shown = replace(dataset, train=batch, held_out=batch)
         self.times = _levels(self.model)
         self.evaluations = 0
-        self._points: tuple[Normalization | None, list[PathSample]] = (None, self._make_points(None))
+        self._points: tuple[object, list[PathSample]] = ((None, None), self._make_points(Convention()))
         self._answers: tuple[object, list[tuple[Tensor, ...]]] = (None, [])  # to the last question
 
     @property
@@ -107,34 +117,40 @@ class Probe:
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def _make_points(self, normalization: Normalization | None) -> list[PathSample]:
+    def _make_points(self, convention: Convention) -> list[PathSample]:
         """Points of the data at each time."""
-        batch = self.batch if normalization is None else self.shown.normalized_as(*normalization).held_out
+        units, path = convention.normalization, convention.path
+        batch = self.batch if units is None else self.shown.normalized_as(*units).held_out
+        model = self.model if path is None else replace(self.model, interpolant=path)
         points = []
-        for t in self.times:
+        for t in self.times if path is None else _same_levels(self.model, path, self.times):
             generator = self._generator()
-            pair = self.model.coupling.pair(batch, generator=generator)
-            points.append(self.model.interpolate(pair, t.to(batch.data.dtype).expand(len(batch.data)), generator=generator))
+            pair = model.coupling.pair(batch, generator=generator)
+            points.append(model.interpolate(pair, t.to(batch.data.dtype).expand(len(batch.data)), generator=generator))
         return points
 
-    def points(self, normalization: Normalization | None) -> list[PathSample]:
+    def points(self, convention: Convention) -> list[PathSample]:
         """Returns points of the data at each time."""
-        if self._points[0] != normalization:
-            self._points = normalization, self._make_points(normalization)
+        where = convention.normalization, convention.path
+        if self._points[0] != where:
+            self._points = where, self._make_points(convention)
         return self._points[1]
 
     def answers(self, convention: Convention) -> list[tuple[Tensor, ...]]:
         """Returns the teacher's heads at each time; conventions that differ in the reading alone are asked once."""
-        question = convention.clock, convention.labels, convention.normalization
+        c = convention
+        question = c.clock, c.labels, c.normalization, c.level, c.latent, c.path
         if self._answers[0] != question:
-            self._answers = question, [self._ask(convention, point) for point in self.points(convention.normalization)]
+            self._answers = question, [self._ask(c, point) for point in self.points(c)]
         return self._answers[1]
 
     @torch.no_grad()
     def _ask(self, convention: Convention, point: PathSample) -> tuple[Tensor, ...]:
         label, device = point.condition.label, _device_of(self.teacher)
         condition = replace(point.condition, label=None if label is None else convention.labels(label))
-        answer = self.teacher(point.state.to(device), convention.clock(point.time).to(device), _moved(condition, device)).cpu()
+        state, time = convention.latent * point.state, convention.clock(point.time)
+        teacher = _at_level(self.teacher, convention.level)
+        answer = teacher(state.to(device), time.to(device), _moved(condition, device)).cpu()
         self.evaluations += 1
         if self.on_progress is not None:
             self.on_progress(self.evaluations)
@@ -142,9 +158,17 @@ class Probe:
 
     def errors(self, convention: Convention) -> Errors:
         """Returns the relative error of a convention at each time."""
-        heads = convention.heads or self.model.objective.heads
-        pairs = zip(self.points(convention.normalization), self.answers(convention), strict=True)
-        return tuple(_error(self.model, heads, convention.sign, point, answer) for point, answer in pairs)
+        model = self.model if convention.path is None else replace(self.model, interpolant=convention.path)
+        heads = convention.heads or model.objective.heads
+        pairs = zip(self.points(convention), self.answers(convention), strict=True)
+        return tuple(_error(model, heads, convention.sign, point, answer) for point, answer in pairs)
+
+    def errors_if_any(self, convention: Convention) -> Errors:
+        """Returns the relative errors, infinite where the network cannot be asked so: a time or label that it has no place for."""
+        try:
+            return self.errors(convention)
+        except Exception:  # whatever a network of somebody else's raises
+            return (math.inf,) * LEVELS
 
     def spread(self) -> float | None:
         """Returns the standard deviation of samples of 20 Euler steps relative to the data's; None where the field has no such ODE."""
@@ -170,6 +194,40 @@ def _levels(model: MatchingModel) -> Tensor:
     return inside[torch.linspace(0, len(inside) - 1, LEVELS + 2).long()][1:-1]
 
 
+def _same_levels(model: MatchingModel, path: Interpolant, times: Tensor) -> Tensor:
+    """Times of another path at which noise over signal is what it is at ``times`` of the model's."""
+    known = replace(model, interpolant=path).probe(1025)
+    wanted, grid = (_log_ratio(at) for at in (model.interpolant.coefficients(times), known))
+    return torch.as_tensor(np.interp(wanted, np.maximum.accumulate(grid), known.time), dtype=times.dtype)
+
+
+def _log_ratio(at: Coefficients) -> Tensor:
+    return (0.5 * torch.as_tensor(at.variance).log() - torch.as_tensor(at.a).log()).expand(at.time.shape)
+
+
+def _at_level(teacher: Teacher, factor: float) -> nn.Module:
+    """A teacher whose network is given ``factor`` times the time that it would be given."""
+    if factor == 1.0:
+        return teacher
+    field, time = copy.copy(teacher.field), getattr(teacher.field, "time", None)
+    if not isinstance(field, CallableField) or time is None:
+        return _Slowed(teacher.field, factor)
+    field.time = lambda t: factor * time(t)
+    return field
+
+
+class _Slowed(nn.Module):
+    """A field that is asked at ``factor`` times the time."""
+
+    def __init__(self, field: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.field, self.factor = field, factor
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        answer: Tensor = self.field(state, self.factor * time, condition)
+        return answer
+
+
 def _error(model: MatchingModel, heads: tuple[Objective, ...], sign: float, point: PathSample, answer: tuple[Tensor, ...]) -> float:
     """Squared error of an answer over that of the best multiple of the state, geometric mean over heads."""
     logs = []
@@ -186,8 +244,11 @@ def as_trained(teacher: Teacher, dataset: Dataset) -> Dataset:
     return dataset if teacher.normalization is None else dataset.normalized_as(*teacher.normalization)
 
 
-def check_answer(teacher: Teacher, dataset: Dataset) -> None:
+def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> None:
     """Asks a teacher once, about two samples of the data at a middle time.
+
+    Args:
+        finite: whether its answer must be finite.
 
     Raises:
         IncompatibleError: the network fails, or its answer has another shape or is not finite; with what was given and what to do.
@@ -206,7 +267,7 @@ def check_answer(teacher: Teacher, dataset: Dataset) -> None:
     try:
         with torch.no_grad():
             answer = teacher(point.state.to(device), time.to(device), condition)
-        finite = bool(torch.isfinite(answer).all())
+        overflows = finite and not bool(torch.isfinite(answer).all())
     except IncompatibleError:
         raise
     except Exception as error:  # whatever a network of somebody else's raises
@@ -215,7 +276,7 @@ def check_answer(teacher: Teacher, dataset: Dataset) -> None:
             f"{' '.join(str(error).split())[:300]}. It must return one tensor of the state's shape; "
             "Teacher.from_callable(fn, model, arguments=(...)) states the order of its arguments, among state, time, label and source"
         ) from error
-    if not finite:
+    if overflows:
         raise IncompatibleError(f"the teacher answers {question} with numbers that are not finite; check its weights and its units")
 
 

@@ -15,6 +15,7 @@ from matchlib.errors import SettingError, nearest
 __all__ = ["CallableField"]
 
 ARGUMENTS = ("state", "time", "label", "source")
+FACTORS = {"latent": "state", "output": "answer"}
 Schedule = Callable[[Tensor], Tensor] | float
 
 
@@ -25,23 +26,24 @@ def _at(schedule: Schedule, time: Tensor) -> Scalar:
 class CallableField(nn.Module):
     """``field(state, t, condition) = output(t) fn(latent(t) state, time(t), ...)``.
 
-    A network that is reached through a closure is not a part of this module: it is neither moved nor copied with it. Give the network
-    itself as ``fn``, or keep it as an attribute of a module.
+    Both factors multiply: a network that wants its state divided by s has ``latent=1 / s``. A network that is reached through a closure
+    is not a part of this module: it is neither moved nor copied with it. Give the network itself as ``fn``, or keep it as
+    an attribute of a module.
 
     Args:
         fn: a module or function.
         arguments: names, among state, time, label and source, of what ``fn`` takes by position, in its own order. A time is given as
-            ``(b,)``; a label that is missing as None.
+            ``(b,)``. A label that is missing, because the data have none or because guidance asks without it, is None.
         time: maps t in [0, 1], ``(b,)`` with t = 0 at the data, to ``fn``'s time: ``lambda t: 1 - t`` where it runs the other way,
-            ``lambda t: 999 * t`` for a thousand steps.
-        latent: what a state is multiplied by on the way in; a number, or a function of t.
-        output: what the answer is multiplied by; -1 for a velocity along a time that runs the other way.
+            ``lambda t: 1000 * t - 1`` for the levels 0 to 999 of DDPM.
+        latent: what a state is multiplied by on the way in: a number, or a function of t, ``(b,)`` to ``(b,)``.
+        output: what the answer is multiplied by, a number or a function of t; -1 for a velocity along a time that runs the other way.
 
     Attributes:
         core: as in ``Preconditioned``.
 
     Raises:
-        SettingError: an argument that is none of the four.
+        SettingError: an argument that is none of the four, a ``time`` that is no function, or a factor that is neither number nor function.
     """
 
     core: ClassVar[str] = "fn"
@@ -59,6 +61,11 @@ class CallableField(nn.Module):
         for name in arguments:
             if name not in ARGUMENTS:
                 raise SettingError(f"arguments are names among {', '.join(ARGUMENTS)}, got {name!r}{nearest(name, ARGUMENTS)}")
+        if not callable(time):
+            raise SettingError(f"time is a function from t to the network's time, for example lambda t: 1000 * t - 1, got {time!r}")
+        for name, factor in (("latent", latent), ("output", output)):
+            if not (callable(factor) or isinstance(factor, int | float)):
+                raise SettingError(f"{name} is a number, or a function of t, that multiplies the {FACTORS[name]}, got {factor!r}")
         self.fn, self.arguments = fn, tuple(arguments)
         self.time, self.latent, self.output = time, latent, output
 

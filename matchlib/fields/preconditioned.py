@@ -64,8 +64,9 @@ def _length(row: Row) -> Tensor:
 class Preconditioned(nn.Module):
     """The field ``skip state + out network(state/|state|)`` for the model's row, or for each of its rows.
 
-    With latents of known second moments, rows are vectors: ``skip`` is the regression of the row on the state's row, and ``out`` is the
-    length of what that leaves, so that the network's input and target have unit variance for every family, prediction and time.
+    A *row* is a prediction's coefficients on the latents data, source and noise. With known second moments rows are vectors: ``skip`` is
+    the regression of the predicted row on the state's row, and ``out`` is the length of what that leaves. So the network's input and
+    target have unit variance for every family, prediction and time.
 
     Args:
         network: called as ``network(state, time, condition)``, with an answer for each head.

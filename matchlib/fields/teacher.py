@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,10 +18,12 @@ from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Condition
 from matchlib.algebra.rows import joined_shape
 from matchlib.distillation.defaults import Defaults
-from matchlib.errors import IncompatibleError
+from matchlib.errors import IncompatibleError, SettingError, nearest
 from matchlib.fields.callable import CallableField
 
 __all__ = ["Teacher"]
+
+CONVENTION = ("arguments", "time", "latent", "output")  # keywords of a CallableField
 
 
 class Teacher(nn.Module):
@@ -47,6 +51,8 @@ class Teacher(nn.Module):
         defaults: Defaults | None = None,
     ) -> None:
         super().__init__()
+        if normalization is not None and not _is_normalization(normalization):
+            raise SettingError(f"normalization is (shift, scale), two numbers with scale > 0, got {normalization!r}")
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
         self.model, self.moments, self.guidance, self.normalization = model, moments, guidance, normalization
         self.defaults = defaults
@@ -70,11 +76,16 @@ class Teacher(nn.Module):
             fn: predicts ``model.objective``; a module is copied, so later training of the original leaves the teacher alone.
             model: in matchlib's convention, t = 0 at the data.
             moments, guidance, normalization, defaults: as for the class.
-            convention: ``arguments``, ``time``, ``latent`` and ``output`` of ``matchlib.fields.callable.CallableField``.
+            convention: how ``fn`` differs from ``fn(state, t)``: ``arguments``, its order; ``time``, a function from t to its time;
+                ``latent`` and ``output``, which multiply the state and the answer. See ``matchlib.fields.callable.CallableField``.
 
         Raises:
-            SettingError: an argument that no field has.
+            SettingError: a keyword or an argument that does not exist, or a value of another kind.
         """
+        for name in convention:
+            if name not in CONVENTION:
+                known = (*CONVENTION, "moments", "guidance", "normalization", "defaults")
+                raise SettingError(f"from_callable takes {', '.join(known)}, got {name!r}{nearest(name, known)}")
         return cls(CallableField(fn, **convention), model, moments, guidance, normalization=normalization, defaults=defaults)
 
     @property
@@ -110,3 +121,10 @@ class Teacher(nn.Module):
             ConversionError: its own prediction does not determine ``wanted``.
         """
         return view(self, self.model, wanted)
+
+
+def _is_normalization(value: Any) -> bool:
+    """Whether a value is two finite numbers, the second of them positive."""
+    if not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(x, Real) for x in value):
+        return False
+    return math.isfinite(value[0]) and 0 < value[1] < math.inf

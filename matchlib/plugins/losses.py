@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from matchlib.distillation.loss import BilinearLoss, Quadratic
 from matchlib.errors import SettingError
@@ -94,11 +95,13 @@ class RealUID(BilinearLoss):
 
     Args:
         alpha: weight of the teacher on generated points, > 0, no unit.
-        beta: weight of the target on generated points, > 0.
-        gamma: weight of |d|^2 on generated points, in (0, 1); 1 only with alpha = beta = 1. None means alpha.
-        rescaled: whether the loss is written for e = d / alpha and divided by alpha^2: the same optimum for the student, reached by a
-            critic that has alpha times less far to go and with gradients of order one. alpha = inf always is.
-        ramp: share of the steps, from the first, in which 1 / alpha goes from 1 (the teacher's law) to its value, linearly; in [0, 1].
+        beta: weight of the target on generated points, > 0. None means alpha.
+        gamma: weight of |d|^2 on generated points, in (0, 1); 1 only with alpha = beta = 1. None means alpha where that is allowed,
+            else 1/2.
+        rescaled: whether the loss is written for e = d / alpha and divided by alpha^2. The student's optimum stays, the critic has alpha
+            times less far to go, and gradients are of order one. alpha = inf always is.
+        ramp: share of the steps, from the first, in which 1 / alpha goes linearly from 1 (the teacher's distribution) to its value; in
+            [0, 1].
         space: for alpha != beta it changes the optimum.
 
     Raises:
@@ -108,8 +111,9 @@ class RealUID(BilinearLoss):
         "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
     """
 
+    linked: ClassVar[tuple[str, ...]] = ("alpha", "beta", "gamma")
     alpha: float = 1.0
-    beta: float = 1.0
+    beta: float | None = None
     gamma: float | None = None
     rescaled: bool = False
     ramp: float = 0.0
@@ -118,23 +122,43 @@ class RealUID(BilinearLoss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        gamma = self._gamma
+        if self.beta is None:
+            object.__setattr__(self, "beta", self.alpha)
+        if self.gamma is None:
+            tied = 0 < self.alpha < 1 or self.alpha == self.beta == 1
+            object.__setattr__(self, "gamma", self.alpha if tied else 0.5)
+        beta, gamma = self._beta, self._gamma
         if not 0 <= self.ramp <= 1:
             raise SettingError(f"realuid: ramp must lie in [0, 1], got {self.ramp}")
         values = f"got alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"
-        if not (self.alpha > 0 and self.beta > 0):
+        if not (self.alpha > 0 and beta > 0):
             raise SettingError(f"realuid: alpha and beta must be positive, {values}")
-        if math.isinf(self.alpha) != math.isinf(self.beta):
+        if math.isinf(self.alpha) != math.isinf(beta):
             raise SettingError(f"realuid: alpha = inf is the limit of alpha = beta, so beta must be inf too, {values}")
-        if not (0 < gamma < 1 or gamma == self.alpha == self.beta == 1):
+        if not (0 < gamma < 1 or gamma == self.alpha == beta == 1):
             raise SettingError(
                 "realuid: gamma must lie in (0, 1), or be 1 with alpha = beta = 1 (else the critic's maximum is infinite); "
                 f"{values}: set gamma, for example gamma=0.5"
             )
 
     @property
+    def caution(self) -> str | None:
+        if self.alpha == self.beta:
+            return None
+        return (
+            f"alpha={self.alpha:g} and beta={self.beta:g} differ: the best student then depends on the prediction that is compared "
+            "(loss.space), and need not be a mixture of teacher and data; alpha = beta is the usual choice"
+        )
+
+    @property
+    def _beta(self) -> float:
+        assert self.beta is not None  # ``__post_init__`` has chosen it
+        return self.beta
+
+    @property
     def _gamma(self) -> float:
-        return self.alpha if self.gamma is None else self.gamma
+        assert self.gamma is not None
+        return self.gamma
 
     @property
     def _unit(self) -> float:
@@ -145,19 +169,19 @@ class RealUID(BilinearLoss):
     def generated(self) -> Quadratic:
         if math.isinf(self.alpha):
             return Quadratic(self._gamma, 1.0, 1.0)
-        return Quadratic(self._gamma, self.alpha / self._unit, self.beta / self._unit)
+        return Quadratic(self._gamma, self.alpha / self._unit, self._beta / self._unit)
 
     @property
     def real(self) -> Quadratic:
         if math.isinf(self.alpha):
             return Quadratic(1 - self._gamma, -1.0, -1.0)
-        return Quadratic(1 - self._gamma, (1 - self.alpha) / self._unit, (1 - self.beta) / self._unit)
+        return Quadratic(1 - self._gamma, (1 - self.alpha) / self._unit, (1 - self._beta) / self._unit)
 
     def at(self, progress: float) -> RealUID:
         if progress >= self.ramp:
             return self
         slope = (1 / self.alpha - 1) * progress / self.ramp
         now = 1 / (1 + slope)
-        ratio = 1.0 if math.isinf(self.alpha) else self.beta / self.alpha
+        ratio = 1.0 if math.isinf(self.alpha) else self._beta / self.alpha
         rescaled = self.rescaled or math.isinf(self.alpha)
         return replace(self, alpha=now, beta=ratio * now, gamma=self._gamma, rescaled=rescaled, ramp=0.0)

@@ -40,7 +40,7 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
-from matchlib.runs.explain import explained
+from matchlib.runs.explain import cautioned, explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
 __all__ = [
@@ -356,6 +356,8 @@ def _artifact_teacher(name: str, dataset: Dataset, trust: bool) -> tuple[Artifac
         raise ArtifactError("the teacher was given in Python: give it again, teacher=...")
     folder = find_artifact(name, "teacher")
     if folder is None:
+        if name.endswith(".py"):
+            raise UnknownNameError(f"teacher {name!r} {_no_teacher(name)}")
         raise UnknownNameError(
             f"teacher {name!r} is neither a family ({', '.join(families)}), the folder of a finished run, FILE.py:NAME nor "
             f"{', '.join(f'{prefix}:PATH' for prefix in adapters.PREFIXES)}{nearest(name, families)}"
@@ -373,6 +375,15 @@ def _artifact_teacher(name: str, dataset: Dataset, trust: bool) -> tuple[Artifac
     if config.model.coupling.reads_source and not dataset.paired:
         raise IncompatibleError(f"the teacher of {name} starts from a source that is data, but {dataset.name} has none")
     return config, teacher
+
+
+def _no_teacher(name: str) -> str:
+    """Why a name is no trained teacher, with what would be."""
+    if name in families:
+        return "is a family, which has no trained teacher: give the folder of a run, as of: matchlib train --family " + name
+    if name.endswith(".py"):
+        return f"is a file: say which teacher of it is meant, {name}:NAME"
+    return f"is not the folder of a finished run, FILE.py:NAME nor {', '.join(f'{prefix}:PATH' for prefix in adapters.PREFIXES)}"
 
 
 def names_code(teacher: str) -> bool:
@@ -397,7 +408,7 @@ def open_teacher(name: str, data: str | None, *, trust: bool) -> tuple[Teacher, 
         return teacher, dataset_of_settings(DataSettings(name=data))
     folder = find_artifact(name, "teacher")
     if folder is None:
-        raise UnknownNameError(f"teacher {name!r} is not the folder of a finished run{nearest(name, families)}")
+        raise UnknownNameError(f"teacher {name!r} {_no_teacher(name)}")
     config, loaded = load_artifact(folder, trust=trust)
     if not isinstance(loaded, Teacher):
         raise ArtifactError(f"{folder} holds a student, not a teacher")
@@ -443,6 +454,8 @@ def _check_metrics(settings: RunSettings) -> None:
 def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     loss: DistillationLoss = losses.build(settings.loss)
+    if (caution := cautioned(loss)) is not None:
+        logger.warning("loss: %s", caution)
     learns = any(True for _ in teacher.field.parameters())
     described, student = _student(settings, config, teacher, learns, trust=trust)
     critic = _critic(settings, config, teacher, learns)

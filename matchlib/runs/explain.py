@@ -1,4 +1,4 @@
-"""Refused conversions in the names that settings use, with what would have been enough."""
+"""Words for a user: refused conversions in the names that settings use, and what an unusual loss means."""
 
 from __future__ import annotations
 
@@ -8,10 +8,19 @@ from dataclasses import replace
 from matchlib.algebra.convert import refusal, spanning_rows
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
+from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ConversionError, IncompatibleError, UnknownNameError
-from matchlib.registry import objectives
+from matchlib.registry import losses, objectives
+from matchlib.runs.recipes import names, recipe
 
-__all__ = ["explained"]
+__all__ = ["cautioned", "explained"]
+
+
+def cautioned(loss: DistillationLoss) -> str | None:
+    """Returns what a user should know about the settings of a loss; None if nothing, or if a recipe states just this loss."""
+    specs = (recipe(name).get("loss") for name in names())
+    stated = [losses.build(spec) for spec in specs if spec is not None]
+    return None if loss in stated else loss.caution
 
 
 def explained(error: ConversionError) -> ConversionError:

@@ -68,7 +68,19 @@ class Plugin:
         if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
             raise SettingError(f"a plugin is named by {{name: ..., its settings}} (there are: {', '.join(registry)}), got {value!r}")
         settings = {key: x for key, x in spec.items() if key != "name"}
-        return {"name": registry.canonical(spec["name"]), **typed(self.group, spec["name"], settings)}
+        return self._complete({"name": registry.canonical(spec["name"]), **typed(self.group, spec["name"], settings)})
+
+    def _complete(self, spec: Spec) -> Spec:
+        """Returns a spec with the values of settings that another one decides, so that ``config.yaml`` says them."""
+        registry = ALL[self.group]
+        linked = getattr(registry[spec["name"]], "linked", ())
+        if not linked:
+            return spec
+        try:
+            value = registry.build(spec)
+        except MatchlibError:  # outside its domain: whoever builds the plugin says so
+            return spec
+        return {"name": spec["name"], **{key: getattr(value, key) for key in linked}, **{k: x for k, x in spec.items() if k not in linked}}
 
 
 def typed(group: str, name: str, settings: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
@@ -147,7 +159,7 @@ class TimeSettings(Settings):
     """Least time."""
     t_max: Annotated[float, Ge(0), Le(1)] | None = None
     """Largest time."""
-    log_sigma: tuple[float, Positive] | None = None
+    log_sigma: tuple[float, Positive] | None = Field(default=None, examples=["[mean, std]"])
     """(mean, standard deviation) of log(sqrt(b^2 + c^2) / a), EDM's P_mean and P_std; null for a uniform density."""
 
     @model_serializer
@@ -218,7 +230,7 @@ class TeacherSettings(OpenSettings):
     """Whether the field sees the source; null for the family's own choice."""
     guidance: float | None = None
     """w of uncond + w (cond - uncond); null for none, or for that of the run that the teacher is taken from."""
-    normalization: tuple[float, Positive] | None = None
+    normalization: tuple[float, Positive] | None = Field(default=None, examples=["[shift, scale]"])
     """(shift, scale) of a teacher made elsewhere, data units = shift + scale * its units; null for the teacher's own statement."""
     training: TeacherTraining = Field(default_factory=TeacherTraining)
     """How it is trained."""
@@ -289,7 +301,7 @@ class EvaluationSettings(Settings):
     """Times that so many samples are drawn and scored; null for up to 10, as long as they are 10,000 in all."""
     subset: Annotated[int, Ge(10)] = 2000
     """Samples and training points that metrics use whose cost grows with its square: balls, kernels, optimal transport, nearest points."""
-    metrics: tuple[str, ...] | None = None
+    metrics: tuple[str, ...] | None = Field(default=None, examples=["[frechet]"])
     """Names of metrics; null for all that apply."""
     extractor: str = "own"
     """Features of Frechet and kernel distances and of balls: own, learned from the data; or FILE.pt (TorchScript) or FILE.pt2
@@ -343,8 +355,9 @@ def _listed(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Place:
-    """Where in the tree a plugin is named: a spec with its default, or a group whose further keys are the plugin's settings."""
+    """Where in the tree a plugin of a group is named: a spec with its default, or a group whose further keys are the plugin's settings."""
 
+    group: str
     default: Mapping[str, Any] | None
     known: frozenset[str] = frozenset()
 
@@ -357,11 +370,12 @@ def _places() -> dict[tuple[str, ...], Place]:
     def walk(kind: type[Settings], path: tuple[str, ...]) -> None:
         for key, field in kind.model_fields.items():
             inner = field.annotation
-            if any(isinstance(getattr(m, "func", None), Plugin) for m in field.metadata):
-                places[(*path, key)] = Place(field.default)
+            plugin = next((m.func for m in field.metadata if isinstance(getattr(m, "func", None), Plugin)), None)
+            if plugin is not None:
+                places[(*path, key)] = Place(plugin.group, field.default)
             elif isinstance(inner, type) and issubclass(inner, Settings):
                 if issubclass(inner, OpenSettings):
-                    places[(*path, key)] = Place(None, frozenset(inner.model_fields))
+                    places[(*path, key)] = Place(inner.group, None, frozenset(inner.model_fields))
                 walk(inner, (*path, key))
 
     walk(RunSettings, ())
@@ -383,6 +397,31 @@ def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = 
             _lay(base[key], value, (*path, key))
         else:
             base[key] = value
+
+
+def _unlink(tree: dict[str, Any], layers: Sequence[Mapping[str, Any]]) -> None:
+    """Where layers give the first of a plugin's linked settings, forgets those that it decides: alpha given alone sets beta and gamma."""
+    for path, place in _places().items():
+        given: dict[str, Any] = {}
+        for layer in layers:
+            given |= _node(layer, path)
+        spec = _node(tree, path) or dict(place.default or {})
+        name = given.get("name", spec.get("name"))
+        registry = ALL[place.group]
+        linked = getattr(registry[name], "linked", ()) if isinstance(name, str) and name in registry else ()
+        if linked and linked[0] in given and spec.get("name") == name:
+            node: Any = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = {key: x for key, x in spec.items() if key not in linked[1:]}
+
+
+def _node(tree: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Returns the mapping at a path; empty if there is none."""
+    node: Any = tree
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return dict(node) if isinstance(node, Mapping) else {}
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:
@@ -415,12 +454,15 @@ def resolve(
         MatchlibError: naming the setting, what was given and what is accepted.
     """
     tree: dict[str, Any] = {}
-    layers = [read_recipe(recipe) if recipe is not None else {}, config or {}]
-    layers += [_nested(path, value) for path, value in (options or {}).items() if value is not None]
-    layers += [_nested(path, value) for path, value in (settings or {}).items()]
-    for layer in layers:
-        _check_keys(layer)
-        _lay(tree, layer)
+    sources: list[list[Mapping[str, Any]]] = [[read_recipe(recipe) if recipe is not None else {}], [config or {}]]
+    sources.append([_nested(path, value) for path, value in (options or {}).items() if value is not None])
+    sources.append([_nested(path, value) for path, value in (settings or {}).items()])
+    for layers in sources:
+        for layer in layers:
+            _check_keys(layer)
+        _unlink(tree, layers)
+        for layer in layers:
+            _lay(tree, layer)
     for group, kind in (("data", DataSettings), ("teacher", TeacherSettings), ("student", StudentSettings)):
         node = tree.get(group)
         if isinstance(node, dict) and isinstance(node.get("name"), str):

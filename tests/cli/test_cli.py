@@ -151,7 +151,12 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("unknown key", ["distill", "--set", "trainer.stpes=5"], "did you mean 'steps'"),
     ("unknown key of a family", ["distill", "--set", "teacher.netwrok={name: mlp}"], "did you mean 'network'"),
     ("unknown setting of a plugin", ["distill", "--set", "teacher.network.widht=5"], "did you mean 'width'"),
-    ("alpha without gamma", ["distill", "--alpha", "2", "--beta", "2"], "set gamma"),
+    ("metrics no list", ["distill", "--set", "evaluation.metrics=fid"], "evaluation.metrics must be a list, such as [frechet], got 'fid'"),
+    ("log_sigma no pair", ["distill", "--set", "trainer.times.log_sigma=1"], "must be a list, such as [mean, std], got 1"),
+    ("teacher a file without a name", ["distill", "--teacher", "mine.py"], "mine.py:NAME"),
+    ("plugin of nobody", ["check", "interpolants", "lopsided"], "importing its module"),
+    ("file of plugins missing", ["check", "plugins.py"], "there is no file plugins.py"),
+    ("gamma for another alpha", ["distill", "--alpha", "2", "--gamma", "2"], "set gamma"),
     ("alpha not positive", ["distill", "--alpha", "-1"], "alpha and beta must be positive"),
     ("gamma outside", ["distill", "--gamma", "1.5"], "gamma must lie in (0, 1)"),
     ("alpha for a loss without", ["distill", "--loss", "uid", "--alpha", "2"], "no setting 'alpha'"),
@@ -225,7 +230,7 @@ WRONG: list[tuple[str, list[str], str]] = [
     ("unknown command", ["distil"], "distil"),
     ("unknown option", ["distill", "--stepz", "5"], "--stepz"),
     ("unknown group", ["plugins", "interpolant"], "did you mean 'interpolants'"),
-    ("check of nothing", ["check"], "GROUP NAME, or --all"),
+    ("check of nothing", ["check"], "GROUP NAME, FILE.py, or --all"),
     ("check of an unknown plugin", ["check", "interpolants", "linaer"], "did you mean 'linear'"),
 ]
 
@@ -398,3 +403,32 @@ def test_one_command_starts_and_restarts_a_run(tmp_path: Path, cli: Cli, uninter
         subprocess.run([*MATCHLIB, "distill", "--out", run, "--resume", *SLOW], check=True, capture_output=True, env=env)
     for kind, tensors in weights(run).items():
         assert all((tensors[key] == uninterrupted[kind][key]).all() for key in tensors), kind
+
+
+PLUGINS = """
+import matchlib, numpy as np
+
+@matchlib.datasets.register("ring-of-{name}")
+def ring(samples: int = {samples}) -> matchlib.Dataset:
+    "Points on a circle."
+    angle = np.random.default_rng(0).uniform(0, 6.3, samples)
+    return matchlib.Dataset.from_arrays("ring", np.stack([np.cos(angle), np.sin(angle)], 1))
+"""
+
+
+def test_check_of_a_file_checks_the_plugins_that_it_registers(tmp_path: Path, cli: Cli) -> None:
+    import matchlib
+
+    file = tmp_path / "rings.py"
+    file.write_text(PLUGINS.format(name="file", samples=200))
+    try:
+        code, out, err = cli("check", file)
+        assert (code, err) == (0, "")
+        assert "ring-of-file" in out and "moons" not in out
+        assert out.strip().endswith("0 failed")
+    finally:
+        matchlib.datasets.unregister("ring-of-file")
+    for text, said in (("import no_such_module", "ModuleNotFoundError"), ("x = 1", "registers no plugin")):
+        file.write_text(text)
+        code, _, err = cli("check", file)
+        assert code == 2 and said in err and err.count("\n") == 1

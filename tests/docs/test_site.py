@@ -69,6 +69,13 @@ def test_generated_plugins_have_every_plugin(hooks: ModuleType) -> None:
             assert f"{{ #{group}-{name} }}" in text
 
 
+def test_generated_plugins_have_readable_heads_and_formulas(hooks: ModuleType) -> None:
+    text = hooks.generated("plugins")
+    assert "| family | in a line" in text and "| loss | in a line" in text
+    row = next(line for line in text.splitlines() if line.startswith("| [`sid`]"))
+    assert "-a &#124;d&#124;^2 + &lt;d, data - teacher&gt;" in row and "\\|" not in row
+
+
 def test_generated_public_names_are_all_of_them(hooks: ModuleType) -> None:
     assert "::: matchlib.distill\n" in hooks.generated("public")  # a name without a place is an error there
 

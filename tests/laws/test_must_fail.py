@@ -23,7 +23,7 @@ from matchlib.distillation.loss import Quadratic
 from matchlib.distillation.predictions import Predictions
 from matchlib.fields.exact import BestCritic, Mixture
 from matchlib.plugins.interpolants import Linear
-from matchlib.plugins.losses import RealUID
+from matchlib.plugins.losses import UID, RealUID
 from matchlib.testing.law import LAWS, cases, check
 
 list(cases())  # enrols the laws
@@ -265,6 +265,37 @@ def test_sids_gradient_is_that_of_the_divergence_at_one_half_only(monkeypatch: p
         monkeypatch.setattr(RealUID, "generated", property(lambda self: Quadratic(1.0, 1.0, 1.0)))
         monkeypatch.setattr(RealUID, "real", property(lambda self: Quadratic(0.0, 0.0, 0.0)))
         assert fails("student_gradients_are_those_of_the_value", "flow") == wrong
+
+
+@pytest.mark.parametrize("student", [(1.2, 1.0, 1.0), (2.0, 1.0, 1.0), (0.6, 0.5, 0.5), (1.2, 0.5, 0.5)])
+def test_student_losses_at_the_best_critic_hold_for_any_multiple(student: tuple[float, float, float]) -> None:
+    """An own loss with UID's critic is held to the multiple 2a - g of its own student's quadratic (g, a, a)."""
+    with registered("losses", "own-student", _with_student(Quadratic(*student))):
+        assert check(replace(LAWS["student_losses_at_the_best_critic"], examples=4), "own-student").passed
+
+
+def test_student_losses_at_the_best_critic_notice_other_terms() -> None:
+    """A student that weighs teacher and target differently, or that minimises another thing than its quadratic, is noticed."""
+
+    class Doubled(UID):
+        def student_loss(self, generated: Predictions) -> Tensor:
+            return 2 * super().student_loss(generated)
+
+    for broken in (_with_student(Quadratic(1.0, 1.0, 0.5)), Doubled):
+        with registered("losses", "own-student", broken):
+            assert not check(replace(LAWS["student_losses_at_the_best_critic"], examples=4), "own-student").passed
+
+
+def _with_student(quadratic: Quadratic) -> type[UID]:
+    """UID's critic with another student."""
+
+    @dataclass(frozen=True)
+    class Own(UID):
+        @property
+        def student(self) -> Quadratic:
+            return quadratic
+
+    return Own
 
 
 def test_ignored_labels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,22 +107,22 @@ MUTANTS = [
     Mutant(
         "gamma ignored",
         "plugins/losses.py",
-        "return self.alpha if self.gamma is None else self.gamma",
-        "return min(self.alpha, 0.99)",
+        "        return self.gamma",
+        "        return min(self.alpha, 0.99)",
         (REAL,),
     ),
     Mutant(
         "alpha and beta swapped on real points",
         "plugins/losses.py",
-        "(1 - self.alpha) / self._unit, (1 - self.beta)",
-        "(1 - self.beta) / self._unit, (1 - self.alpha)",
+        "(1 - self.alpha) / self._unit, (1 - self._beta)",
+        "(1 - self._beta) / self._unit, (1 - self.alpha)",
         (REAL,),
     ),
     Mutant(
         "alpha and beta swapped on generated points",
         "plugins/losses.py",
-        "self.alpha / self._unit, self.beta / self._unit)",
-        "self.beta / self._unit, self.alpha / self._unit)",
+        "self.alpha / self._unit, self._beta / self._unit)",
+        "self._beta / self._unit, self.alpha / self._unit)",
         (REAL,),
     ),
     Mutant(

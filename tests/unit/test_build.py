@@ -247,3 +247,12 @@ def test_resume_of_a_network_of_the_users_own_is_bit_for_bit(tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match=r"give its teacher, matchlib\.load\(RUN, teacher=\.\.\.\)"):
         matchlib.load(tmp_path / "whole")
     assert "student" in matchlib.evaluate(tmp_path / "whole", teacher=teacher, data=data)
+
+
+def test_build_warns_where_alpha_and_beta_differ_but_not_for_a_recipe(caplog: pytest.LogCaptureFixture) -> None:
+    """The paper's values differ on purpose."""
+    small = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}}
+    for recipe, loss in (("paper", {}), (None, {"loss.alpha": 0.5}), (None, {"loss.beta": 3.0})):
+        caplog.clear()
+        build(resolve("distill", recipe=recipe, options={"data.name": "moons"}, settings=small | loss))
+        assert ("alpha=2 and beta=3 differ" in caplog.text) == ("loss.beta" in loss)

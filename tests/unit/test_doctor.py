@@ -16,12 +16,19 @@ from matchlib import MatchingModel, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
-from matchlib.errors import IncompatibleError
+from matchlib.errors import DataError, IncompatibleError, SettingError
 from matchlib.evaluation.doctor import check_answer, examine, guess_normalization
+from matchlib.evaluation.probe import Probe
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import couplings, families, interpolants, networks, objectives
 
 CLASSES = 3
+
+
+@pytest.fixture(autouse=True)
+def few_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the samples is enough for exact fields."""
+    monkeypatch.setitem(Probe.__init__.__kwdefaults__, "samples", 64)
 
 
 def _dataset() -> Dataset:
@@ -77,7 +84,7 @@ PLANTED: dict[str, tuple[Reading, str]] = {
     "another noise schedule": (lambda x, t, c: FIELD(x, t**3, c), "its noise schedule is another"),
     "labels off by one": (lambda x, t, c: FIELD(x, t, replace(c, label=(c.label + 1) % CLASSES)), "labels are off by one"),
     "labels ignored": (lambda x, t, c: FIELD(x, t, replace(c, label=None)), "labels make no difference"),
-    "weights not loaded": (lambda x, t, c: torch.zeros_like(x), "its weights were probably not loaded"),
+    "weights not loaded": (lambda x, t, c: torch.zeros_like(x), "its weights were not loaded"),
     "weights not finite": (lambda x, t, c: FIELD(x, t, c) / 0, "answers are not finite"),
 }
 
@@ -97,6 +104,63 @@ def test_examine_names_a_planted_mistake(mistake: str) -> None:
     diagnosis = examine(Teacher(_Planted(read), FLOW), DATA)
     assert len(diagnosis.mistakes) == 1
     assert said in diagnosis.mistakes[0]
+
+
+def _discrete(kind: str) -> MatchingModel:
+    path = interpolants["vp-discrete"](kind=kind)
+    return MatchingModel(couplings["independent"](), path, objectives["source"](), TimeDistribution(1e-3, 1.0))
+
+
+LINEAR_BETA = exact(_discrete("linear"))
+
+
+def _called(x: Tensor, t: Tensor) -> Tensor:
+    return LINEAR_BETA(x, t, Condition(DATA.held_out.label[torch.arange(len(x)) % len(DATA.held_out.label)]))
+
+
+OWN: dict[str, tuple[str, dict, str]] = {
+    "squared cosine for a linear beta": ("squaredcos_cap_v2", {}, "noise schedule is another: vp-discrete, kind=linear; state"),
+    "1,000 levels for 200": ("linear", {"count": 199, "time": lambda t: 999 * t}, "counted to 200; let time run to 199, not to 999"),
+    "states halved": ("linear", {"latent": 0.5}, "at 2 times them; leave latent out"),
+    "a sign too many": ("linear", {"output": -1.0}, "its sign is the opposite; negate output: give output=1"),
+    "a turned time": ("linear", {"count": 999, "time": lambda t: 999 * (1 - t)}, "the other way; replace t by 1 - t in time"),
+}
+
+
+@pytest.mark.parametrize("mistake", list(OWN))
+def test_examine_says_what_to_change_in_a_convention_that_was_given(mistake: str) -> None:
+    kind, convention, said = OWN[mistake]
+    count = convention.get("count", 1)
+    given = {key: value for key, value in convention.items() if key != "count"}
+    teacher = Teacher.from_callable(lambda x, t: _called(x, (t / count).clamp(1e-3, 1)), _discrete(kind), **given)
+    (found,) = examine(teacher, DATA).mistakes
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    ("network", "arguments"),
+    [
+        (lambda t, x: x[:, :2] * t[:, None], ("state", "time")),
+        (lambda x, t: x, ("state", "time", "label")),
+        (lambda x, t, y: x + y[:, None], ("state", "time", "label")),
+    ],
+    ids=["swapped", "a label too many", "no label in the data"],
+)
+def test_examine_takes_a_path_and_says_in_one_line_that_a_network_cannot_be_asked(
+    network: Callable, arguments: tuple, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "points.npz", data=np.random.default_rng(0).normal(size=(40, 2)))
+    teacher = Teacher.from_callable(network, FLOW, arguments=arguments)
+    with pytest.raises(IncompatibleError, match=r"does not fit .*points.npz: .* raises (Type|Index)Error") as refusal:
+        examine(teacher, str(tmp_path / "points.npz"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_examine_refuses_what_is_no_teacher_or_no_data() -> None:
+    with pytest.raises(SettingError, match=r"examine takes a matchlib\.Teacher, got str"):
+        examine("runs/digits", DATA)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="did you mean 'moons'"):
+        examine(Teacher(FIELD, FLOW), "mons")
 
 
 def test_examine_takes_guidance_for_no_mistake() -> None:
@@ -188,7 +252,9 @@ def test_doctor_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callabl
         (f"{file}:broken", "must be a matchlib.Teacher"),
         (f"{tmp_path / 'no.py'}:teacher", "there is no file"),
         (f"{file}:teacher", "give --data"),
-        (str(tmp_path), "is not the folder of a finished run"),
+        (str(tmp_path), "is not the folder of a finished run, FILE.py:NAME nor diffusers:PATH"),
+        ("flow", "teacher 'flow' is a family, which has no trained teacher"),
+        (str(file), f"say which teacher of it is meant, {file}:NAME"),
     ):
         code, _, err = cli("doctor", name)
         assert code == 2

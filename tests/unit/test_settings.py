@@ -103,10 +103,35 @@ def test_resolve_lays_defaults_recipe_config_options_and_settings_in_this_order(
 
 def test_resolve_of_another_plugin_drops_the_settings_of_the_one_before() -> None:
     assert resolve("distill", settings={"loss.name": "sid"}).loss == {"name": "sid"}
-    assert resolve("distill", options={"loss.name": "realuid", "loss.alpha": 0.9}).loss == {"name": "realuid", "alpha": 0.9}
-    assert resolve("distill", settings={"loss.alpha": 4.0}).loss == {"name": "realuid", "alpha": 4.0, "beta": 2.0, "gamma": 0.5}
+    named = resolve("distill", options={"loss.name": "realuid", "loss.weight_power": 0.0}).loss
+    assert named == {"name": "realuid", "alpha": 1.0, "beta": 1.0, "gamma": 1.0, "weight_power": 0.0}
     other = resolve("distill", config={"teacher": {"name": "bridge", "epsilon": 0.3, "guidance": 2.0}}, options={"teacher.name": "flow"})
     assert (other.teacher.options, other.teacher.guidance) == ({}, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "alpha_beta_gamma"),
+    [
+        ({}, (2.0, 2.0, 0.5)),
+        ({"options": {"loss.alpha": 8.0}}, (8.0, 8.0, 0.5)),
+        ({"settings": {"loss.alpha": 8.0}}, (8.0, 8.0, 0.5)),
+        ({"settings": {"loss.alpha": 0.5}}, (0.5, 0.5, 0.5)),
+        ({"settings": {"loss.alpha": 1.0}}, (1.0, 1.0, 1.0)),
+        ({"settings": {"loss.beta": 3.0, "loss.alpha": 4.0}}, (4.0, 3.0, 0.5)),
+        ({"options": {"loss.gamma": 0.3}}, (2.0, 2.0, 0.3)),
+        ({"recipe": "correct", "options": {"loss.alpha": 4.0}}, (4.0, 4.0, 0.5)),
+        ({"recipe": "paper", "settings": {"loss.alpha": 4.0}}, (4.0, 4.0, 0.5)),
+        (
+            {"config": {"loss": {"name": "realuid", "alpha": 0.9, "beta": 0.9, "gamma": 0.9}}, "options": {"loss.alpha": 3.0}},
+            (3.0, 3.0, 0.5),
+        ),
+        ({"options": {"loss.alpha": 4.0}, "settings": {"loss.beta": 5.0}}, (4.0, 5.0, 0.5)),
+    ],
+)
+def test_resolve_lets_alpha_alone_decide_beta_and_gamma(layers: dict, alpha_beta_gamma: tuple[float, float, float]) -> None:
+    """Whichever way alpha is given; what is given with it or later stays, and the settings hold all three values."""
+    loss = resolve("distill", **layers).loss
+    assert (loss["alpha"], loss["beta"], loss["gamma"]) == alpha_beta_gamma
 
 
 def test_resolve_keeps_a_recipes_settings_when_its_own_loss_is_named() -> None:
@@ -114,12 +139,13 @@ def test_resolve_keeps_a_recipes_settings_when_its_own_loss_is_named() -> None:
 
 
 def test_resolve_accepts_null_as_a_value() -> None:
-    assert resolve("distill", settings={"loss.gamma": None}).loss["gamma"] is None
+    assert resolve("distill", settings={"teacher.guidance": None}).teacher.guidance is None
+    assert resolve("distill", recipe="paper", settings={"loss.gamma": None}).loss["gamma"] == 0.92
 
 
 def test_resolve_of_the_recipe_paper_is_the_released_loss() -> None:
     chosen = resolve("distill", recipe="paper")
-    assert chosen.loss == {"name": "realuid", "alpha": 0.92, "beta": 0.94, "gamma": None, "weight_power": 0.0}
+    assert chosen.loss == {"name": "realuid", "alpha": 0.92, "beta": 0.94, "gamma": 0.92, "weight_power": 0.0}
     assert (chosen.trainer.betas, chosen.trainer.critic_steps, chosen.trainer.student_lr) == ((0.0, 0.999), 5, 3e-5)
 
 

@@ -36,6 +36,29 @@ def test_teacher_from_callable_speaks_any_convention() -> None:
         Teacher.from_callable(theirs, data, arguments=("sate",))
 
 
+@pytest.mark.parametrize(
+    ("convention", "message"),
+    [
+        ({"clock": lambda t: t}, r"from_callable takes arguments, time, latent, output, .* got 'clock'"),
+        ({"ouput": -1.0}, "got 'ouput'; did you mean 'output'"),
+        ({"time": 5}, "time is a function from t to the network's time, .* got 5"),
+        ({"latent": "x"}, "latent is a number, or a function of t, that multiplies the state, got 'x'"),
+        ({"output": "x"}, "output is a number, or a function of t, that multiplies the answer, got 'x'"),
+        ({"normalization": 127.5}, r"normalization is \(shift, scale\), two numbers with scale > 0, got 127.5"),
+        ({"normalization": (0.0, 0.0)}, "scale > 0, got"),
+    ],
+)
+def test_teacher_from_callable_refuses_a_convention_in_one_line(convention: dict, message: str) -> None:
+    with pytest.raises(SettingError, match=message) as refusal:
+        Teacher.from_callable(nn.Identity(), FLOW, **convention)
+    assert "\n" not in str(refusal.value)
+
+
+def test_teacher_from_callable_takes_functions_of_t_for_both_factors() -> None:
+    teacher = Teacher.from_callable(lambda x, t: x, FLOW, latent=lambda t: 1 + t, output=lambda t: 2 * t)
+    assert torch.allclose(teacher(STATE, TIME, Condition()), (2 * TIME * (1 + TIME))[:, None] * STATE)
+
+
 class _TwoClasses(nn.Module):
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         return torch.zeros_like(state) if condition.label is None else condition.label[:, None].to(state)

@@ -24,9 +24,8 @@ Numbers = float | tuple[float, ...]
 class Gaussian(ExactField):
     """E[row | what the field sees] under a Gaussian mixture for each class.
 
-    With ``mean`` and ``std`` the distribution is given, the same and independent for every entry of an event, in model units; without
-    them it is fitted to the training data: one Gaussian with a shrunk covariance (Ledoit, Wolf, "A well-conditioned estimator for
-    large-dimensional covariance matrices", 2004, https://doi.org/10.1016/S0047-259X(03)00096-4), or a mixture by expectation maximisation.
+    With ``mean`` and ``std`` the distribution is given, the same and independent for every entry of an event, in model units. Without
+    them it is fitted to the training data: one Gaussian with a shrunk covariance, or a mixture by expectation maximisation.
 
     Args:
         spec: shapes and conditions.
@@ -38,6 +37,10 @@ class Gaussian(ExactField):
     Raises:
         SettingError: the settings describe no distribution.
         IncompatibleError: the model's coupling makes no Gaussian mixture, or labels are not classes.
+
+    References:
+        Ledoit, Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", 2004,
+        https://doi.org/10.1016/S0047-259X(03)00096-4
     """
 
     def __init__(

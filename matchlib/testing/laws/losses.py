@@ -131,7 +131,9 @@ def weight_power_is_per_sample(name: str, data: st.DataObject) -> float:
 
 def _regression(loss: RealUID, x: Predictions, y: Predictions) -> torch.Tensor:
     """The critic's loss as a weighted regression, targets (beta c + (gamma - alpha) f*)/gamma and its real counterpart."""
-    alpha, beta, gamma = loss.alpha, loss.beta, loss.alpha if loss.gamma is None else loss.gamma
+    alpha, beta, gamma = loss.alpha, loss.beta, loss.gamma
+    assert beta is not None
+    assert gamma is not None
     left = (beta * x.target + (gamma - alpha) * x.teacher) / gamma
     right = ((1 - beta) * y.target + (alpha - gamma) * y.teacher) / (1 - gamma)
     return gamma * x.weight * square_norm(x.critic - left) + (1 - gamma) * y.weight * square_norm(y.critic - right)

@@ -1,7 +1,7 @@
 """Laws of distillation losses in the Gaussian world, each by quadrature of the library's own loss.
 
-Notation: p and q are the laws of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the teacher,
-N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p with a loss's weights (g, a, b) and (g', a', b').
+Notation: p and q are the distributions of what a field sees for real and for generated data, f_p and f_q their exact fields, f~ the
+teacher. With a loss's weights (g, a, b) and (g', a', b'), N = q (b f_q - a f~) + p (b' f_p - a' f~) and m = g q + g' p.
 
 References:
     "Universal Inverse Distillation for Matching Models with Real-Data Supervision (No GANs)", 2025, https://arxiv.org/abs/2509.22459
@@ -104,16 +104,19 @@ def the_value_vanishes_at_the_real_law_only(name: str, data: st.DataObject) -> f
 
 @law("losses", tolerance=1e-7, examples=25, where=_is_data_free)
 def student_losses_at_the_best_critic(name: str, data: st.DataObject) -> float:
-    """At f = f_q a student's quadratic (g, a, a) is worth (2a - g) D: D for UID, (1 - a) D for SiD, nothing for FGM.
+    """At f = f_q a student's Quadratic(square, w, w) is worth (2w - square) D: D for UID, (1 - a) D for SiD, nothing for FGM.
 
-    Advice: The student's coefficients do not fit the critic's: `student` is (g, a, a), worth 2a - g times the divergence.
+    The losses of papers are held to these; an own loss to the multiple that its own `student` states.
+
+    Advice: `student` must weigh teacher and target alike, and `student_loss` must be that quadratic.
     """
     loss = _loss(name, data)
     loss = RealUID(weight_power=0.0) if name == "realuid" else loss
     if isinstance(loss, SiD):
         loss = replace(loss, a=data.draw(st.floats(0.3, 2)))
     world = data.draw(worlds(space=loss.space, components=1, wrong_teacher=False))
-    worth = {"sid": 1 - getattr(loss, "a", 0.0), "fgm": 0.0}.get(name, 1.0)
+    of_papers = {"uid": 1.0, "ibmd": 1.0, "realuid": 1.0, "fgm": 0.0, "sid": 1 - getattr(loss, "a", 0.0)}
+    worth = of_papers.get(name, 2 * loss.student.teacher - loss.student.square)
     divergence = affine_divergence(world.model, world.real, world.made, world.time)
     found = world.student_loss(loss, world.best(loss)(*world.point))
     return ((found - worth * divergence).abs() / (1e-3 + divergence)).item()
@@ -152,7 +155,7 @@ def extrapolation_divides_the_error(name: str, data: st.DataObject) -> float:
 @law("losses", tolerance=1e-8, examples=40, where=lambda name: name == "realuid")
 def the_optimum_is_a_mixture(name: str, data: st.DataObject) -> float:
     """For alpha = beta the value is 0 where alpha q + (1 - alpha) p is the teacher's law, for every gamma and every model whose coupling
-    treats samples one by one (a minibatch transport plan does not: that of a mixture is no mixture of plans).
+    treats samples one by one. (A minibatch transport plan does not: that of a mixture is no mixture of plans.)
 
     So for alpha >= 1 the optimum draws real data with probability 1 - 1/alpha, and else what the teacher would; for alpha < 1 it
     overshoots. The teacher is the exact field of a law, however far that is from the real one.
@@ -203,12 +206,14 @@ def _moved(law_: Mixture, by: Tensor) -> Mixture:
 def settings_outside_the_domain_are_refused(name: str, data: st.DataObject) -> float:
     """Exactly alpha, beta > 0 with gamma in (0, 1), or alpha = beta = gamma = 1, are accepted; elsewhere no maximum exists.
 
+    A beta that is not given is alpha, and a gamma that is not given is one of the allowed values.
+
     Advice: Refuse, by SettingError, exactly the alpha, beta and gamma for which the critic has no maximum.
     """
     number = st.sampled_from([-1.0, 0.0, 0.3, 1.0, 1.5, 4.0, math.nan])
-    alpha, beta, gamma = data.draw(number), data.draw(number), data.draw(st.one_of(st.none(), number))
-    tied = alpha if gamma is None else gamma
-    allowed = alpha > 0 and beta > 0 and (0 < tied < 1 or alpha == beta == tied == 1)
+    alpha, beta, gamma = data.draw(number), data.draw(st.one_of(st.none(), number)), data.draw(st.one_of(st.none(), number))
+    both = alpha > 0 and (beta is None or beta > 0)
+    allowed = both and (gamma is None or 0 < gamma < 1 or (alpha == gamma == 1 and beta in (None, 1.0)))
     try:
         losses[name](alpha=alpha, beta=beta, gamma=gamma)  # type: ignore[call-arg]
     except SettingError:
@@ -259,10 +264,10 @@ def unequal_weights_hide_a_discriminator(name: str, data: st.DataObject) -> floa
     world = data.draw(worlds(components=1, gaussian=True))
     teacher = GaussianField(world.model, world.real.shifted(data.draw(st.floats(-1, 1)) * h))
     world = replace(world, teacher=teacher, made=world.real.shifted(data.draw(st.floats(0.2, 1)) * h))
-    (g, _, _), (g1, _, _) = weights_of(loss)
+    (g, _, beta), (g1, _, _) = weights_of(loss)
     density = g * world.q + g1 * world.p
     exact = density * (world.best(loss)(*world.point) - world.teacher_prediction)[:, 0]
     f_p, f_q = world.exact(world.real)[:, 0], world.exact(world.made)[:, 0]
     error = world.teacher_prediction[:, 0] - f_p
-    near = world.p * (loss.beta * (f_q - f_p) - error) + (loss.beta - loss.alpha) * (world.q - world.p) * f_p
+    near = world.p * (beta * (f_q - f_p) - error) + (beta - loss.alpha) * (world.q - world.p) * f_p
     return ((exact - near).abs().sum() / near.abs().sum()).item()
