@@ -253,7 +253,7 @@ def plugins(_: str = "") -> Iterator[str]:
     from matchlib.registry import ALL
 
     for group, registry in ALL.items():
-        names = [name for name in registry if _module(registry[name]).startswith("matchlib.plugins")]
+        names = [name for name in registry if _module(registry[name]).startswith(f"matchlib.{registry.home}.")]
         yield from (f"## {group}", "", f"Registry `matchlib.{group}`, entry points `matchlib.{group}`.")
         yield from table(
             (SINGULAR.get(group, group.removesuffix("s")), "in a line", "settings and defaults"),
@@ -319,7 +319,7 @@ def public(_: str = "") -> Iterator[str]:
 
 BRIEF = {"MatchlibError"}
 SUBJECTS = {
-    "Runs": "distill train resume evaluate load Pipeline",
+    "Runs": "distill train resume evaluate load Pipeline export Exporter",
     "Data": "Dataset Batch Condition",
     "Teachers and students": "Teacher Student NetworkSpec Preconditioned Sampler",
     "Matching models": "MatchingModel Coupling Interpolant ScheduledInterpolant Objective TimeDistribution Moments",

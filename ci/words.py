@@ -29,7 +29,7 @@ WORDS = {
     r"\bT\d{1,2} of the theory\b|\bT\d{1,2}[:,] ": "the statement itself",
 }
 VARIABLES = {r"^\s+(made|told|guess|asked)\b(, \w+)*(: [^=]+)? = ": "a noun"}  # in the package itself
-ALLOWED = re.compile(r"inspect\.Signature")
+ALLOWED = re.compile(r"inspect\.Signature|[Mm]odel cards?")
 
 
 def found(path: Path) -> list[str]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matchlib.distillation.predictions import Predictions as Predictions
     from matchlib.distillation.student import Student as Student
     from matchlib.errors import MatchlibError as MatchlibError
+    from matchlib.exporting.api import export as export
+    from matchlib.exporting.exporter import Exporter as Exporter
     from matchlib.fields.preconditioned import NetworkSpec as NetworkSpec
     from matchlib.fields.preconditioned import Preconditioned as Preconditioned
     from matchlib.fields.sampler import Sampler as Sampler
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from matchlib.plugins.losses import SiD as SiD
     from matchlib.registry import couplings as couplings
     from matchlib.registry import datasets as datasets
+    from matchlib.registry import exports as exports
     from matchlib.registry import families as families
     from matchlib.registry import interpolants as interpolants
     from matchlib.registry import losses as losses
@@ -84,6 +87,8 @@ _HOMES = {
     "matchlib.distillation.predictions": ("Predictions",),
     "matchlib.distillation.student": ("Student",),
     "matchlib.errors": ("MatchlibError",),
+    "matchlib.exporting.api": ("export",),
+    "matchlib.exporting.exporter": ("Exporter",),
     "matchlib.fields.preconditioned": ("NetworkSpec", "Preconditioned"),
     "matchlib.fields.sampler": ("Sampler",),
     "matchlib.fields.teacher": ("Teacher",),
@@ -91,6 +96,7 @@ _HOMES = {
     "matchlib.registry": (
         "couplings",
         "datasets",
+        "exports",
         "families",
         "interpolants",
         "losses",

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from matchlib.errors import ArtifactError, nearest
 __all__ = [
     "CopiedWeights",
     "cache_folder",
+    "check_new_folder",
     "copy_fitting",
     "lock",
     "read_checkpoint",
@@ -36,6 +38,7 @@ __all__ = [
     "select",
     "tensor_shapes",
     "write_atomically",
+    "write_folder",
     "write_json",
     "write_tensors",
     "write_text",
@@ -85,11 +88,46 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets ``write`` fill a new folder beside ``path`` and moves it there when it is whole; after an error nothing stays.
+
+    Raises:
+        ArtifactError: ``path`` is there and not an empty folder, or cannot be written.
+    """
+    check_new_folder(path)
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=PARTIAL))
+        write(partial)
+        partial.chmod(0o755)
+        if path.is_dir():
+            path.rmdir()
+        partial.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {_reason(error)}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new_folder(path: Path) -> None:
+    """Refuses a path at which something is already.
+
+    Raises:
+        ArtifactError: it is a file, or a folder that is not empty.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ArtifactError(f"{path} is there and no folder; choose another --out")
+    if path.is_dir() and any(path.iterdir()):
+        raise ArtifactError(f"{path} is there and not empty; choose another --out, or remove it")
+
+
 def remove_partial(folder: Path) -> None:
     """Removes what killed processes left of files that they were writing into ``folder``; nobody may be writing there now."""
     try:
         for file in folder.glob(f"{PARTIAL}*"):
-            file.unlink(missing_ok=True)
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink(missing_ok=True)
     except OSError:
         return  # they only take space
 

@@ -1,7 +1,7 @@
 """Registries: names of plugins, and the plugins.
 
-Built-in plugins of a group are registered by importing ``matchlib.plugins.<group>``; those of other packages are entry points of the group
-``matchlib.<group>``. Names are listed without importing anything.
+Built-in plugins of a group are registered by importing ``matchlib.plugins.<group>``, or the same of another home; those of other packages
+are entry points of the group ``matchlib.<group>``. Names are listed without importing anything.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ __all__ = [
     "Registry",
     "couplings",
     "datasets",
+    "exports",
     "families",
     "fields_of",
     "interpolants",
@@ -67,10 +68,11 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Args:
         group: the plural, as in ``matchlib.interpolants`` and in the entry-point group of the same name.
+        home: the package of ``matchlib`` in which the built-in plugins are.
     """
 
-    def __init__(self, group: str) -> None:
-        self.group = group
+    def __init__(self, group: str, home: str = "plugins") -> None:
+        self.group, self.home = group, home
         self._plugins: dict[str, T] = {}
 
     @staticmethod
@@ -81,7 +83,7 @@ class Registry(Mapping[str, T], Generic[T]):
     @cached_property
     def _builtin(self) -> frozenset[str]:
         """Names that matchlib's own files register, read from their text."""
-        place = Path(__file__).parent / "plugins"
+        place = Path(__file__).parent / self.home
         files = [path for path in (place / f"{self.group}.py", *sorted((place / self.group).glob("*.py"))) if path.is_file()]
         pattern = rf'^@{self.group}\.register\("([^"]+)"'
         return frozenset(name for path in files for name in re.findall(pattern, path.read_text(encoding="utf-8"), re.MULTILINE))
@@ -104,7 +106,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def _add(self, name: str, plugin: Any, value: Any = None) -> Any:
         """Registers ``value``, or the plugin itself, under a name that is free."""
         key, module = self.canonical(name), plugin.__module__
-        reserved = key in self._builtin and not module.startswith("matchlib.plugins.")
+        reserved = key in self._builtin and not module.startswith(f"matchlib.{self.home}.")
         other = key in self._entry_points and self._entry_points[key].module != module
         if key in self._plugins or reserved or other:
             raise SettingError(f"{self.group}: {name!r} is already registered; choose another name")
@@ -134,7 +136,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _load(self, key: str) -> None:
         if key in self._builtin:
-            module = importlib.import_module(f"matchlib.plugins.{self.group}")
+            module = importlib.import_module(f"matchlib.{self.home}.{self.group}")
             for part in pkgutil.iter_modules(getattr(module, "__path__", ())):
                 importlib.import_module(f"{module.__name__}.{part.name}")
         elif key in self._entry_points:
@@ -263,7 +265,22 @@ datasets: Registry[Any] = Registry("datasets")
 samplers: Registry[type[Sampler]] = Registry("samplers")
 metrics = MetricRegistry("metrics")
 tasks: Registry[type[Task]] = Registry("tasks")
+exports: Registry[Any] = Registry("exports", home="exporting")
 trackers: Registry[type[Tracker]] = Registry("trackers")
 
-_REGISTRIES = (couplings, interpolants, objectives, families, students, losses, networks, datasets, samplers, metrics, tasks, trackers)
+_REGISTRIES = (
+    couplings,
+    interpolants,
+    objectives,
+    families,
+    students,
+    losses,
+    networks,
+    datasets,
+    samplers,
+    metrics,
+    tasks,
+    trackers,
+    exports,
+)
 ALL: dict[str, Registry[Any]] = {registry.group: registry for registry in _REGISTRIES}

@@ -211,6 +211,22 @@ def evaluate(
     return 0
 
 
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", help="diffusers, onnx, pt2 or hub.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write; it must be new or empty.")],
+    license_: Annotated[str | None, typer.Option("--license", help="Licence of the weights, for the README [default: not stated].")] = None,
+    push: Annotated[str | None, typer.Option("--push", help="Repository of the Hugging Face hub to upload the folder to.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the form, NAME=VALUE.")] = None,
+    trust: Trust = False,
+) -> int:
+    """Write a run's student in a form that needs no matchlib, and compare it with the student."""
+    from matchlib.exporting.api import export as export_run
+
+    print(export_run(folder, to, out, license=license_, push=push, trust=trust, settings=_assignments(set_)))
+    return 0
+
+
 def plugins(group: Annotated[str | None, typer.Argument(metavar="[GROUP]", help="One group, with a line on each plugin.")] = None) -> int:
     """List what is registered."""
     from matchlib.registry import ALL
@@ -329,6 +345,7 @@ COMMANDS: Sequence[Callable[..., int]] = (
     distill,
     sample,
     evaluate,
+    export,
     score,
     compare,
     report,

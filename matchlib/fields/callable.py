@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +39,14 @@ class CallableField(nn.Module):
         latent: what a state is multiplied by on the way in: a number, or a function of t, ``(b,)`` to ``(b,)``.
         output: what the answer is multiplied by, a number or a function of t; -1 for a velocity along a time that runs the other way.
 
+    Attributes:
+        core: as in ``Preconditioned``.
+
     Raises:
         SettingError: an argument that is none of the four, a ``time`` that is no function, or a factor that is neither number nor function.
     """
+
+    core: ClassVar[str] = "fn"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,12 @@ class Preconditioned(nn.Module):
         network: called as ``network(state, time, condition)``, with an answer for each head.
         model: whose rows are predicted.
         moments: of data and source.
+
+    Attributes:
+        core: name of the attribute that holds what is not linear; the rest of the field is a linear combination at a given time.
     """
+
+    core: ClassVar[str] = "network"
 
     def __init__(self, network: nn.Module, model: MatchingModel, moments: Moments) -> None:
         super().__init__()

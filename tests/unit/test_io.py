@@ -26,6 +26,7 @@ from matchlib.io import (
     remove_partial,
     tensor_shapes,
     write_atomically,
+    write_folder,
     write_json,
     write_tensors,
     write_text,
@@ -54,6 +55,36 @@ def test_write_atomically_leaves_the_old_file_and_nothing_else_where_it_fails(tm
     with pytest.raises(ArtifactError, match=r"a\.txt cannot be written: No space left on device"):
         write_atomically(tmp_path / "a.txt", fail)
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "old")]
+
+
+def test_write_folder_leaves_nothing_where_it_fails_and_overwrites_nothing(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "file").write_text("whole")
+
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ArtifactError, match="out cannot be written: No space left on device"):
+        write_folder(tmp_path / "out", fail)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    write_folder(tmp_path / "out", fill)
+    assert (tmp_path / "out" / "file").read_text() == "whole"
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path)
+    for name, said in (("out", "not empty"), ("file", "no folder"), ("link", "no folder"), ("file/inside", "cannot be written")):
+        with pytest.raises(ArtifactError, match=said):
+            write_folder(tmp_path / name, fill)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "file", "link"}
+
+
+def test_remove_partial_removes_what_killed_writers_of_folders_left(tmp_path: Path) -> None:
+    (tmp_path / ".partial-folder").mkdir()
+    for name in (".partial-folder/file", ".partial-z", "kept"):
+        (tmp_path / name).write_text("")
+    remove_partial(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_write_atomically_replaces_links_and_does_not_follow_them(tmp_path: Path) -> None:

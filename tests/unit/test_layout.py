@@ -19,7 +19,7 @@ RANKS = (
     {"fields", "data", "distillation"},
     {"training", "evaluation", "plugins", "adapters"},
     {"runs"},
-    {"export"},
+    {"exporting"},
     {"matchlib", "testing"},
     {"__main__", "matchlib_cli"},
 )

@@ -209,8 +209,8 @@ class DiT(nn.Module):
         for block in self.blocks:
             x = run(block, x, embedded, keep=not self.checkpointing)
         x = self.final_layer(x, embedded).unflatten(2, (self.patch, self.patch, -1)).unflatten(1, self.grid)
-        x = x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), -1, *self.padded)[:, :, :height, :width]
-        return x.reshape(len(x), *self.shape)
+        x = x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], -1, *self.padded)[:, :, :height, :width]
+        return x.reshape(x.shape[0], *self.shape)
 
 
 def _positions(rows: int, columns: int, width: int) -> Tensor:

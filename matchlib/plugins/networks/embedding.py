@@ -63,8 +63,8 @@ def label_indices(time: Tensor, label: Tensor | None, classes: int) -> Tensor:
 def label_values(time: Tensor, label: Tensor | None, size: int) -> Tensor:
     """Returns labels that are no classes, with a flag: shape ``(b, size + 1)``; a missing one (None or NaN) is zero in all of them."""
     if label is None:
-        return time.new_zeros(len(time), size + 1)
-    flat = label.reshape(len(label), -1).to(time.dtype)
+        return time.new_zeros(time.shape[0], size + 1)
+    flat = label.reshape(label.shape[0], -1).to(time.dtype)
     there = ~flat.isnan().any(1, keepdim=True)
     return torch.cat([flat.where(there, 0.0), there.to(time.dtype)], 1)
 

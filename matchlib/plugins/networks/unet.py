@@ -150,4 +150,4 @@ class UNet(nn.Module):
                     x = functional.interpolate(x, size=other.shape[2:], mode="nearest")
                 x = run(block, torch.cat([x, other], 1), embedded, keep=not self.checkpointing)
         x = functional.pixel_shuffle(self.leave(functional.silu(self.norm(x))), self.patch)[:, :, :height, :width]
-        return x.reshape(len(x), *self.shape)
+        return x.reshape(x.shape[0], *self.shape)

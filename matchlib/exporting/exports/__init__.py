@@ -1,0 +1,1 @@
+"""Forms of files that students are written in."""

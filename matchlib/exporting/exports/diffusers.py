@@ -1,0 +1,257 @@
+"""A pipeline of diffusers: of its own classes where they compute the same, else with a ``pipeline.py`` beside the weights."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from matchlib.errors import IncompatibleError, MatchlibError
+from matchlib.exporting.exporter import Exportable, Exporter, Inputs
+from matchlib.exporting.table import Combination, Label, Table, Time
+from matchlib.io import read_json, write_json
+from matchlib.registry import exports
+from matchlib.training.random import Streams
+
+__all__ = ["Diffusers"]
+
+INDEX = "model_index.json"
+PIPELINE = Path(__file__).parents[1] / "unet_pipeline.py"  # copied into folders; nothing here imports it
+OWN = "GeneratorPipeline"  # the class in pipeline.py
+CLOSE = 1e-5  # difference of two numbers that are the same but for rounding
+
+
+@exports.register("diffusers")
+@dataclass(frozen=True)
+class Diffusers(Exporter):
+    """A folder for ``DiffusionPipeline.from_pretrained``, of a student whose network is a ``UNet2DModel``.
+
+    Args:
+        stock: whether diffusers' own pipelines are used where they are exact; they need no ``trust_remote_code``, clip what they
+            generate, and accept other numbers of steps, which the pipeline in ``pipeline.py`` refuses.
+    """
+
+    library: ClassVar[str] = "diffusers"
+    stock: bool = True
+
+    def write(self, student: Exportable, folder: Path) -> None:
+        package = _package()
+        unet, table = _unet_and_table(student, package)
+        pipeline = _stock_pipeline(package, student, unet, table) if self.stock else None
+        if pipeline is not None:
+            pipeline.save_pretrained(folder)
+            return
+        unet.save_pretrained(folder / "unet")
+        shutil.copyfile(PIPELINE, folder / "pipeline.py")
+        write_json(folder / INDEX, _index(student, table, package))
+
+    def samples(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
+        package = _package()
+        with _quiet(package):
+            pipeline = package.DiffusionPipeline.from_pretrained(folder, trust_remote_code=not _is_stock(folder), low_cpu_mem_usage=False)
+        pipeline.set_progress_bar_config(disable=True)
+        n, labels = len(inputs.source), {} if inputs.label is None else {"class_labels": inputs.label}
+        if not _is_stock(folder):
+            return pipeline(n, latents=inputs.source, noises=inputs.noises, output_type="latent", **labels).images
+        generator = Streams(inputs.seed, torch.device("cpu"))("sample", 0)  # from which ``Pipeline.sample`` draws the source
+        images = pipeline(n, num_inference_steps=1, generator=generator, output_type="pt", **labels).images
+        images = images if isinstance(images, Tensor) else torch.as_tensor(images)
+        data = student.config.data
+        return data.shift + data.scale * (2 * images - 1)
+
+    def expected(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
+        """Returns the samples; where diffusers clips images, clipped."""
+        data = student.config.data
+        return inputs.expected.clamp(data.shift - data.scale, data.shift + data.scale) if _is_stock(folder) else inputs.expected
+
+    def usage(self, student: Exportable, folder: Path) -> str:
+        trust = "" if _is_stock(folder) else ", trust_remote_code=True"
+        steps = student.student.nfe
+        return (
+            "from diffusers import DiffusionPipeline\n\n"
+            f'pipeline = DiffusionPipeline.from_pretrained("FOLDER"{trust})\n'
+            f"images = pipeline(batch_size=4, num_inference_steps={steps}).images"
+        )
+
+
+def _package() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MatchlibError("an export to diffusers needs the extra 'diffusers': pip install diffusers") from error
+    return diffusers
+
+
+@contextmanager
+def _quiet(package: Any) -> Iterator[None]:
+    """A context without the bars and hints of diffusers."""
+    log = package.utils.logging
+    level, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity_error()
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _is_stock(folder: Path) -> bool:
+    """Whether a folder's pipeline is a class of diffusers."""
+    return isinstance(read_json(folder / INDEX)["_class_name"], str)
+
+
+def _unet_and_table(student: Exportable, package: Any) -> tuple[Any, Table]:
+    """Returns the student's U-Net and the table around it.
+
+    Raises:
+        IncompatibleError: its network is another, or the model is not one that a pipeline of diffusers starts from noise.
+    """
+    others = "export it --to onnx, --to pt2 or --to hub"
+    places = [
+        (module, name, child)
+        for module in student.student.modules()
+        for name, child in module.named_children()
+        if isinstance(child, package.UNet2DModel)
+    ]
+    if len(places) != 1:
+        kind = type(student.network).__name__
+        raise IncompatibleError(f"the student's network is {kind}, and a pipeline of diffusers needs a UNet2DModel of diffusers: {others}")
+    if student.source_is_data:
+        raise IncompatibleError(f"the student starts from data, and a pipeline of diffusers from noise: {others}")
+    part, name, unet = places[0]
+    table = student.table_around(part, name, answer=lambda x: (x,))
+    for call in table.calls:
+        if not _is_plain(call.args, call.kwargs):
+            raise IncompatibleError(f"the student calls its UNet2DModel with more than state, time and label: {others}")
+    return unet, table
+
+
+def _is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    kinds = tuple(type(x) for x in args)
+    return kinds in ((Combination, Time), (Combination, Time, Label)) and set(kwargs) <= {"return_dict"}
+
+
+def _index(student: Exportable, table: Table, package: Any) -> dict[str, Any]:
+    """Returns ``model_index.json`` of the pipeline in ``pipeline.py``."""
+    data = student.config.data
+    calls = [{"timestep": call.args[1].value, "input": dict(call.args[0].weights), "labelled": len(call.args) > 2} for call in table.calls]
+    return {
+        "_class_name": ["pipeline", OWN],
+        "_diffusers_version": package.__version__,
+        "unet": ["diffusers", "UNet2DModel"],
+        "calls": calls,
+        "sample": dict(table.sample.weights),
+        "noises": list(table.noises),
+        "shape": list(student.config.network_spec.shape),
+        "normalization": [data.shift, data.scale],
+        "limits": list(data.limits),
+        "label_shares": None if data.label_shares is None else list(data.label_shares),
+    }
+
+
+# -- pipelines of diffusers ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _OneCall:
+    """A student of one evaluation from its source alone: ``sample = source * noise + prediction * network(start * noise, timestep)``."""
+
+    start: float
+    timestep: int
+    source: float
+    prediction: float
+    labelled: bool
+
+
+def _simple(table: Table) -> _OneCall | None:
+    """Returns a table as one evaluation at a whole timestep; None if it is anything else."""
+    if len(table.calls) != 1 or table.noises:
+        return None
+    (call,) = table.calls
+    time, weights = call.args[1].value, table.sample.weights
+    if abs(time - round(time)) > CLOSE or set(call.args[0].weights) != {"source"}:
+        return None
+    start = call.args[0].weights["source"]
+    return _OneCall(start, round(time), weights.get("source", 0.0), weights.get(call.predictions[0], 0.0), len(call.args) > 2)
+
+
+def _fits_stock(student: Exportable, unet: Any) -> bool:
+    """Whether images are what diffusers' own pipelines make: of the network's size, and between -1 and 1 in its units."""
+    data, size = student.config.data, unet.config.sample_size
+    low, high = ((limit - data.shift) / data.scale for limit in data.limits)
+    shape = (unet.config.in_channels, size, size)
+    return isinstance(size, int) and tuple(student.config.network_spec.shape) == shape and max(abs(low + 1), abs(high - 1)) < CLOSE
+
+
+def _scheduler(student: Exportable) -> dict[str, Any]:
+    """Returns the configuration of the scheduler that the teacher was opened with; empty if it has none."""
+    settings = (student.config.origin or {}).get("settings") or {}
+    return dict(settings.get("scheduler") or {})
+
+
+def _close(*pairs: tuple[float, float]) -> bool:
+    return all(math.isclose(x, y, rel_tol=CLOSE, abs_tol=CLOSE) for x, y in pairs)
+
+
+def _consistency(package: Any, student: Exportable, unet: nn.Module, call: _OneCall) -> Any:
+    """Returns the pipeline of a variance-preserving student that starts at level k; None if it is no such student.
+
+    The scheduler's table ends at level k, so that its first noise has sigma_k = b/a, its input is ``b noise``, and one Euler step to
+    sigma = 0 ends at the predicted data.
+    """
+    config = _scheduler(student)
+    kind = getattr(package, str(config.get("_class_name", "")), None)
+    if kind is None or not hasattr(original := kind.from_config(config), "betas"):
+        return None
+    levels, prediction = call.timestep + 1, config.get("prediction_type", "epsilon")
+    if not 0 < levels <= len(original.betas) or prediction not in PREDICTIONS:
+        return None
+    scheduler = package.EulerDiscreteScheduler(
+        num_train_timesteps=levels,
+        trained_betas=original.betas[:levels].tolist(),
+        prediction_type=prediction,
+        timestep_spacing="trailing",
+    )
+    sigma = float(scheduler.init_noise_sigma)
+    a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
+    wanted = PREDICTIONS[prediction](a, b)
+    if not _close((call.start, b), (call.source, wanted[0]), (call.prediction, wanted[1])):
+        return None
+    return package.ConsistencyModelPipeline(unet, scheduler)
+
+
+PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {  # weights of noise and prediction in the data, state = b noise
+    "epsilon": lambda a, b: (b / a, -b / a),
+    "v_prediction": lambda a, b: (a * b, -b),
+    "sample": lambda a, b: (0.0, 1.0),
+}
+
+
+def _straight(package: Any, student: Exportable, unet: nn.Module, call: _OneCall) -> Any:
+    """Returns the pipeline of an unconditional student that predicts a velocity at t = 1; None if it is no such student."""
+    steps = int(_scheduler(student).get("num_train_timesteps", 1000))
+    exact = _close((call.start, 1.0), (call.source, 1.0), (call.prediction, -1.0)) and call.timestep == steps and not call.labelled
+    if not exact:
+        return None
+    return package.DDPMPipeline(unet, package.FlowMatchEulerDiscreteScheduler(num_train_timesteps=steps, shift=1.0))
+
+
+STOCK = (_consistency, _straight)
+
+
+def _stock_pipeline(package: Any, student: Exportable, unet: Any, table: Table) -> Any:
+    """Returns the pipeline of diffusers that computes what the student does; None if there is none."""
+    call = _simple(table) if _fits_stock(student, unet) else None
+    if call is None:
+        return None
+    pipelines = (make(package, student, unet, call) for make in STOCK)
+    return next((pipeline for pipeline in pipelines if pipeline is not None), None)
