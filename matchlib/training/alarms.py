@@ -26,8 +26,8 @@ class Limits:
             consecutive measurements of which the second is no better.
         class_shares: total variation between the shares of classes of samples and data; like the next, in two consecutive measurements of
             which the second is not much better.
-        critic_error_generated: error of the critic on generated points, over the larger of the teacher's there and that of the best
-            multiple of the state.
+        critic_excess: how much larger the critic's loss is than with the teacher in its place, over the error of the best multiple of the
+            state; lower end of a 95% interval.
         nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
             which the second is not much better.
         label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
@@ -41,7 +41,7 @@ class Limits:
     saturation: float = 0.5
     nn_distance_ratio: float = 0.2
     class_shares: float = 0.4
-    critic_error_generated: float = 1.5
+    critic_excess: float = 1.0
     nearest_ratio: float = 0.5
     label_error: float = 0.7
     sample_change: float = 1e-6
@@ -88,8 +88,8 @@ def _variety(readings: Values, limits: Limits) -> float:
 
 
 def _critic_fell_apart(now: Values, before: Values, limits: Limits) -> bool:
-    """Whether the critic is lost on samples that are still of the data's size: that of a student that left them is lost, too."""
-    return now.get("critic_error_generated", 0.0) > limits.critic_error_generated and now["std_ratio"] <= limits.std_ratio[1]
+    """Whether the critic is lost although samples are still of the data's size: that of a student that left them is lost, too."""
+    return now.get("critic_excess", 0.0) > limits.critic_excess and now["std_ratio"] <= limits.std_ratio[1]
 
 
 def _student_too_fast(now: Values, before: Values, limits: Limits) -> bool:
@@ -141,8 +141,8 @@ ALARMS = (
     Alarm(
         "critic-lr",
         _critic_fell_apart,
-        "on the student's samples the critic's error is {critic_error_generated:.3g} times that of the teacher, or of the best multiple of "
-        "the state: it has fallen apart; lower trainer.critic_lr and trainer.student_lr",
+        "the critic is far worse at its own task than the teacher would be in its place (excess {critic_excess:.3g}, in units of the error "
+        "of the best multiple of the state): it has fallen apart; lower trainer.critic_lr and trainer.student_lr",
         alone=True,
         curable=True,
     ),
@@ -244,8 +244,7 @@ GUIDE = {
     ),
     "critic-lr": Entry(
         "samples turn to noise",
-        f"critic_error_generated above {_L.critic_error_generated:g}: on the student's samples the critic is worse than the teacher and "
-        "than a multiple of the state",
+        f"critic_excess above {_L.critic_excess:g}: the critic is worse at its own task than the teacher would be in its place",
         "the critic's learning rate is too large for its width",
         "trainer.critic_lr and trainer.student_lr down",
     ),

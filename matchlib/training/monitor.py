@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -19,6 +19,7 @@ from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, PathSample
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.predictions import Predictions
 from matchlib.evaluation.reference import Extractor, classes_missing, shares_of, total_variation
 from matchlib.training.alarms import Limits, Raised, raised
@@ -96,7 +97,8 @@ class DistillationMonitor(Monitor):
         - ``gap``, ``gap/ci``, ``gap/t0`` to ``gap/t3``: the teacher's excess squared error over that of the critic on generated points, an
           unbiased estimate of a lower bound of the UID divergence; half the width of its 95% interval; its mean by quarter of time.
         - ``teacher_error``, ``critic_error``: on real points, over that of the best multiple of the state and over the teacher's.
-        - ``critic_error_generated``: on generated points, over the larger of the teacher's and that of the best multiple of the state.
+        - ``critic_excess``: lower end of the 95% interval of the critic's loss less what it would be were the teacher the critic, over the
+          error of the best multiple of the state on generated points.
         - ``nearest_ratio``: distance of samples to the nearest of some training data, over that of held-out data.
         - ``critic_lag``: the critic's error less the teacher's on fresh samples, minus the same on samples of the measurement before.
         - ``critic_grad_cosine``: of the critic's gradients on two independent batches, near 0 when the critic has converged.
@@ -109,7 +111,7 @@ class DistillationMonitor(Monitor):
         progress = min(step / self.steps, 1.0)
         with torch.no_grad():
             generated, real, samples = self._points(step)
-            values = self.errors(generated, real) | self._samples(samples) | self._classes(samples, generated.condition.label)
+            values = self.errors(generated, real, progress) | self._samples(samples) | self._classes(samples, generated.condition.label)
             values["nearest_ratio"] = _distance_to(samples, self._some_data) / max(self._held_out_distance, 1e-30)
             values |= self._critic_change() | self._critic_lag(step)
         values |= self._grad_share_by_time(step, progress) | self._critic_grad_cosine(step, progress)
@@ -126,18 +128,22 @@ class DistillationMonitor(Monitor):
         generated = self.distillation.sample_path(self.distillation.generate(prompt, generator=generator), real=other, generator=generator)
         return generated, self.distillation.model.sample_path(other, generator=generator), generated.data
 
-    def errors(self, generated: PathSample, real: PathSample) -> dict[str, float]:
+    def errors(self, generated: PathSample, real: PathSample, progress: float = 1.0) -> dict[str, float]:
         """Returns the gap at generated points, and the relative errors of teacher and critic."""
         at_generated, at_real = (self.distillation.predictions(points)[0] for points in (generated, real))
         gap = _excess(at_generated)
         values = {"gap": gap.mean().item(), "gap/ci": CONFIDENCE * (gap.std() / math.sqrt(len(gap))).item()}
         values |= {f"gap/t{i}": gap[which].mean().item() for i, which in enumerate(self._bins(generated.time)) if which.any()}
         teacher, critic, linear = (max(x, 1e-30) for x in self._errors(at_real, real))
-        teacher_generated, critic_generated, linear_generated = self._errors(at_generated, generated)
+        linear_generated = self._errors(at_generated, generated)[2]
+        loss = self.distillation.loss.at(progress)
+        excess = sum(_critic_excess_loss(loss, *heads) for heads in zip(at_generated, at_real, strict=True))
+        assert isinstance(excess, Tensor)
+        least = excess.mean() - CONFIDENCE * excess.std() / math.sqrt(len(excess))
         return values | {
             "teacher_error": teacher / linear,
             "critic_error": critic / teacher,
-            "critic_error_generated": critic_generated / max(teacher_generated, linear_generated, 1e-30),
+            "critic_excess": float(least) / max(linear_generated, 1e-30),
         }
 
     def _errors(self, heads: list[Predictions], points: PathSample) -> tuple[float, float, float]:
@@ -294,6 +300,15 @@ class DistillationMonitor(Monitor):
 def _excess(predictions: list[Predictions]) -> Tensor:
     """The teacher's squared error less the critic's, summed over heads."""
     return torch.stack([head.quadratic(1.0, 1.0, 1.0) for head in predictions]).sum(0)
+
+
+def _critic_excess_loss(loss: DistillationLoss, generated: Predictions, real: Predictions) -> Tensor:
+    """The critic's loss less that of the teacher in its place, shape ``(b,)``; a critic that learns has a negative one."""
+
+    def value(*heads: Predictions) -> Tensor:
+        return loss.critic_loss(heads[0], heads[1] if loss.uses_real else None)
+
+    return value(generated, real) - value(*(replace(x, critic=x.teacher) for x in (generated, real)))
 
 
 def _error(predictions: Predictions, answer: Tensor) -> float:

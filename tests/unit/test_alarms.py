@@ -21,7 +21,7 @@ HEALTHY = {
     "nn_distance_ratio": 1.0,
     "saturation": 0.0,
     "class_shares": 0.05,
-    "critic_error_generated": 0.4,
+    "critic_excess": -0.1,
     "nearest_ratio": 1.0,
     "classes_missing": 0.0,
     "label_error": 0.1,
@@ -46,9 +46,9 @@ HEALTHY = {
         ([{"class_shares": 0.8}, {"class_shares": 0.2}], []),  # it has just set out
         ([{"class_shares": 0.9}, {"class_shares": 0.6}], []),  # on its way
         ([{"class_shares": 0.9, "classes_missing": 9.0}] * 2, ["classes"]),
-        ([{"critic_error_generated": 1.4}], []),
-        ([{"critic_error_generated": 1.6, "saturation": 0.9}], ["critic-lr"]),  # the cause, not what follows
-        ([{"critic_error_generated": 19.0, "std_ratio": 45.0}], ["student-lr"]),
+        ([{"critic_excess": 0.9}], []),
+        ([{"critic_excess": 1.1, "saturation": 0.9}], ["critic-lr"]),  # the cause, not what follows
+        ([{"critic_excess": 19.0, "std_ratio": 45.0}], ["student-lr"]),
         ([{"nearest_ratio": 0.2}, {"nearest_ratio": 0.45}], []),
         ([{"nearest_ratio": 0.3}] * 2, ["copies"]),
         ([{"label_error": 0.9}] * 2, ["labels"]),
