@@ -95,7 +95,7 @@ def examine(
 
 def _probes(teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int, int], None] | None) -> tuple[Probe, Probe]:
     """Returns a probe, and one for the many conventions that are tried, which asks less where events are large."""
-    asked = itertools.count()
+    evaluations = itertools.count(1)
     tried = 2 + len(COUNTS) + len(TURNED) + len(FACTORS) + 3 + 5 + 3 * len(interpolants) + GRID
     few, full = enough(dataset, "screened"), enough(dataset, "asked")
     levels = LEVELS if few == full else LEVELS // 2
@@ -103,7 +103,7 @@ def _probes(teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable
 
     def shown(_: int) -> None:
         if on_progress is not None:
-            on_progress(min(next(asked) + 1, most), most)
+            on_progress(min(next(evaluations), most), most)
 
     probe = Probe(teacher, dataset, seed, shown, samples=full)
     return probe, probe if few == full else Probe(teacher, dataset, seed, shown, samples=few, levels=levels)

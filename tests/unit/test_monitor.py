@@ -137,7 +137,7 @@ def test_monitor_measure_reads_the_loss_as_it_is_at_the_step() -> None:
 
     task.distillation.loss = Ramped(alpha=2.0, beta=2.0, gamma=0.5)
     DistillationMonitor(task.distillation, task.dataset, task.streams, steps=40, size=32).measure(10, {})
-    assert len(asked) == 3  # once for the student's loss, and for each half of the critic's batches
+    assert len(asked) == 4  # for the student's loss, for each half of the critic's batches, and for its excess
     assert set(asked) == {0.25}
 
 
