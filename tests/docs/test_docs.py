@@ -121,16 +121,20 @@ def rounded(value: float) -> str:
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
 def test_results_are_those_of_the_benchmarks(page: str) -> None:
     results = ROOT / "benchmarks" / "results"
-    demo, mnist, step = (json.loads((results / f"{name}.json").read_text()) for name in ("demo", "gpu-mnist", "gpu-step"))
+    names = ("demo", "gpu-mnist", "gpu-step", "budget-mnist-30m")
+    demo, mnist, step, budget = (json.loads((results / f"{name}.json").read_text()) for name in names)
     text = (ROOT / page).read_text()
     for score in ("frechet", "frechet_raw"):
         assert f"| {rounded(demo['teacher'][score])} ({demo['teacher']['nfe']}) | {rounded(demo['student'][score])} |" in text
     students = {(row["loss"], row["mean"]): rounded(row["frechet"]) for row in mnist["students"]}
     teacher = f"{rounded(mnist['teacher']['frechet'])} ({mnist['teacher']['nfe']})"
     assert f"| {teacher} | {students['realuid', 1.7]} |" in text
+    of = {row["kind"]: row for row in budget["rows"]}
+    assert f"| {rounded(of['teacher']['frechet'])} ({of['teacher']['nfe']}) | {rounded(of['student']['frechet'])} |" in text
     if page == "README.md":
-        assert f"| {teacher} | {students['realuid', 0.5]} |" in text
         return
+    assert f"held-out data {rounded(of['held_out']['frechet'])}" in text
+    assert f"{budget['chosen']['teacher steps']:,} steps of the teacher and {budget['chosen']['student steps']:,}" in text
     assert f"held-out data {rounded(demo['held_out']['frechet'])}" in text
     for mean in (1.7, 0.5):
         assert f"| {students['realuid', mean]} | {students['uid', mean]} |" in text
