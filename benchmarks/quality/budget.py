@@ -47,7 +47,11 @@ def main() -> None:
         for kind in ("student", "teacher", "held_out")
     ]
     shutil.copy(folder / "samples.png", RESULTS.parents[1] / "docs" / "images" / "mnist.png")
-    chosen = {"network": settings.teacher.network, "teacher steps": settings.teacher.training.steps, "student steps": settings.trainer.steps}
+    chosen = {
+        "network": settings.teacher.network,
+        "teacher steps": settings.teacher.training.steps,
+        "student steps": settings.trainer.steps,
+    }
     save(
         f"budget-mnist-{given.time}",
         rows,

@@ -34,7 +34,7 @@ from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.record import group
 from matchlib.runs.settings import RunSettings, plain
-from matchlib.training.callbacks import Progress, standard_callbacks
+from matchlib.training.callbacks import Progress, Scoring, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
 from matchlib.training.monitor import DistillationMonitor, Monitor
@@ -43,10 +43,11 @@ from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
 from matchlib.training.task import Learner, Task
 from matchlib.training.tracker import TrackedPhase, Tracking, numbers
-from matchlib.training.trainer import Trainer
+from matchlib.training.trainer import Callback, Trainer
 
 __all__ = ["Run", "prepared", "watched"]
 
+PROXIES = 1000  # samples in a score while a student is trained
 SHOWN_EVERY = 2.0  # seconds between two looks at work that has no steps
 
 logger = logging.getLogger("matchlib")
@@ -258,7 +259,9 @@ class Run:
         critic_learner = Learner(parts.critic, parts.critic_lr, t.betas, 0.0)
         plugin: Any = tasks[t.task["name"]]
         task: Task = plugin(distillation, student_learner, critic_learner, data, self.streams, **{**common, **method})
-        trainer = self._trainer(task, t, "student", self._monitor(distillation, data), self._checkpoint_score())
+        monitor, every = self._monitor(distillation, data), self.settings.evaluation.every
+        scoring = Scoring(self._scores_of(PROXIES), every) if every else None
+        trainer = self._trainer(task, t, "student", monitor, self._checkpoint_score(), scoring)
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
             self._save_average(decay, module)
@@ -282,17 +285,27 @@ class Run:
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
-        e = self.settings.evaluation
-        reference = reference_of(self.components.data, samples=e.samples, subset=e.subset, extractor=e.extractor, device=self.device)
-        processes = self._processes("student")
+        scores_of = self._scores_of(None, (name,))
+        return lambda modules: -metrics[name].better * scores_of(modules)[key_of(name)]
 
-        def score(modules: Mapping[str, nn.Module]) -> float:
+    def _scores_of(self, most: int | None, names: tuple[str, ...] | None = None) -> Callable[[Mapping[str, nn.Module]], dict[str, float]]:
+        """Returns what scores a student, by the evaluation's protocol and always from the same random numbers.
+
+        Args:
+            most: samples at most; None for as many as the evaluation takes.
+            names: of metrics; None for those of the evaluation.
+        """
+        e, processes = self.settings.evaluation, self._processes("student")
+        size = e.samples if most is None else min(e.samples or most, most)
+        reference = reference_of(self.components.data, samples=size, subset=e.subset, extractor=e.extractor, device=self.device)
+
+        def scored(modules: Mapping[str, nn.Module]) -> dict[str, float]:
             pipeline = Pipeline(self.components.config, modules["student"], self.device, data=self.components.data)  # type: ignore[arg-type]
             samples = pipeline.sample_batch(reference.size, seed=self.settings.seed, processes=processes).data
-            value: float = processes.on_main_process(lambda: scores(reference, samples, [name])[key_of(name)])
-            return -metrics[name].better * value
+            result: dict[str, float] = processes.on_main_process(lambda: scores(reference, samples, names or e.metrics))
+            return result
 
-        return score
+        return scored
 
     # -- the page ----------------------------------------------------------------------------------------------------------
 
@@ -383,7 +396,13 @@ class Run:
         return self._processes(phase).wrap(prepared(module.to(self.device), self.settings.engine_of(phase), frozen=frozen))
 
     def _trainer(
-        self, task: Task, settings: TrainerSettings, phase: str, monitor: Monitor | None = None, score: Score | None = None
+        self,
+        task: Task,
+        settings: TrainerSettings,
+        phase: str,
+        monitor: Monitor | None = None,
+        score: Score | None = None,
+        scoring: Callback | None = None,
     ) -> Trainer:
         note, digest = {"versions": json.dumps(versions())}, settings_digest(self.settings, phase)
         named = self.checkpoint if self.checkpoint is not None and step_of(self.checkpoint, phase) is not None else None
@@ -398,6 +417,7 @@ class Run:
                 on_progress=self.on_progress,
                 monitor=monitor,
                 score=score,
+                scoring=scoring,
                 report=self._report_checkpoint,
                 trackings=self._track(phase),
                 later=self.settings.trainer.steps if phase == "teacher" and self.components.distillation else 0,

@@ -303,6 +303,8 @@ class EvaluationSettings(Settings):
     """Samples and training points that metrics use whose cost grows with its square: balls, kernels, optimal transport, nearest points."""
     metrics: tuple[str, ...] | None = Field(default=None, examples=["[frechet]"])
     """Names of metrics; null for all that apply."""
+    every: Annotated[int, Ge(0)] = 0
+    """Steps between scores of up to 1,000 samples of the student while it is trained, in the log as score/NAME; 0 for none."""
     extractor: str = "own"
     """Features of Frechet and kernel distances and of balls: own, learned from the data; or FILE.pt (TorchScript) or FILE.pt2
     (torch.export) that maps uint8 images (n, 3, height, width) to (n, k), such as the Inception network of published FIDs."""

@@ -25,6 +25,7 @@ __all__ = [
     "ProgressCallback",
     "Reporting",
     "RollBack",
+    "Scoring",
     "StopOnAlarm",
     "alarm_names",
     "is_measured",
@@ -294,6 +295,23 @@ class KeepBest(Callback):
         self.best = tuple(state["best"]) if state["best"] else None
 
 
+class Scoring(Callback):
+    """Adds scores of a few samples to the log, now and then.
+
+    Args:
+        scores: of the learners' averaged modules, by name; called in all processes.
+        every: steps between scores.
+    """
+
+    def __init__(self, scores: Callable[[Mapping[str, nn.Module]], Mapping[str, float]], every: int) -> None:
+        self.scores, self.every = scores, every
+
+    def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
+        if trainer.steps_done % self.every:
+            return {}
+        return {f"score/{name}": value for name, value in self.scores(trainer.averaged()).items()}
+
+
 class Reporting(Callback):
     """Calls a function after checkpoints, as often as a small share of the training's time allows.
 
@@ -325,6 +343,7 @@ def standard_callbacks(
     on_progress: Callable[[Progress], None] | None = None,
     monitor: Monitor | None = None,
     score: Score | None = None,
+    scoring: Callback | None = None,
     report: Callable[[Trainer], None] | None = None,
     trackings: Sequence[Callback] = (),
     later: int = 0,
@@ -335,10 +354,12 @@ def standard_callbacks(
         log: file for rows of the log; None for none.
         later: steps of the phases that come after this one, for progress.
         trackings: that show the rows of the log elsewhere.
+        scoring: that adds scores to the log.
         on_progress, monitor, score, report: likewise, of ``ProgressCallback``, ``Monitoring``, ``KeepBest`` and ``Reporting``.
     """
     callbacks: list[Callback] = [*([JSONLog(log)] if log else []), *trackings]
     callbacks += [ProgressCallback(on_progress, later)] if on_progress else []
+    callbacks += [scoring] if scoring else []
     monitoring = Monitoring(monitor, settings.monitor_every) if monitor else None
     callbacks += [monitoring] if monitoring else []
     if settings.on_alarm == "stop":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,16 @@ def test_read_cached_leaves_a_teacher_alone_that_the_cache_does_not_fit(tmp_path
     assert all(torch.equal(x, before[name]) for name, x in fresh.teacher.state_dict().items())
     write_tensors(tmp_path / "model.safetensors", other.teacher.state_dict())
     assert Run._read_cached(tmp_path, fresh.teacher)
+
+
+def test_evaluation_every_adds_scores_to_the_log_and_changes_no_weight(tmp_path: Path) -> None:
+    """The last score in the log is that of the evaluation, where both take all held-out data once; training is as without."""
+    settings = {**SMALL, "trainer.steps": 8, "evaluation.metrics": ("frechet-raw", "sliced-wasserstein"), "data.samples": 400}
+    for name, every in (("scored", 4), ("plain", 0)):
+        matchlib.distill("flow", "moons", out=tmp_path / name, settings={**settings, "evaluation.every": every})
+    rows = [json.loads(line) for line in (tmp_path / "scored" / "metrics.jsonl").read_text().splitlines()]
+    scored = {row["step"]: row for row in rows if "score/frechet_raw" in row}
+    assert sorted(scored) == [4, 8]
+    final = json.loads((tmp_path / "scored" / "evaluation.json").read_text())["student"]
+    assert scored[8]["score/frechet_raw"] == pytest.approx(final["frechet_raw"])
+    assert (tmp_path / "scored/student/model.safetensors").read_bytes() == (tmp_path / "plain/student/model.safetensors").read_bytes()
