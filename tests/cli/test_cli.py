@@ -323,7 +323,7 @@ def start(run: Path, env: dict[str, str]) -> subprocess.Popen:
     ("phase", "checkpoints", "delay"),
     [
         pytest.param("teacher", 1, 0.0, marks=pytest.mark.slow),
-        ("teacher", 2, 0.03),
+        pytest.param("teacher", 2, 0.03, marks=pytest.mark.slow),
         pytest.param("student", 1, 0.0, marks=pytest.mark.slow),
         ("student", 2, 0.05),
         pytest.param("none", 0, 0.0, marks=pytest.mark.slow),

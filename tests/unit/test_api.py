@@ -126,7 +126,7 @@ def test_resume_works_from_another_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert matchlib.resume(tmp_path / "run").sample(2).shape == (2, 2)
 
 
-@pytest.mark.parametrize("level", ["INFO", "ERROR"])
+@pytest.mark.parametrize("level", ["INFO", pytest.param("ERROR", marks=pytest.mark.slow)])
 def test_train_shows_progress_unless_it_is_silenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # so that the teacher is trained
     code = f"""import logging, matchlib

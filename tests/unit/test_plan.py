@@ -87,6 +87,7 @@ def test_plan_largest_fits_and_a_larger_batch_does_not() -> None:
     assert made.peak(most) <= 100_000 < made.peak(int(1.05 * most))
 
 
+@pytest.mark.slow
 def test_plan_command_prints_parts_and_says_whether_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run.yaml").write_text("trainer:\n  batch_size: 64\n")
     for memory, fits in (
