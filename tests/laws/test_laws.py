@@ -8,7 +8,6 @@ import pytest
 
 from matchlib.testing.law import Law, cases, check
 
-
 CASES = [pytest.param(law, plugin, id=f"{law.name}-{plugin}") for law, plugin in cases()]
 
 
