@@ -352,9 +352,8 @@ def _common(data: str | None, out: str | None, seed: int | None, device: str | N
 
 def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
     """Returns ``{path: value}`` of PATH=VALUE strings, each value read as YAML."""
-    import yaml
-
     from matchlib.errors import SettingError
+    from matchlib.io import parse_yaml
 
     values: dict[str, Any] = {}
     for item in items or ():
@@ -363,9 +362,9 @@ def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
             raise SettingError(f"--set takes PATH=VALUE, for example trainer.batch_size=64, got {item!r}")
         try:
             values.pop(path, None)  # a later value is laid over what stands between
-            values[path] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingError(f"--set {path}: {text!r} is not a YAML value: {str(error).splitlines()[0]}") from error
+            values[path] = parse_yaml(text)
+        except ValueError as error:
+            raise SettingError(f"--set {path}: {text!r} is not a YAML value: {error}") from error
     return values
 
 

@@ -16,13 +16,16 @@ from matchlib.errors import ConversionError, DivergedError, Interrupted, Matchli
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
 DONE, WRONG, DIVERGED, OURS, INTERRUPTED = 0, 2, 3, 70, 130
+LONGEST = 1000  # characters of a message
 
 
 def fail(message: str) -> None:
     """Prints one line on stderr, with the process that says so where there are several."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if several else ""
-    print(f"matchlib: error{who}: {' '.join(message.split())}", file=sys.stderr)
+    text = " ".join(message.split())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"  # what was given may be a whole file
+    print(f"matchlib: error{who}: {text}", file=sys.stderr)
 
 
 def _message(error: Exception) -> str:

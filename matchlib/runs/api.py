@@ -204,6 +204,7 @@ def evaluate(
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)
+    lock(folder)
     report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
     try:
         write_page([folder])
@@ -314,6 +315,8 @@ def _default_folder(settings: RunSettings) -> Path:
 
 def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]:
     name = f"{GIVEN}{data.name}" if isinstance(data, Dataset) else _checked_name(data)
+    if out is not None and not isinstance(out, str | Path):
+        raise SettingError(f"out must be a path, got {out!r}")
     return {"data.name": name, "out": None if out is None else str(out)}
 
 

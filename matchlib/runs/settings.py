@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
 from matchlib import adapters
-from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.io import parse_yaml, read_text
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.settings import Settings
@@ -453,6 +453,9 @@ def resolve(
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
     """
+    for name, value, kind in (("recipe", recipe, str), ("config", config, Mapping), ("settings", settings, Mapping)):
+        if value is not None and not isinstance(value, kind):
+            raise SettingError(f"{name} must be {'a name' if kind is str else 'a mapping'}, got {value!r}")
     tree: dict[str, Any] = {}
     sources: list[list[Mapping[str, Any]]] = [[read_recipe(recipe) if recipe is not None else {}], [config or {}]]
     sources.append([_nested(path, value) for path, value in (options or {}).items() if value is not None])
@@ -501,9 +504,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         SettingError: it is missing or no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        tree = parse_yaml(read_text(path))
+    except ArtifactError as error:
+        raise SettingError(str(error)) from error
+    except ValueError as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise SettingError(f"{path} must hold a mapping of settings, got {type(tree).__name__}")
     return tree
