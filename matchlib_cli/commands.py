@@ -109,12 +109,11 @@ def score(
 
 def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of evaluated runs.")]) -> int:
     """Print the scores of several runs side by side, if they were made in the same way."""
-    from matchlib.io import read_json
-    from matchlib.runs.scoring import common_protocol
+    from matchlib.runs.scoring import common_protocol, read_evaluation
     from matchlib.runs.scoring import compare as compare_runs
     from matchlib_cli.screen import show_scores
 
-    show_scores(compare_runs(folders), common_protocol(read_json(folders[0] / "evaluation.json")))
+    show_scores(compare_runs(folders), common_protocol(read_evaluation(folders[0] / "evaluation.json")))
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from matchlib.errors import ConversionError, DivergedError, Interrupted, MatchlibError
+from matchlib_cli.signals import interruptible, silence
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
@@ -39,7 +40,8 @@ def _message(error: Exception) -> str:
 def exit_code(command: Callable[[], Any], *, given: str) -> int:
     """Runs a command and returns the exit code that its end deserves; ``given`` is the command line, for errors in its usage."""
     try:
-        result = command()
+        with interruptible():
+            result = command()
         sys.stdout.flush()
     except (MatchlibError, DivergedError) as error:
         fail(_message(error))
@@ -49,13 +51,24 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
             fail(str(error))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away: nothing to report, and nowhere to report it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return DONE
     except typer.Exit as error:
         return error.exit_code
     except Exception as error:
-        return _usage(error, given)
+        return _refused(error, given)
     return result if isinstance(result, int) else DONE
+
+
+def _refused(error: Exception, given: str) -> int:
+    """What the system refuses is no error of ours: names that are too long, say, no permission, or more memory than there is."""
+    if isinstance(error, MemoryError):
+        fail(f"there is not enough memory: {str(error) or 'MemoryError'} (matchlib plan says how much a distillation needs)")
+    elif isinstance(error, OSError) and error.filename is not None:
+        fail(f"{os.fsdecode(error.filename)[:200]!r} cannot be used: {error.strerror}")
+    else:
+        return _usage(error, given)
+    return WRONG
 
 
 def _usage(error: Exception, given: str) -> int:

@@ -385,7 +385,7 @@ def _places() -> dict[tuple[str, ...], Place]:
 def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
     """Lays ``over`` over ``base``. Naming another plugin drops the settings of the one before; naming none keeps the default's."""
     place = _places().get(path)
-    if place is not None and "name" in over and over["name"] != base.get("name"):
+    if place is not None and isinstance(over.get("name"), str) and over["name"] != base.get("name"):
         for key in [key for key in base if key not in place.known]:
             del base[key]
     elif place is not None and place.default is not None and not base and "name" not in over:
@@ -453,9 +453,11 @@ def resolve(
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
     """
-    for name, value, kind in (("recipe", recipe, str), ("config", config, Mapping), ("settings", settings, Mapping)):
-        if value is not None and not isinstance(value, kind):
-            raise SettingError(f"{name} must be {'a name' if kind is str else 'a mapping'}, got {value!r}")
+    if recipe is not None and not isinstance(recipe, str):
+        raise SettingError(f"recipe must be a name, got {recipe!r}")
+    for argument, given in (("config", config), ("settings", settings)):
+        if given is not None and not isinstance(given, Mapping):
+            raise SettingError(f"{argument} must be a mapping, got {given!r}")
     tree: dict[str, Any] = {}
     sources: list[list[Mapping[str, Any]]] = [[read_recipe(recipe) if recipe is not None else {}], [config or {}]]
     sources.append([_nested(path, value) for path, value in (options or {}).items() if value is not None])

@@ -432,16 +432,21 @@ def rng_names(rng: random.Random) -> tuple[str, ...]:
 # -- options ---------------------------------------------------------------------------------------------------------------
 
 WORDS = (
-    *TEXTS, "run", "run/student", "data.npz", "data.npy", "images", "pairs:two", "pairs.npz", "notes.txt", "recipe.yaml", "out", "out.png", "out.npz",
+    *TEXTS, "run", "run/student", "data.npz", "data.npy", "images", "pairs:two", "pairs.npz", "notes.txt", "recipe.yaml", "out",
+    "out.png", "out.npz",
     "run/config.yaml", "run/checkpoints", "run/checkpoints/student-00000002.safetensors", "run/student/model.safetensors", "cpu", "cuda:7",
-    "teacher", "student", "balanced", "0,1", "0,,1", "1" * 23, "²", "-5", "0.5", "10s", "1h", "0s", "1e9", "24GiB", "GiB", "correct", "paper",
-    "interpolants", "linear", "plugins", "--help", "--out", "-n", "mine.py", "mine.py:x", "edm:run", "diffusers:images", "flow_matching:notes.txt",
+    "teacher", "student", "balanced", "0,1", "0,,1", "1" * 23, "²", "-5", "0.5", "10s", "1h", "0s", "1e9", "24GiB", "GiB", "correct",
+    "paper",
+    "interpolants", "linear", "plugins", "--help", "--out", "-n", "mine.py", "mine.py:x", "edm:run", "diffusers:images",
+    "flow_matching:notes.txt",
 )  # fmt: skip
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments that work, and options
-    "train": (("--data", "data.npz", "--out", "out", *SMALL), ("--family", "--recipe", "--config", "--data", "--out", "--seed", "--device", "--steps", "--resume")),
+    "train": (("--data", "data.npz", "--out", "out", *SMALL), ("--family", "--recipe", "--config", "--data", "--out", "--seed",
+    "--device", "--steps", "--resume")),
     "distill": (
         ("--data", "data.npz", "--out", "out", *SMALL),
-        ("--teacher", "--student", "--loss", "--alpha", "--beta", "--gamma", "--recipe", "--config", "--data", "--out", "--seed", "--device", "--steps",
+        ("--teacher", "--student", "--loss", "--alpha", "--beta", "--gamma", "--recipe", "--config", "--data", "--out", "--seed",
+        "--device", "--steps",
          "--resume", "--trust"),
     ),
     "sample": (("run", "-n", "2", "--out", "out.npz"), ("-n", "--out", "--labels", "--of", "--seed", "--device", "--trust", "")),
@@ -467,7 +472,7 @@ def by_option(rng: random.Random) -> Iterator[Case]:
         working, options = OPTIONS[command]
         option, word = rng.choice(options), rng.choice(WORDS)
         extra = (word,) if option == "" else (option,) if rng.random() < 0.08 else (option, word)
-        argv = list((*working, *extra))
+        argv = [*working, *extra]
         if option == "" and working and rng.random() < 0.8:  # in place of an argument, not beside it
             argv = [word, *working[1:]]
         if command == "distill" and option == "--teacher" and word.endswith(".py"):

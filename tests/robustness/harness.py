@@ -149,7 +149,7 @@ def _faults_of_end(code: int | None, err: str, *, notices: bool) -> list[str]:
     if "Traceback" in err:
         faults.append("traceback")
     lines = [line for line in err.splitlines() if line.strip() and (not notices or line.startswith("matchlib: "))]
-    if code in (3, 130) and len(lines) > 1 or (code == 2 and len(lines) != 1):
+    if (code in (3, 130) and len(lines) > 1) or (code == 2 and len(lines) != 1):
         faults.append(f"{len(lines)} lines on stderr")
     if any(len(line) > 1200 for line in lines):
         faults.append("a line of more than 1,200 characters")

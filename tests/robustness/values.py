@@ -19,17 +19,23 @@ for _ in range(60):
 TEXTS = (
     "", " ", "null", "~", "true", "no", "yes", "0", "1", "-1", "2", "3.5", "1e-3", "1e400", "-1e400", "nan", ".nan", "inf", ".inf", "-.inf",
     "0x10", "0o7", "1_000", "1:30", "2020-01-01", "2020-01-01 10:00:00", "[]", "{}", "[1]", "[1, 2]", "[1, 2, 3]", "[a]", "[nan, nan]",
-    "[.nan, 1]", "{name: mlp}", "{name: null}", "{name: [1]}", "{name: linear, a: 1}", "{1: 2}", "{null: 1}", "{[1, 2]: 3}", "{? {a: 1} : 2}",
-    "&a [*a]", "*a", "!!python/object:os.system {}", "!!binary aGVsbG8=", "!!set {a}", "!!float x", "[", "{", "a: b: c", "'", '"', "%", "@x",
-    "18446744073709551616", "9223372036854775808", "-9223372036854775809", "1000000000000", "1e30", "1e-300", "²", "٣", "\u200b", "\u0000", "\n",
-    "é" * 300, "x" * 5000, "../..", "/", "/etc/passwd", "/proc/self/mem", "/dev/null", ".", "~", "~nobody-at-all/x", "a.b.c", "FILE.py:NAME",
-    "edm:x", "diffusers:x", "pairs:x", "python:teacher", ":", "::", "x:", ":x", "1/0", "None", "mlp", "flow", "digits", "onestep", "[mlp, mlp]",
+    "[.nan, 1]", "{name: mlp}", "{name: null}", "{name: [1]}", "{name: linear, a: 1}", "{1: 2}", "{null: 1}", "{[1, 2]: 3}",
+    "{? {a: 1} : 2}",
+    "&a [*a]", "*a", "!!python/object:os.system {}", "!!binary aGVsbG8=", "!!set {a}", "!!float x", "[", "{", "a: b: c", "'", '"', "%",
+    "@x",
+    "18446744073709551616", "9223372036854775808", "-9223372036854775809", "1000000000000", "1e30", "1e-300", "²", "٣", "\u200b",
+    "\u0000", "\n",
+    "é" * 300, "x" * 5000, "../..", "/", "/etc/passwd", "/proc/self/mem", "/dev/null", ".", "~", "~nobody-at-all/x", "a.b.c",
+    "FILE.py:NAME",
+    "edm:x", "diffusers:x", "pairs:x", "python:teacher", ":", "::", "x:", ":x", "1/0", "None", "mlp", "flow", "digits", "onestep",
+    "[mlp, x]",
 )  # fmt: skip
 
 PLAIN = (
     None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, 2**64, 10**30, 10**400, -(10**18), 0.0, -0.0, 0.5, 1.5, -2.5, 1e-30, 1e30, 1e300,
     math.nan, math.inf, -math.inf, "", " ", "x", "1", "1e-3", "true", "nan", "inf", "null", "mlp", "linear", "x" * 3000, "é²\u0000", "../x",
-    [], [None], [1], [1, 2], [1.0, math.nan], ["a"], [[1]], {}, {"name": None}, {"name": 1}, {"name": "mlp"}, {"name": "x"}, {"a": {"b": 1}}, DEEP,
+    [], [None], [1], [1, 2], [1.0, math.nan], ["a"], [[1]], {}, {"name": None}, {"name": 1}, {"name": "mlp"}, {"name": "x"},
+    {"a": {"b": 1}}, DEEP,
 )  # fmt: skip
 
 
