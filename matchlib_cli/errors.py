@@ -17,6 +17,7 @@ from matchlib_cli.signals import interruptible, silence
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
 DONE, WRONG, DIVERGED, OURS, INTERRUPTED = 0, 2, 3, 70, 130
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it
 LONGEST = 1000  # characters of a message
 
 
@@ -62,8 +63,9 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
 
 def _refused(error: Exception, given: str) -> int:
     """What the system refuses is no error of ours: names that are too long, say, no permission, or more memory than there is."""
-    if isinstance(error, MemoryError):
-        fail(f"there is not enough memory: {str(error) or 'MemoryError'} (matchlib plan says how much a distillation needs)")
+    if isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY):
+        why = next(iter(str(error).splitlines()), "") or "MemoryError"
+        fail(f"there is not enough memory: {why} (matchlib plan says how much a distillation needs)")
     elif isinstance(error, OSError) and error.filename is not None:
         fail(f"{os.fsdecode(error.filename)[:200]!r} cannot be used: {error.strerror}")
     else:

@@ -173,7 +173,10 @@ class Pipeline:
         if isinstance(labels, str) and labels != "balanced":
             raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
         every = torch.arange(n) % spec.classes
-        label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
+        try:
+            label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise SettingError(f"labels must be one integer or {n} integers, got {str(labels)[:100]}") from error
         if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= spec.classes:
             raise SettingError(f"labels must be one integer or {n} integers from 0 to {spec.classes - 1}, got {label.tolist()[:10]}")
         return label.long().expand(n) if label.numel() == 1 else label.long()

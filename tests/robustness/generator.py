@@ -10,6 +10,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,22 @@ FORMATS = {
 }
 
 
+@cache
+def _large() -> bytes:
+    """A small file of a picture that is large."""
+    file = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _picture(mode: str, size: tuple[int, int], rng: random.Random) -> Image.Image:
+    noise = Image.effect_noise(size, 80) if rng.random() < 0.8 else Image.new("L", size)
+    try:
+        return noise.convert(mode)
+    except ValueError:
+        return Image.new(mode, size, 1)
+
+
 def _folder(place: Path, rng: random.Random) -> None:
     """A folder of images of which some are wrong."""
     place.mkdir(exist_ok=True)
@@ -393,7 +410,7 @@ def _folder(place: Path, rng: random.Random) -> None:
         path = rng.choice(files)
         path.write_bytes(damaged(path.read_bytes(), rng)[0])
     elif how == "bomb":
-        Image.new("1", (20_000, 20_000)).save(place / "b.png")
+        (place / "b.png").write_bytes(_large())
     elif how == "text":
         (place / "t.png").write_text("text")
     elif how == "link":
