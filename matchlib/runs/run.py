@@ -114,6 +114,8 @@ class Run:
 
     def _execute(self) -> dict[str, Any]:
         config = self.components.config
+        if self._processes("student").rank == 0:
+            logger.info("data: %s", self.components.data.summary())
         modules: dict[str, Any] = {"teacher": self._phase("teacher", self._make_teacher)}
         if self.settings.command == "distill":
             if config.guidance != 1.0:
