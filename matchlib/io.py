@@ -30,6 +30,7 @@ __all__ = [
     "append_text",
     "cache_folder",
     "copy_fitting",
+    "is_empty",
     "lock",
     "parse_yaml",
     "read_checkpoint",
@@ -126,6 +127,11 @@ def remove_partial(folder: Path) -> None:
             file.unlink(missing_ok=True)
     except OSError:
         return  # they only take space
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed before its first file left."""
+    return all(path.name == LOCK or path.name.startswith(PARTIAL) for path in folder.iterdir())
 
 
 def lock(folder: Path) -> None:

@@ -17,7 +17,7 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
-from matchlib.io import lock, write_text
+from matchlib.io import is_empty, lock, write_text
 from matchlib.registry import losses
 from matchlib.runs.artifact import CONFIG, read_config
 from matchlib.runs.budget import fitted, seconds_of
@@ -290,7 +290,7 @@ def _folder(settings: RunSettings, *, again: bool) -> tuple[Path, bool]:
     """Where the run is to be, and whether it is there already."""
     folder = _default_folder(settings) if settings.out is None else Path(settings.out)
     if not (folder / "config.yaml").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
             raise SettingError(f"{folder} is not empty; choose another --out")
         return folder, False
     if not again:

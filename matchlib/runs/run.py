@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -270,14 +271,17 @@ class Run:
         self._processes("student").on_main_process(lambda: save_average(self.folder / "student", decay, module))
 
     def _monitor(self, distillation: Distillation, data: Dataset) -> DistillationMonitor:
+        @cache
         def classifier() -> OwnFeatures:
             processes, dataset = self._processes("student"), self.components.data
-            work = watched(self.on_progress if processes.rank == 0 else None, None)
+            work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
             processes.on_main_process(lambda: own_features(dataset, self.device, work=work).name)  # once, for the cache
             return own_features(dataset, self.device, work=work)
 
-        steps = self.settings.trainer.steps
-        return DistillationMonitor(distillation, data, self.streams, steps=steps, classifier=classifier)
+        t = self.settings.trainer
+        if 0 < t.monitor_every <= t.steps:
+            classifier()  # before the first step, where an interruption loses nothing
+        return DistillationMonitor(distillation, data, self.streams, steps=t.steps, classifier=classifier)
 
     def _checkpoint_score(self) -> Score | None:
         """What scores checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""
