@@ -6,7 +6,7 @@ CONSTRAINTS := ci/constraints-cpu.txt
 ORACLES := torchcfm azula
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test quick lint slow docs clean
+.PHONY: demo test quick lint slow fuzz docs clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,10 @@ quick: $(STAMP)-dev
 
 slow: $(STAMP)-dev
 	$(BIN)/python -m pytest -m slow
+
+# wrong inputs by the thousand, for an hour at most; the same call goes on, and benchmarks/results/fuzz.json has what failed
+fuzz: $(STAMP)-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzz --minutes 60
 
 lint: $(STAMP)-dev
 	$(BIN)/ruff check .

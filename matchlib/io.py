@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import pickle
 import shutil
+import socket
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +28,13 @@ from matchlib.errors import ArtifactError, nearest
 
 __all__ = [
     "CopiedWeights",
+    "append_text",
     "cache_folder",
     "check_new_folder",
     "copy_fitting",
+    "is_empty",
     "lock",
+    "parse_yaml",
     "read_checkpoint",
     "read_json",
     "read_tensors",
@@ -49,6 +55,15 @@ LOCK = ".lock"
 CHECKSUM = "blake2b"  # key of the checksum in the metadata of safetensors
 
 _locks: dict[Path, int] = {}  # folders that this process has locked, and the open files that hold the locks
+
+
+def _no_fault(moment: str, path: Path) -> None:
+    """Lets a write go on."""
+
+
+on_write: Callable[[str, Path], None] = _no_fault
+"""The switch of fault injection: called at every write of a file with its moment (``begin``, ``written``, ``before rename``, ``after
+rename``) and the path; a test puts a function here that raises an ``OSError``, cuts the file short, or ends the process."""
 
 
 def cache_folder() -> Path:
@@ -73,14 +88,18 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        on_write("begin", path)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL, suffix=path.suffix)
         os.close(handle)
         partial = Path(name)
         write(partial)
+        on_write("written", partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.chmod(0o644)
+        on_write("before rename", path)
         partial.replace(path)
+        on_write("after rename", path)
     except (OSError, SafetensorError) as error:
         raise ArtifactError(f"{path} cannot be written: {_reason(error)}") from error
     finally:
@@ -123,6 +142,22 @@ def check_new_folder(path: Path) -> None:
         raise ArtifactError(f"{path} is there and not empty; choose another --out, or remove it")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Appends text in UTF-8 to a file; a link is not followed, and a pipe not waited for.
+
+    Raises:
+        OSError: it cannot be written, or is no plain file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    on_write("begin", path)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    with os.fdopen(os.open(path, flags, 0o644), "a", encoding="utf-8") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path.name} is no plain file")
+        file.write(text)
+    on_write("written", path)
+
+
 def remove_partial(folder: Path) -> None:
     """Removes what killed processes left of files that they were writing into ``folder``; nobody may be writing there now."""
     try:
@@ -132,38 +167,89 @@ def remove_partial(folder: Path) -> None:
         return  # they only take space
 
 
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed before its first file left."""
+    return all(path.name == LOCK or path.name.startswith(PARTIAL) for path in folder.iterdir())
+
+
 def lock(folder: Path) -> None:
     """Keeps other processes out of a folder until this one ends, and removes what killed ones were writing there.
 
+    The system gives the lock back however a process ends. The file holds host and process, for the message, and for file systems without
+    locks: there a process that is gone from this host is known not to hold it.
+
     Raises:
-        ArtifactError: another process works in the folder, or it cannot be written.
+        ArtifactError: another process works in the folder, it cannot be written, or a part of it is a link to another folder.
     """
-    if folder.resolve() in _locks:
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if _is_held(folder):
+            return
+        links = [path.name for path in folder.iterdir() if path.is_symlink() and path.is_dir()]
         file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
     except OSError as error:
         raise ArtifactError(f"{folder} cannot be written: {_reason(error)}") from error
-    try:
-        _take(file)
-    except OSError as error:
+    if links:
         os.close(file)
-        raise ArtifactError(f"another process works in {folder}: wait for it, or choose another --out") from error
+        raise ArtifactError(
+            f"{folder / links[0]} is a link to another folder, where nothing is written: move it here, or link {folder} whole"
+        )
+    holder = _holder(file)
+    if not _take(file, holder):
+        os.close(file)
+        who = f" ({holder[1]} on {holder[0][:64]!r}; if it is gone, remove {folder / LOCK})" if holder else ""
+        raise ArtifactError(f"another process works in {folder}{who}: wait for it, or choose another --out")
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
     _locks[folder.resolve()] = file
     remove_partial(folder)
+    for part in folder.iterdir():
+        if part.is_dir():
+            remove_partial(part)
 
 
-def _take(file: int) -> None:
-    """Locks an open file, without waiting; the system releases it when the process ends, however it ends."""
-    if os.name == "nt":
-        import msvcrt
+def _is_held(folder: Path) -> bool:
+    """Whether this process holds the lock of a folder; one that was removed and made again has another."""
+    file = _locks.get(folder.resolve())
+    try:
+        return file is not None and os.path.samestat(os.fstat(file), os.stat(folder / LOCK, follow_symlinks=False))
+    except OSError:
+        return False
 
-        msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
-    else:
-        import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _holder(file: int) -> tuple[str, int] | None:
+    """Returns host and process that a lock's file names."""
+    host, _, process = os.pread(file, 300, 0).decode("utf-8", "replace").strip().rpartition(" ")
+    return (host, int(process)) if host and process.isascii() and process.isdigit() else None
+
+
+def _take(file: int, holder: tuple[str, int] | None) -> bool:
+    """Locks an open file, without waiting; returns whether it could. The system releases it when the process ends, however it ends."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL):  # a file system without locks
+            return holder is None or (holder[0] == socket.gethostname() and not _is_alive(holder[1]))
+        return False
+    return True
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this host is there."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return process != os.getpid()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -223,8 +309,10 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns whatever reading a file raises into one line."""
+    """Turns whatever reading a file raises into one line; opens no pipe or device, which may never answer."""
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder" if path.is_dir() else "it is no plain file")
         yield
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path} cannot be read: it is not text in UTF-8") from error
@@ -232,14 +320,17 @@ def _reading(path: Path) -> Iterator[None]:
         raise ArtifactError(f"{path} cannot be read: {_reason(error)}") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, errors: str = "strict") -> str:
     """Reads text in UTF-8.
+
+    Args:
+        errors: what becomes of bytes that are none, as for ``bytes.decode``.
 
     Raises:
         ArtifactError: it is missing, a folder, or no text.
     """
     with _reading(path):
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8", errors=errors)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -258,15 +349,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: it is missing, damaged, or something else.
     """
-    import yaml
-
     text = read_text(path)
     with _reading(path):
-        try:
-            tree = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ArtifactError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        tree = parse_yaml(text)
     return _mapping(path, {} if tree is None else tree, "a YAML mapping")
+
+
+def parse_yaml(text: str) -> Any:
+    """Returns the plain value that YAML means.
+
+    Raises:
+        ValueError: it is none.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # its constructors raise anything: KeyError and AttributeError for odd tags, say
+        raise ValueError(f"it is no YAML: {' '.join(str(error).split())[:300]}") from error
 
 
 def _mapping(path: Path, value: Any, wanted: str) -> dict[str, Any]:
@@ -281,12 +381,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         ArtifactError: the file is missing or damaged, or its checksum, if it has one, is another.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            note = file.metadata() or {}
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ArtifactError(f"{path} is missing or damaged: {_reason(error)}") from error
+    with _reading(path), safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        note = file.metadata() or {}
     checksum = note.pop(CHECKSUM, None)
     if checksum is not None and checksum != _checksum(tensors, note):
         raise ArtifactError(f"{path} is damaged: its checksum is wrong")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from matchlib.errors import IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.errors import IncompatibleError, MatchlibError, SettingError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from matchlib.algebra.coupling import Coupling
@@ -201,6 +201,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises:
             SettingError: the spec has no name.
             UnknownNameError: the name, or one of the settings, does not exist.
+            SettingError: the constructor refuses them.
         """
         name = spec.get("name")
         if not isinstance(name, str):
@@ -214,7 +215,14 @@ class Registry(Mapping[str, T], Generic[T]):
                     f"{self.group} {name!r} has no setting {key!r} (it has: {', '.join(accepted) or 'none'})"
                     f"{nearest(key, [*accepted, *also_accepted])}"
                 )
-        return plugin(*positional, **settings)
+        try:
+            return plugin(*positional, **settings)
+        except MatchlibError:
+            raise
+        except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            shown = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+            why = next(iter(str(error).splitlines()), "") or type(error).__name__
+            raise SettingError(f"{self.group} {name!r} cannot be made with {shown or 'its defaults'}: {why}") from error
 
 
 def _always(reference: Any) -> bool:

@@ -11,11 +11,12 @@ import typer
 
 __all__ = ["COMMANDS"]
 
+SEEDS = 2**63 - 1  # the largest
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options and --set overrule it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, PATH=VALUE, e.g. teacher.interpolant.name=trigonometric.")]
 Data = Annotated[str | None, typer.Option("--data", help="Registered data set, FILE.npz, FILE.npy, or a folder of images.")]
 Out = Annotated[str | None, typer.Option("--out", help="Folder of the run [default: runs/DATE-NAME].")]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random stream.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, max=SEEDS, help="Seed of every random stream.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Optimiser steps of the phase that the command is named after.")]
 Time = Annotated[str | None, typer.Option("--time", help="That everything may take on this machine, e.g. 30m or 1h30m: decides the steps.")]
@@ -109,12 +110,11 @@ def score(
 
 def compare(folders: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Folders of evaluated runs.")]) -> int:
     """Print the scores of several runs side by side, if they were made in the same way."""
-    from matchlib.io import read_json
-    from matchlib.runs.scoring import common_protocol
+    from matchlib.runs.scoring import common_protocol, read_evaluation
     from matchlib.runs.scoring import compare as compare_runs
     from matchlib_cli.screen import show_scores
 
-    show_scores(compare_runs(folders), common_protocol(read_json(folders[0] / "evaluation.json")))
+    show_scores(compare_runs(folders), common_protocol(read_evaluation(folders[0] / "evaluation.json")))
     return 0
 
 
@@ -168,7 +168,7 @@ def sample(
         str | None, typer.Option("--labels", help="One class, n classes or balanced: 3 or 0,1,2,... [default: as the data].")
     ] = None,
     of: Annotated[str | None, typer.Option("--of", help="student or teacher [default: the student if there is one].")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same samples.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=SEEDS, help="The same seed gives the same samples.")] = 0,
     device: Device = None,
     trust: Trust = False,
 ) -> int:
@@ -176,13 +176,14 @@ def sample(
     from matchlib.errors import SettingError
     from matchlib.runs.build import device_of
     from matchlib.runs.pipeline import load
-    from matchlib_cli.files import parse_labels, write_samples
+    from matchlib_cli.files import check_finite, parse_labels, write_samples
 
     if out.suffix not in (".png", ".npz"):
         raise SettingError(f"--out must end in .png or .npz, got {str(out)!r}")
     pipeline = load(folder, of, device=str(device_of(device or "cpu")), trust=trust)
     batch = pipeline.sample_batch(n, seed=seed, labels=None if labels is None else parse_labels(labels))
     samples = pipeline.denormalize(batch.data).cpu().numpy()
+    check_finite(samples, pipeline.config.kind)
     write_samples(out, samples, pipeline.config.data.limits, None if batch.label is None else batch.label.cpu().numpy())
     print(f"wrote {out}: {n} samples of shape {samples.shape[1:]}, {pipeline.nfe} evaluation{'s' if pipeline.nfe > 1 else ''} each")
     return 0
@@ -369,9 +370,8 @@ def _common(data: str | None, out: str | None, seed: int | None, device: str | N
 
 def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
     """Returns ``{path: value}`` of PATH=VALUE strings, each value read as YAML."""
-    import yaml
-
     from matchlib.errors import SettingError
+    from matchlib.io import parse_yaml
 
     values: dict[str, Any] = {}
     for item in items or ():
@@ -380,9 +380,9 @@ def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
             raise SettingError(f"--set takes PATH=VALUE, for example trainer.batch_size=64, got {item!r}")
         try:
             values.pop(path, None)  # a later value is laid over what stands between
-            values[path] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingError(f"--set {path}: {text!r} is not a YAML value: {str(error).splitlines()[0]}") from error
+            values[path] = parse_yaml(text)
+        except ValueError as error:
+            raise SettingError(f"--set {path}: {text!r} is not a YAML value: {error}") from error
     return values
 
 

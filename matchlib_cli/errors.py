@@ -12,17 +12,22 @@ from typing import Any
 import typer
 
 from matchlib.errors import ConversionError, DivergedError, Interrupted, MatchlibError
+from matchlib_cli.signals import interruptible, silence
 
 __all__ = ["INTERRUPTED", "exit_code", "fail"]
 
 DONE, WRONG, DIVERGED, OURS, INTERRUPTED = 0, 2, 3, 70, 130
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")  # how torch says it
+LONGEST = 1000  # characters of a message
 
 
 def fail(message: str) -> None:
     """Prints one line on stderr, with the process that says so where there are several."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if several else ""
-    print(f"matchlib: error{who}: {' '.join(message.split())}", file=sys.stderr)
+    text = " ".join(message.split())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"  # what was given may be a whole file
+    print(f"matchlib: error{who}: {text}", file=sys.stderr)
 
 
 def _message(error: Exception) -> str:
@@ -36,7 +41,8 @@ def _message(error: Exception) -> str:
 def exit_code(command: Callable[[], Any], *, given: str) -> int:
     """Runs a command and returns the exit code that its end deserves; ``given`` is the command line, for errors in its usage."""
     try:
-        result = command()
+        with interruptible():
+            result = command()
         sys.stdout.flush()
     except (MatchlibError, DivergedError) as error:
         fail(_message(error))
@@ -46,13 +52,25 @@ def exit_code(command: Callable[[], Any], *, given: str) -> int:
             fail(str(error))
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output went away: nothing to report, and nowhere to report it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence()
         return DONE
     except typer.Exit as error:
         return error.exit_code
     except Exception as error:
-        return _usage(error, given)
+        return _refused(error, given)
     return result if isinstance(result, int) else DONE
+
+
+def _refused(error: Exception, given: str) -> int:
+    """What the system refuses is no error of ours: names that are too long, say, no permission, or more memory than there is."""
+    if isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY):
+        why = next(iter(str(error).splitlines()), "") or "MemoryError"
+        fail(f"there is not enough memory: {why} (matchlib plan says how much a distillation needs)")
+    elif isinstance(error, OSError) and error.filename is not None:
+        fail(f"{os.fsdecode(error.filename)[:200]!r} cannot be used: {error.strerror}")
+    else:
+        return _usage(error, given)
+    return WRONG
 
 
 def _usage(error: Exception, given: str) -> int:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from matchlib.errors import SettingError
+from matchlib.errors import DivergedError, SettingError
 from matchlib.evaluation.pictures import draw_samples
 from matchlib.io import write_atomically
 
-__all__ = ["parse_labels", "write_samples"]
+__all__ = ["check_finite", "parse_labels", "write_samples"]
+
+DIGITS = 18  # a label has fewer
 
 
 def parse_labels(text: str) -> list[int] | str:
@@ -21,10 +23,23 @@ def parse_labels(text: str) -> list[int] | str:
     """
     if text == "balanced":
         return text
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SettingError(f"--labels must be one integer, integers with commas between, or balanced, got {text!r}") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.removeprefix("-").isascii() and part.removeprefix("-").isdigit() and len(part) < DIGITS for part in parts):
+        raise SettingError(f"--labels must be one integer, integers with commas between, or balanced, got {text[:100]!r}")
+    return [int(part) for part in parts]
+
+
+def check_finite(samples: np.ndarray, kind: str) -> None:
+    """Refuses samples that are no numbers, which nobody could use.
+
+    Raises:
+        DivergedError: some are NaN or infinite.
+    """
+    bad = int((~np.isfinite(samples)).reshape(len(samples), -1).any(1).sum())
+    if bad:
+        raise DivergedError(
+            f"{bad} of {len(samples)} samples of the {kind} are NaN or infinite, so nothing is written: its training diverged"
+        )
 
 
 def write_samples(path: Path, samples: np.ndarray, limits: tuple[float, float], labels: np.ndarray | None) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -24,28 +22,21 @@ from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
 from matchlib.training.callbacks import Progress as Row
+from matchlib_cli.signals import Stop, listening, silence
 
 __all__ = ["LiveView", "console", "live_view", "read_bytes", "show_plan", "show_report", "show_scores"]
 
 
 def console() -> Console:
     """Returns a console on stdout; without a terminal it writes plain lines of any width."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
 
 
-class _Stop:
-    """Turns the first SIGINT or SIGTERM into a request to stop after the step; a second one interrupts at once."""
+class _Console(Console):
+    """A console that tells of a reader who went away, where rich would end the process."""
 
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def __bool__(self) -> bool:
-        return self.asked
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -82,7 +73,7 @@ class LiveView:
         stop: whether a signal asked to stop.
     """
 
-    def __init__(self, out: Console, stop: _Stop, *, quiet: bool) -> None:
+    def __init__(self, out: Console, stop: Stop, *, quiet: bool) -> None:
         self.out, self._stop, self.quiet = out, stop, quiet
         columns = (
             TextColumn("{task.description:8}", markup=False),
@@ -106,7 +97,19 @@ class LiveView:
     def say(self, line: str) -> None:
         """Prints one line."""
         if not self.quiet:
-            self.out.print(printable(line), markup=False)
+            with self._heard():
+                self.out.print(printable(line), markup=False)
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Goes on in silence where the output cannot be written; a reader who went away asks to stop."""
+        try:
+            yield
+        except BrokenPipeError:
+            silence()
+            self.quiet = self._stop.asked = True
+        except OSError:  # a full disk, say: the run is worth more than its lines
+            self.quiet = True
 
     def status(self) -> str:
         """Returns a line on the run: its gap, the last alarm, the time left for all training."""
@@ -141,7 +144,8 @@ class LiveView:
         rate = f"{speed:.0f} steps/s" if speed and row.losses else row.note
         if self.live is None or self.bars is None:
             note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), rate])
-            print(printable(f"{row.phase} {row.step}/{row.steps}  {note}  {self._left}".rstrip()), flush=True)
+            with self._heard():
+                print(printable(f"{row.phase} {row.step}/{row.steps}  {note}  {self._left}".rstrip()), flush=True)
             return
         note = "  ".join([*(f"{name} {self._losses[f'{row.phase} {name}']:.4g}" for name in row.losses), rate])
         if row.phase not in self._tasks:
@@ -167,22 +171,20 @@ def live_view(*, quiet: bool = False) -> Iterator[LiveView]:
     Args:
         quiet: whether another process speaks for this one.
     """
-    stop = _Stop()
+    stop = Stop()
     view = LiveView(console(), stop, quiet=quiet)
     logger, handler = logging.getLogger("matchlib"), _Lines(view)
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    try:
-        if view.live is not None:
-            view.live.start()
-        yield view
-    finally:
-        if view.live is not None:
-            view.live.stop()
-        logger.removeHandler(handler)
-        for number, previous in before.items():
-            signal.signal(number, previous)
+    with listening(stop):
+        try:
+            if view.live is not None:
+                view.live.start()
+            yield view
+        finally:
+            if view.live is not None:
+                view.live.stop()
+            logger.removeHandler(handler)
 
 
 PAUSE = 5.0  # seconds between lines of a count, where there is no terminal
@@ -232,6 +234,11 @@ def _with_mean(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with the mean of its classes' own distances."""
     each = row.get("frechet_by_class")
     return {**row, "class": sum(each) / len(each)} if each else dict(row)
+
+
+def _score(value: Any) -> str:
+    """A score as a cell shows it; a file has text for infinities, and null for what is no number."""
+    return f"{value:.3g}" if isinstance(value, int | float) else value or ""
 
 
 def show_diagnosis(found: Diagnosis) -> None:
@@ -309,7 +316,7 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]], protocol: str) -> None:
     for key in shown:
         table.add_column(COLUMNS[key], justify="right")
     for kind, row in rows.items():
-        table.add_row(kind, *("" if key not in row else f"{row[key]:.3g}" for key in shown))
+        table.add_row(kind, *(_score(row.get(key)) for key in shown))
     out = console()
     out.print(table)
     out.print(protocol, markup=False)

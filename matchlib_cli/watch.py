@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from matchlib.errors import ArtifactError
 from matchlib.runs.page.curves import alarm_message, alarms_of
 from matchlib.runs.record import Follower, Record, read_record
+from matchlib.runs.scoring import read_evaluation
 from matchlib.training.callbacks import Progress, is_measured
 from matchlib_cli.screen import LiveView, live_view, show_report
 
@@ -40,14 +40,8 @@ def follow(folder: Path, *, once: bool = False) -> None:
             quiet = 0.0 if new else quiet + PAUSE
             if quiet == SILENCE:
                 view.say(f"no new row for {SILENCE:.0f} s; if the run was stopped, it goes on with: matchlib resume {folder}")
-    record = read_record(folder)
-    if record.evaluation:
-        try:
-            show_report(record.evaluation)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ArtifactError(
-                f"{folder / 'evaluation.json'} holds no evaluation of matchlib ({type(error).__name__}: {error})"
-            ) from error
+    if (folder / "evaluation.json").exists():
+        show_report(read_evaluation(folder / "evaluation.json"))
 
 
 def _show(view: LiveView, record: Record, rows: list[Row], new: list[Row], *, aloud: bool = False) -> None:

@@ -215,14 +215,27 @@ class Dataset:
         return self.shift + self.scale * self._exact(x)
 
     def summary(self) -> str:
-        """Returns one line: numbers of samples, shape, range, classes."""
+        """Returns one line: numbers of samples, shape, range, classes, and held-out samples that are training samples as well."""
         labels = (
             "no labels" if self.train.label is None else "labels that are numbers" if self.classes is None else f"{self.classes} classes"
         )
+        repeated = self.repeated()
+        also = f"; {repeated:,} of the held-out samples are training samples as well, so scores flatter copies" if repeated else ""
         return (
             f"{self.name}: {len(self.train.data):,} training and {len(self.held_out.data):,} held-out "
-            f"{'pairs' if self.paired else 'samples'} of shape {self.shape}, values {self.limits[0]:.6g} to {self.limits[1]:.6g}, {labels}"
+            f"{'pairs' if self.paired else 'samples'} of shape {self.shape}, "
+            f"values {self.limits[0]:.6g} to {self.limits[1]:.6g}, {labels}{also}"
         )
+
+    def repeated(self) -> int:
+        """Returns how many held-out samples equal a training sample, number for number, with their source."""
+
+        def keys(part: Batch) -> list[int]:
+            tensors = [x.detach().cpu().flatten(1).numpy() for x in (part.data, part.source) if x is not None]
+            return [hash(b"".join(row.tobytes() for row in rows)) for rows in zip(*tensors, strict=True)]
+
+        seen = set(keys(self.train))
+        return sum(key in seen for key in keys(self.held_out))
 
 
 def _numbers(name: str, key: str, array: Any) -> Tensor:

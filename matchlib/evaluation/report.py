@@ -46,6 +46,7 @@ class Sampled(Protocol):
         seed: int = 0,
         processes: SingleProcess | None = None,
         on_chunk: Callable[[int, int, Callable[[], Tensor]], Tensor] = ...,
+        on_evaluation: Callable[[], None] = ...,
     ) -> Batch:
         """Returns ``n`` samples in model units, with sources and labels."""
 
@@ -138,7 +139,10 @@ def protocol_of(settings: EvaluationProtocol, held_out: int) -> tuple[int, int]:
 
 def _sampled(kind: str, pipeline: Sampled, n: int, seed: int, among: SingleProcess, cells: Cells) -> tuple[Batch, int, float]:
     """Returns samples, evaluations of each, and seconds for ``TIMED`` of them."""
-    taken = []
+    taken, at = [], (0, 1)
+
+    def on_evaluation() -> None:
+        cells.work.on_part(f"{kind}: sampling", *at)
 
     def on_chunk(index: int, chunks: int, generate: Callable[[], Tensor]) -> Tensor:
         def timed() -> tuple[Tensor, dict[str, float]]:
@@ -146,12 +150,14 @@ def _sampled(kind: str, pipeline: Sampled, n: int, seed: int, among: SingleProce
             samples = generate()
             return samples, {"nfe": pipeline.nfe, "seconds": time.perf_counter() - begin, "samples": len(samples)}
 
-        cells.work.on_part(f"{kind}: sampling", index, chunks)
+        nonlocal at
+        at = index, chunks
+        on_evaluation()
         samples, note = cells.tensor(f"{kind}-{index:05d}", timed)
         taken.append(note)
         return samples.to(pipeline.device)
 
-    batch = pipeline.sample_batch(n, seed=seed, processes=among, on_chunk=on_chunk)
+    batch = pipeline.sample_batch(n, seed=seed, processes=among, on_chunk=on_chunk, on_evaluation=on_evaluation)
     seconds, count = (sum(note[key] for note in taken) for key in ("seconds", "samples"))
     return batch, int(taken[0]["nfe"]) if taken else pipeline.nfe, seconds * TIMED / max(count, 1)
 

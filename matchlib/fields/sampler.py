@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -32,12 +32,14 @@ class SampledField:
         model: what it predicts, and where.
         moments: of data and source.
         limits: least and largest number that data hold, in the field's units.
+        on_evaluation: called before every evaluation; it may raise to interrupt the sampling.
     """
 
     field: nn.Module
     model: MatchingModel
     moments: Moments = Moments()
     limits: tuple[float, float] = (-math.inf, math.inf)
+    on_evaluation: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,13 @@ class Samples:
 class CountedField(nn.Module):
     """Counts the evaluations of a field; one whose answer takes several says so in ``evaluations``."""
 
-    def __init__(self, field: nn.Module) -> None:
+    def __init__(self, field: nn.Module, on_evaluation: Callable[[], None] = lambda: None) -> None:
         super().__init__()
-        self.field, self.nfe = field, 0
+        self.field, self.nfe, self.on_evaluation = field, 0, on_evaluation
         self.each = int(getattr(field, "evaluations", 1))
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        self.on_evaluation()
         self.nfe += self.each
         return self.field(state, time, condition)
 
@@ -193,7 +196,7 @@ class Sampler(ABC):
         Raises:
             ConversionError: the field does not determine what the sampler needs.
         """
-        field = CountedField(of.field)
+        field = CountedField(of.field, of.on_evaluation)
         for _, state in self._walk(self.begin(replace(of, field=field), source, label, generator), of.moments):
             data = state
         return Samples(data, field.nfe)

@@ -17,7 +17,7 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
-from matchlib.io import lock, write_text
+from matchlib.io import is_empty, lock, write_text
 from matchlib.registry import losses
 from matchlib.runs.artifact import CONFIG, read_config
 from matchlib.runs.budget import fitted, seconds_of
@@ -204,6 +204,7 @@ def evaluate(
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)
+    lock(folder)
     report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
     try:
         write_page([folder])
@@ -289,7 +290,7 @@ def _folder(settings: RunSettings, *, again: bool) -> tuple[Path, bool]:
     """Where the run is to be, and whether it is there already."""
     folder = _default_folder(settings) if settings.out is None else Path(settings.out)
     if not (folder / "config.yaml").exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or not is_empty(folder)):
             raise SettingError(f"{folder} is not empty; choose another --out")
         return folder, False
     if not again:
@@ -314,6 +315,8 @@ def _default_folder(settings: RunSettings) -> Path:
 
 def _named(data: str | Path | Dataset, out: str | Path | None) -> dict[str, Any]:
     name = f"{GIVEN}{data.name}" if isinstance(data, Dataset) else _checked_name(data)
+    if out is not None and not isinstance(out, str | Path):
+        raise SettingError(f"out must be a path, got {out!r}")
     return {"data.name": name, "out": None if out is None else str(out)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,14 @@ class Pipeline:
         source: Tensor | None = None,
         processes: SingleProcess | None = None,
         on_chunk: Callable[[int, int, Callable[[], Tensor]], Tensor] = lambda index, chunks, generate: generate(),
+        on_evaluation: Callable[[], None] = lambda: None,
     ) -> Batch:
         """As ``sample``, in model units, with the sources (where they are given) and the labels that the samples were made from.
 
         Args:
             processes: that all call this and share the work.
             on_chunk: called with the index and number of chunks and what generates the chunk, whose result it returns, or one it has kept.
+            on_evaluation: called before every evaluation of a teacher; it may raise to interrupt the sampling.
         """
         among = processes or SingleProcess()
         if n < 1:
@@ -107,7 +110,7 @@ class Pipeline:
                 None if label is None else label[piece],
             )
             if i % among.size == among.rank:
-                generate = partial(self._generate, prompt, streams("sample", i), drawn=source is None)
+                generate = partial(self._generate, prompt, streams("sample", i), drawn=source is None, on_evaluation=on_evaluation)
                 parts.append(on_chunk(i, len(begins), generate))
             else:
                 parts.append(prompt.data)
@@ -137,14 +140,17 @@ class Pipeline:
         low, high = ((limit - self.config.data.shift) / self.config.data.scale for limit in self.config.data.limits)
         return SampledField(self.module, self.config.model, self.config.moments, (low, high))
 
-    def _generate(self, prompt: Batch, generator: torch.Generator, *, drawn: bool) -> Tensor:
+    def _generate(
+        self, prompt: Batch, generator: torch.Generator, *, drawn: bool, on_evaluation: Callable[[], None] = lambda: None
+    ) -> Tensor:
         model = self.config.model
         source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
         assert source is not None
         if isinstance(self.module, Student):
             self.nfe = self.module.nfe
             return self.module(source, model.condition(source, prompt.label), generator=generator)
-        result = self.sampler.sample(self._field(), source, prompt.label, generator=generator)
+        field = replace(self._field(), on_evaluation=on_evaluation)
+        result = self.sampler.sample(field, source, prompt.label, generator=generator)
         self.nfe = result.nfe
         return result.data
 
@@ -167,7 +173,10 @@ class Pipeline:
         if isinstance(labels, str) and labels != "balanced":
             raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
         every = torch.arange(n) % spec.classes
-        label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
+        try:
+            label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise SettingError(f"labels must be one integer or {n} integers, got {str(labels)[:100]}") from error
         if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= spec.classes:
             raise SettingError(f"labels must be one integer or {n} integers from 0 to {spec.classes - 1}, got {label.tolist()[:10]}")
         return label.long().expand(n) if label.numel() == 1 else label.long()

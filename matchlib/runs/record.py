@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matchlib.errors import ArtifactError, MatchlibError
-from matchlib.io import read_json, read_yaml
+from matchlib.io import read_json, read_text, read_yaml
 from matchlib.runs.exhibit import Exhibit
 
 __all__ = ["Follower", "Record", "group", "read_record", "read_rows"]
@@ -91,8 +91,8 @@ def _json(path: Path) -> dict[str, Any]:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the rows of a log; lines that are no rows are passed over, as are those that are still being written."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        text = read_text(path, errors="replace")
+    except ArtifactError:
         return
     for line in text.splitlines():
         row = parse_row(line)
@@ -113,6 +113,8 @@ class Follower:
 
     def new(self) -> list[dict[str, Any]]:
         """Returns the rows that were added since the last call; a line that is still being written is left for the next one."""
+        if not self.path.is_file():  # a pipe would be waited for
+            return []
         try:
             with self.path.open("rb") as file:
                 status = os.fstat(file.fileno())

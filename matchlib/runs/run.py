@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ class Run:
 
     def _execute(self) -> dict[str, Any]:
         config = self.components.config
+        if self._processes("student").rank == 0:
+            logger.info("data: %s", self.components.data.summary())
         modules: dict[str, Any] = {"teacher": self._phase("teacher", self._make_teacher)}
         if self.settings.command == "distill":
             if config.guidance != 1.0:
@@ -271,14 +274,17 @@ class Run:
         self._processes("student").on_main_process(lambda: save_average(self.folder / "student", decay, module))
 
     def _monitor(self, distillation: Distillation, data: Dataset) -> DistillationMonitor:
+        @cache
         def classifier() -> OwnFeatures:
             processes, dataset = self._processes("student"), self.components.data
-            work = watched(self.on_progress if processes.rank == 0 else None, None)
+            work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
             processes.on_main_process(lambda: own_features(dataset, self.device, work=work).name)  # once, for the cache
             return own_features(dataset, self.device, work=work)
 
-        steps = self.settings.trainer.steps
-        return DistillationMonitor(distillation, data, self.streams, steps=steps, classifier=classifier)
+        t = self.settings.trainer
+        if 0 < t.monitor_every <= t.steps:
+            classifier()  # before the first step, where an interruption loses nothing
+        return DistillationMonitor(distillation, data, self.streams, steps=t.steps, classifier=classifier)
 
     def _checkpoint_score(self) -> Score | None:
         """What scores checkpoints: a metric of samples, as many as there are held-out data, always from the same random numbers."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
-from matchlib.errors import DataError, IncompatibleError, SettingError
+from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
 from matchlib.evaluation.score import MOST, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.io import read_json
+from matchlib.settings import explain
 
-__all__ = ["PROTOCOL", "compare", "score"]
+__all__ = ["PROTOCOL", "compare", "read_evaluation", "score"]
 
 PROTOCOL = ("data", "reference", "samples", "draws", "subset", "clip_samples", "features")  # what must be equal for scores to be compared
 
@@ -76,7 +78,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     """
     if len(runs) < 2:
         raise SettingError("compare takes at least two runs")
-    reports = {str(run): read_json(Path(run) / "evaluation.json") for run in runs}
+    reports = {str(run): read_evaluation(Path(run) / "evaluation.json") for run in runs}
     first = str(runs[0])
     for run, report in reports.items():
         for key in PROTOCOL:
@@ -89,6 +91,49 @@ def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     for run, report in reports.items():
         rows |= {f"{run} {kind}": report[kind] for kind in ("student", "teacher") if kind in report}
     return rows | {"held-out": reports[first]["held_out"]}
+
+
+Number = float | Literal["inf", "-inf"] | None  # as ``write_json`` writes them: null is NaN
+
+
+class _Row(BaseModel):
+    """The scores of one set of samples."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Number | list[Number] | dict[str, list[Number]]]
+    frechet_by_class: list[float] | None = None
+
+
+class _Evaluation(BaseModel):
+    """The JSON form of an evaluation; further keys may stand beside these."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    data: str
+    reference: str
+    samples: int
+    draws: int
+    subset: int
+    clip_samples: bool
+    features: str
+    student: _Row | None = None
+    teacher: _Row | None = None
+    held_out: _Row
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Reads the ``evaluation.json`` of a run.
+
+    Raises:
+        ArtifactError: it is missing or damaged, or not as matchlib writes it.
+    """
+    tree = read_json(path)
+    try:
+        _Evaluation.model_validate(tree)
+    except ValidationError as error:
+        raise ArtifactError(
+            f"{path} holds no evaluation of matchlib: {explain(error, _Evaluation)}; make it anew: matchlib evaluate"
+        ) from None
+    return {key: value for key, value in tree.items() if value is not None}
 
 
 def common_protocol(report: Mapping[str, Any]) -> str:

@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
 
 from matchlib import adapters
-from matchlib.errors import MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.io import parse_yaml, read_text
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.settings import Settings
@@ -387,7 +387,7 @@ def _places() -> dict[tuple[str, ...], Place]:
 def _lay(base: dict[str, Any], over: Mapping[str, Any], path: tuple[str, ...] = ()) -> None:
     """Lays ``over`` over ``base``. Naming another plugin drops the settings of the one before; naming none keeps the default's."""
     place = _places().get(path)
-    if place is not None and "name" in over and over["name"] != base.get("name"):
+    if place is not None and isinstance(over.get("name"), str) and over["name"] != base.get("name"):
         for key in [key for key in base if key not in place.known]:
             del base[key]
     elif place is not None and place.default is not None and not base and "name" not in over:
@@ -455,6 +455,11 @@ def resolve(
     Raises:
         MatchlibError: naming the setting, what was given and what is accepted.
     """
+    if recipe is not None and not isinstance(recipe, str):
+        raise SettingError(f"recipe must be a name, got {recipe!r}")
+    for argument, given in (("config", config), ("settings", settings)):
+        if given is not None and not isinstance(given, Mapping):
+            raise SettingError(f"{argument} must be a mapping, got {given!r}")
     tree: dict[str, Any] = {}
     sources: list[list[Mapping[str, Any]]] = [[read_recipe(recipe) if recipe is not None else {}], [config or {}]]
     sources.append([_nested(path, value) for path, value in (options or {}).items() if value is not None])
@@ -503,9 +508,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         SettingError: it is missing or no mapping.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        tree = parse_yaml(read_text(path))
+    except ArtifactError as error:
+        raise SettingError(str(error)) from error
+    except ValueError as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
     if not isinstance(tree, dict):
         raise SettingError(f"{path} must hold a mapping of settings, got {type(tree).__name__}")
     return tree

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from matchlib.io import write_text
+from matchlib.io import append_text, read_text, write_text
 from matchlib.training.alarms import Raised
 from matchlib.training.monitor import Monitor
 from matchlib.training.settings import TrainerSettings
@@ -55,9 +55,7 @@ class JSONLog(Callback):
     def _append(self, row: Mapping[str, Any]) -> str:
         """Appends a row, and returns what went wrong."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" * self._failed + json.dumps(row) + "\n")
+            append_text(self.path, "\n" * self._failed + json.dumps(row) + "\n")
         except OSError as error:
             return str(error)
         return ""
@@ -69,7 +67,7 @@ class JSONLog(Callback):
         """Drops the phase's rows after ``step`` and lines that are no rows, so that a resumed run's log has no row twice."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_text(self.path, errors="replace").splitlines()
         kept = [line for line in lines if _is_before(line, phase, step)]
         if kept != lines:
             write_text(self.path, "".join(f"{line}\n" for line in kept))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,26 @@ logging.getLogger("matchlib").setLevel(logging.{level})
 matchlib.train("flow", "moons", steps=2, out={str(tmp_path / "run")!r}, settings={QUICK!r})"""
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
     assert ("teacher 2/2" in shown) == (level == "INFO")
+
+
+def test_resume_of_a_running_run_is_refused_and_touches_nothing(
+    tmp_path: Path, finished: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """It would set the checkpoints of the other process aside."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "evaluation.json").unlink()
+    holding = f"import time; from pathlib import Path; from matchlib.io import lock; lock(Path({str(run)!r})); print('locked', flush=True)"
+    holding += "; time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", holding], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+        for argv in (("resume", run), ("evaluate", run)):
+            code, _, err = cli(*argv)
+            assert (code, err.count("\n")) == (2, 1)
+            assert f"another process works in {run} ({process.pid} on " in err
+        assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
+    finally:
+        process.kill()
+        process.wait()

@@ -154,3 +154,14 @@ def test_compact_leaves_other_data_as_they_are() -> None:
     broken = eight_bit()
     broken.train.data[3] = float("nan")
     assert broken.compact(least=0).train.data.dtype == torch.float32
+
+
+def test_summary_counts_held_out_samples_that_are_training_samples_as_well() -> None:
+    """Copies of training samples are scored well where they are held out, too."""
+    x = np.arange(40.0).reshape(20, 2)
+    assert Dataset.from_arrays("x", x, held_out=np.array([0, 1])).repeated() == 0
+    x[:2] = x[5:7]
+    data = Dataset.from_arrays("x", x, held_out=np.array([0, 1, 2]))
+    assert data.repeated() == 2
+    assert data.summary().endswith("; 2 of the held-out samples are training samples as well, so scores flatter copies")
+    assert Dataset.from_arrays("x", x, source=np.arange(40.0).reshape(20, 2) + 100, held_out=np.array([0, 1, 2])).repeated() == 0

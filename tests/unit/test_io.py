@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +18,11 @@ from torch import nn
 
 from matchlib.errors import ArtifactError
 from matchlib.io import (
+    append_text,
     cache_folder,
     copy_fitting,
     lock,
+    parse_yaml,
     read_checkpoint,
     read_json,
     read_tensors,
@@ -113,11 +118,68 @@ def test_lock_keeps_a_second_process_out_until_the_first_ends(tmp_path: Path) ->
     lock(tmp_path)
     code = f"from pathlib import Path; from matchlib.io import lock; lock(Path({str(tmp_path)!r}))"
     second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"another process works in {tmp_path}" in second.stderr
+    assert f"another process works in {tmp_path} ({os.getpid()} on {socket.gethostname()!r}" in second.stderr
     ended = tmp_path / "ended"
     subprocess.run([sys.executable, "-c", code.replace(str(tmp_path), str(ended))], check=True)
     lock(ended)
     lock(tmp_path / "other")
+
+
+def test_lock_of_a_folder_that_was_made_again_is_taken_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        lock(tmp_path / "run")
+        assert (tmp_path / "run" / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}\n"
+        shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("holder", "free"), [("{host} {gone}", True), ("{host} 1", False), ("elsewhere 1", False), ("", True), ("x", True)]
+)
+def test_lock_on_a_file_system_without_locks_knows_a_stale_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str, free: bool
+) -> None:
+    import fcntl
+
+    def unsupported(*args: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    (tmp_path / ".lock").write_text(holder.format(host=socket.gethostname(), gone=child.pid))
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    if free:
+        lock(tmp_path)
+    else:
+        with pytest.raises(ArtifactError, match=r"another process works in .* \(1 on .*remove .*\.lock"):
+            lock(tmp_path)
+
+
+def test_lock_refuses_a_folder_of_which_a_part_is_a_link(tmp_path: Path) -> None:
+    """Whatever is written into checkpoints/ would be written, and rotated, elsewhere."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="checkpoints is a link to another folder"):
+        lock(tmp_path / "run")
+
+
+def test_append_text_follows_no_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    append_text(tmp_path / "log", "a\n")
+    append_text(tmp_path / "log", "b\n")
+    assert (tmp_path / "log").read_text() == "a\nb\n"
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError):
+            append_text(tmp_path / name, "c\n")
+    assert (tmp_path / "log").read_text() == "a\nb\n"
+
+
+def test_parse_yaml_turns_whatever_it_raises_into_one_error() -> None:
+    assert parse_yaml("a: [1, x]") == {"a": [1, "x"]}
+    for text in ("[", "!!float x", "!!timestamp x", "!!python/object:os.system {}", "{[1]: 2}", "\0", "a: &b [*c]"):
+        with pytest.raises(ValueError, match="it is no YAML"):
+            parse_yaml(text)
 
 
 def test_write_json_and_write_tensors_are_read_back(tmp_path: Path) -> None:
@@ -137,10 +199,13 @@ READERS: list[Callable] = [read_text, read_json, read_yaml, read_tensors, tensor
 
 
 @pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
-@pytest.mark.parametrize("name", ["missing", "folder", "x" * 5000, "binary", "a\0b"], ids=["missing", "folder", "long", "binary", "nul"])
+@pytest.mark.parametrize(
+    "name", ["missing", "folder", "x" * 5000, "binary", "a\0b", "pipe"], ids=["missing", "folder", "long", "binary", "nul", "pipe"]
+)
 def test_readers_refuse_in_one_line(tmp_path: Path, read: Callable, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x80" * 9)
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ArtifactError) as refusal:
         read(tmp_path / name)
     assert "\n" not in str(refusal.value)

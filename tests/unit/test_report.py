@@ -90,7 +90,7 @@ def test_evaluate_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Pat
     generated = []
     for pipeline in pipelines.values():
         generate = pipeline._generate
-        pipeline._generate = lambda *a, generate=generate, **k: generated.append(1) or generate(*a, **k)  # type: ignore[method-assign, func-returns-value, misc]
+        pipeline._generate = lambda *a, generate=generate, **k: (generate(*a, **k), generated.append(1))[0]  # type: ignore[method-assign, func-returns-value, misc]
     folder = tmp_path / "parts"
     folder.mkdir()
     for parts in itertools.count(1, 7):
@@ -101,7 +101,7 @@ def test_evaluate_goes_on_where_it_was_interrupted(finished: Path, tmp_path: Pat
             assert not (folder / "evaluation.json").exists()
     assert parts > 40, "it was interrupted often"
     assert without_times(report) == expected
-    assert len(generated) == 2, "a chunk of the teacher and one of the student"
+    assert len(generated) == 2, "a whole chunk of the teacher and one of the student"
     assert sorted(path.name for path in folder.iterdir()) == ["evaluation.json", "samples.png"]
 
 

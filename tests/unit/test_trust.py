@@ -54,3 +54,16 @@ def test_distill_refuses_an_empty_name_of_a_folder(
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("distill", "--out", "")
     assert (code, list(tmp_path.iterdir())) == (2, []), err
+
+
+@pytest.mark.parametrize("argv", [["distill", "--config"], ["train", "--config"], ["plan"], ["resume"]])
+def test_commands_run_no_code_of_a_configuration_without_trust(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str]
+) -> None:
+    """Where nobody named the file on the command line, it is a stranger's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    tree = {"data": {"name": "checkerboard"}, "teacher": {"name": f"{tmp_path / 'code.py'}:teacher"}}
+    (tmp_path / "config.yaml").write_text(json.dumps(tree))
+    code, _, err = cli(*argv, tmp_path if argv == ["resume"] else "config.yaml")
+    assert (code, err.count("\n"), (tmp_path / "executed").exists()) == (2, 1, False), err

@@ -16,7 +16,8 @@ from rich.console import Console
 from matchlib.runs.record import Follower
 from matchlib.training.callbacks import Progress
 from matchlib_cli import watch
-from matchlib_cli.screen import LiveView, _Stop, duration, sparkline
+from matchlib_cli.screen import LiveView, duration, sparkline
+from matchlib_cli.signals import Stop
 
 CONFIG = "command: distill\nteacher: {training: {steps: 10}}\ntrainer: {steps: 40}\n"
 
@@ -67,7 +68,9 @@ def test_watch_shows_how_far_a_run_is(folder: Path, cli: Callable[..., tuple[int
 
 def test_watch_follows_a_run_to_its_scores(folder: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "PAUSE", 0.02)
-    report = {"data": "moons", "samples": 4, "student": {"nfe": 1, "frechet": 0.25}, "held_out": {"frechet": 0.2}}
+    scores = {"student": {"nfe": 1, "frechet": 0.25}, "held_out": {"frechet": 0.2}}
+    protocol = {"data": "moons", "reference": "train", "samples": 4, "draws": 1, "subset": 4, "clip_samples": False, "features": "labels"}
+    report = {**protocol, **scores}
 
     def run() -> None:
         time.sleep(0.2)
@@ -109,7 +112,7 @@ def test_watch_needs_a_run(tmp_path: Path, cli: Callable[..., tuple[int, str, st
 
 def terminal() -> tuple[LiveView, io.StringIO]:
     out = io.StringIO()
-    return LiveView(Console(file=out, force_terminal=True, width=160), _Stop(), quiet=False), out
+    return LiveView(Console(file=out, force_terminal=True, width=160), Stop(), quiet=False), out
 
 
 def progress(phase: str, step: int, steps: int, *, later: int = 0, gap: float | None = None, alarms: tuple[str, ...] = ()) -> Progress:

@@ -1,0 +1,31 @@
+"""Wrong inputs made by program end in one line, and lose no file; ``make fuzz`` tries them by the thousand."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from tests.robustness.generator import KINDS, cases, template
+from tests.robustness.harness import run
+
+SEED = 1  # another than that of ``make fuzz``
+COUNTS = {"set": 60, "config": 40, "python": 60, "run file": 30, "arrays": 30, "images": 25, "option": 50}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    template(folder / "template")
+    return folder
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_wrong_inputs_end_in_one_line_and_lose_no_file(base: Path, kind: str) -> None:
+    failed = []
+    for case in islice(cases(kind, SEED), COUNTS[kind]):
+        verdict = run(case, base / "template", base / "folder")
+        if verdict.faults:
+            failed.append(f"{case.name[:80]!r}: {verdict.faults} {verdict.err.strip()[-200:]}")
+    assert not failed, "\n".join(failed)
