@@ -137,7 +137,9 @@ def test_any_piece_can_be_replaced(tmp_path: Path, cli: Cli, small: list[str], p
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, float]]:
-    return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime) for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime) for p in folder.rglob("*") if p.is_file() and p.name != ".lock"
+    }
 
 
 WRONG: list[tuple[str, list[str], str]] = [
