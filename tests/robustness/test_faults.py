@@ -133,6 +133,7 @@ def survive(base: Path, folder: Path, fault: Fault, at: int) -> str:
     return {0: "went on", 2: "ended with its message, resumed", 137: "was killed, resumed"}[code]
 
 
+@pytest.mark.slow
 @pytest.mark.runs
 @pytest.mark.parametrize(("fault", "at"), [(short, 5), (killed_before, 0)], ids=lambda x: str(getattr(x, "__name__", x)))
 def test_run_survives_a_write_that_fails(straight: tuple[list[str], Path], tmp_path: Path, fault: Fault, at: int) -> None:
