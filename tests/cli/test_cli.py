@@ -25,13 +25,17 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     code = (
         "import sys\nfrom matchlib_cli.app import main\ntry: main(['--help'])\nexcept SystemExit: pass\nassert 'torch' not in sys.modules"
     )
-    best = 9.0
-    for _ in range(10):
+
+    def seconds(command: list[str]) -> float:
         begin = time.perf_counter()
-        subprocess.run([*MATCHLIB, "--help"], check=True, capture_output=True)
-        best = min(best, time.perf_counter() - begin)
+        subprocess.run(command, check=True, capture_output=True)
+        return time.perf_counter() - begin
+
+    pairs = [
+        (seconds([*MATCHLIB, "--help"]), seconds([sys.executable, "-c", "import typer"])) for _ in range(10)
+    ]  # in turns: both are slowed
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert best < 0.4
+    assert min(ours for ours, _ in pairs) < 3 * min(theirs for _, theirs in pairs)
 
 
 def test_distill_writes_what_the_contract_says(finished: Path, cli: Cli) -> None:
