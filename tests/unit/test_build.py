@@ -250,7 +250,7 @@ def test_resume_of_a_network_of_the_users_own_is_bit_for_bit(tmp_path: Path) -> 
     other = Teacher.from_callable(teacher.field.fn, FLOW, normalization=(0.0, 1.0), output=-1.0)
     scores = (tmp_path / "whole" / "evaluation.json").stat().st_mtime_ns
     for call in (matchlib.resume, matchlib.evaluate):
-        with pytest.raises(ArtifactError, match="answers otherwise than that of .*another convention"):
+        with pytest.raises(ArtifactError, match=r"answers otherwise than that of .*another convention"):
             call(tmp_path / "whole", teacher=other, data=data)
     assert torch.equal(matchlib.resume(tmp_path / "whole", teacher=teacher, data=data).sample(5, seed=3), whole.sample(5, seed=3))
     assert (tmp_path / "whole" / "evaluation.json").stat().st_mtime_ns == scores  # a finished run is not scored again

@@ -185,7 +185,7 @@ def test_examine_reports_every_evaluation() -> None:
 # -- before a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_answer_asks_a_fitting_teacher_once() -> None:
+def test_check_answer_asks_a_fitting_teacher_at_the_middle_and_at_the_ends() -> None:
     calls = []
 
     def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def test_check_answer_asks_a_fitting_teacher_once() -> None:
         return x
 
     check_answer(Teacher.from_callable(network, FLOW, arguments=("state", "time", "label")), DATA)
-    assert len(calls) == 1
+    assert len(calls) == 2
     assert calls[0][:2] == ((2, 2), (2,))
     assert calls[0][2][1] == CLASSES - 1  # the last class, so that a network with too few fails now
 
@@ -297,3 +297,35 @@ def test_a_teacher_in_a_file_is_distilled_and_resumed(tmp_path: Path, cli: Calla
     assert (code, err) == (0, "")
     assert cli("resume", tmp_path / "run")[0] == 0
     assert matchlib.load(tmp_path / "run").sample(3).shape == (3, 2)
+
+
+class Levels(nn.Module):
+    """A network with an embedding of 20 levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.Embedding(20, 2)
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        return x + self.levels(k)
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (
+            lambda t: (20 * t - 1).round().long(),
+            r"IndexError: .*given the times -1 and 19 for t = 0.001 and 1, .*TimeDistribution\(1 / K, 1.0\)",
+        ),
+        (lambda t: 20 * t - 1, r"an embedding needs whole numbers, time=lambda t: \(K \* t - 1\).round\(\).long\(\) .*from -0.98 to 19"),
+    ],
+)
+def test_check_answer_says_which_times_an_embedding_was_given(time: Callable, said: str) -> None:
+    model = replace(families["diffusion-vp"]().model(paired=False), times=TimeDistribution(1e-3, 1.0))
+    with pytest.raises(IncompatibleError, match=said):
+        examine(Teacher.from_callable(Levels(), model, time=time), "moons")
+
+
+def test_teacher_refuses_a_model_that_is_only_a_name() -> None:
+    with pytest.raises(SettingError, match=r"model is a matchlib.MatchingModel, such as matchlib.families\['diffusion-vp'\]"):
+        Teacher.from_callable(Levels(), "diffusion-vp")
