@@ -280,11 +280,11 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
     condition = _moved(point.condition, device)
     label = "no labels" if condition.label is None else f"labels {tuple(condition.label.shape)}, {condition.label.dtype}"
     ends = torch.tensor([model.times.t_min, model.times.t_max])
-    asked, question = time, f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
+    latest, question = time, f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
     try:
         with torch.no_grad():
             answer = teacher(point.state.to(device), time.to(device), condition)
-            asked = ends
+            latest = ends
             teacher(point.state.to(device), ends.to(device), condition)
         overflows = finite and not bool(torch.isfinite(answer).all())
     except IncompatibleError:
@@ -292,7 +292,7 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
     except Exception as error:  # whatever a network of somebody else's raises
         raise IncompatibleError(
             f"the teacher does not fit {dataset.name}: for {question}, {_called(teacher)} raises {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}. {_advice(teacher, asked, ends, error)}"
+            f"{' '.join(str(error).split())[:300]}. {_advice(teacher, latest, ends, error)}"
         ) from error
     if overflows:
         raise IncompatibleError(f"the teacher answers {question} with numbers that are not finite; check its weights and its units")

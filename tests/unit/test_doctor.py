@@ -17,8 +17,8 @@ from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.errors import DataError, IncompatibleError, SettingError
-from matchlib.evaluation.doctor import check_answer, examine, guess_normalization
-from matchlib.evaluation.probe import Probe
+from matchlib.evaluation.doctor import Diagnosis, check_answer, examine, guess_normalization
+from matchlib.evaluation.probe import Finding, Probe
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import couplings, families, interpolants, networks, objectives
 
@@ -68,6 +68,14 @@ def test_examine_finds_right_teachers_right(name: str) -> None:
     diagnosis = examine(Teacher(exact(model), model, DATA.moments(model.coupling)), DATA)
     assert diagnosis.mistakes == ()
     assert all(error < 1 for error in diagnosis.stated.errors)
+    assert [note.partition(",")[0] for note in diagnosis.notes] == [f"units: data = {DATA.shift:.6g} + {DATA.scale:.6g} * model units"]
+
+
+def test_diagnosis_notes_times_at_which_a_sound_teacher_is_worse_than_one_number() -> None:
+    stated = Finding("as stated", "", (0.5, 1.2, 1.3, 0.9))
+    diagnosis = Diagnosis((0.1, 0.2, 0.3, 0.4), stated, (), 1, None)
+    assert diagnosis.notes == ("worse than one number at 2 of 4 times: a weak teacher there?",)
+    assert replace(diagnosis, mistakes=("its sign is the opposite",)).notes == ()
 
 
 FLOW = RIGHT["flow"]
