@@ -262,9 +262,9 @@ class StudentTraining(TrackedTraining):
     critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
     """A network for a critic that starts from scratch; null copies the teacher's with its weights, if it has any."""
     student_lr: Positive | None = None
-    """Adam's step size of the student; null for one by the width of its layers, times a factor of the family's."""
+    """Adam's step size of the student; null for 0.155 over the mean inputs of its units, at most 1e-3, times a factor of the family's."""
     critic_lr: Positive | None = None
-    """Adam's step size of the critic; null for one by the width of its layers, times a factor of the family's."""
+    """Adam's step size of the critic; null for 0.155 over the mean inputs of its units, at most 1e-3, times a factor of the family's."""
     student_lr_scale: Positive = 1.0
     """Multiplies the default step size of the student."""
     critic_lr_scale: Positive = 1.0
