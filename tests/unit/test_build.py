@@ -266,3 +266,11 @@ def test_build_warns_where_alpha_and_beta_differ_but_not_for_a_recipe(caplog: py
         caplog.clear()
         build(resolve("distill", recipe=recipe, options={"data.name": "moons"}, settings=small | loss))
         assert ("alpha=2 and beta=3 differ" in caplog.text) == ("loss.beta" in loss)
+
+
+@pytest.mark.parametrize(("family", "told"), [("bridge", True), ("flow", False)])
+def test_build_says_that_a_family_of_pairs_has_none(family: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "matchlib")
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}}
+    build(resolve("train", options={"teacher.name": family, "data.name": "moons"}, settings=settings))
+    assert ("bridge without pairs: moons has none, so the source is normal noise" in caplog.text) == told
