@@ -144,9 +144,10 @@ class _Drawing:
         self.data = data
         self.read: list[str] = []
 
-    def draw(self, strategy: st.SearchStrategy[Any]) -> Any:
+    def draw(self, strategy: st.SearchStrategy[Any], label: str = "") -> Any:
+        """Returns what is drawn; ``label`` names it in the case of a law that fails."""
         value = self.data.draw(strategy)
-        self.read += _readable(value)
+        self.read += [f"{label} = {text}" if label else text for text in _readable(value)]
         return value
 
 

@@ -359,3 +359,8 @@ def test_laws_go_on_beside_a_schedule_of_two_values() -> None:
         (outcome,) = [check(law, name) for law, name in cases("interpolants", "two") if law.name == "states_hold_their_noise"]
         assert "schedule of Two returns a, b and c, got 2 values" in outcome.message
         assert models(coupling="mirror", objective="data")
+
+
+def test_an_explanation_names_the_drawn_quantities_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UID, "generated", property(lambda self: Quadratic(-1.0, 1.0, 1.0)))
+    assert "time weight = " in check(LAWS["critic_has_a_maximum"], "uid").explanation
