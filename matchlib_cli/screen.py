@@ -252,6 +252,8 @@ def show_diagnosis(found: Diagnosis) -> None:
     out.print(table)
     spread = "" if found.spread is None else f"; 20 Euler steps give {found.spread:.2f} times the data's standard deviation"
     out.print(f"{found.weights:,} weights{spread}", markup=False)
+    for note in found.notes:
+        out.print(note, markup=False)
     for mistake in found.mistakes:
         out.print(f"likely mistake: {mistake}", markup=False)
     if not found.mistakes:

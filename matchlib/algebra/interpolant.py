@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.rows import Coefficients, Scalar, is_zero
+from matchlib.errors import SettingError
 
 __all__ = ["Interpolant", "ScheduledInterpolant", "differentiate", "draw_like"]
 
@@ -87,7 +88,12 @@ class ScheduledInterpolant(Interpolant):
         """Returns (a, b, c) at ``t``, elementwise in t; a coefficient that is constant may be a float."""
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        return Coefficients(t, *self.schedule(t), derivatives=lambda: differentiate(self.schedule, t))
+        values = self.schedule(t)
+        if len(values) != 3:
+            raise SettingError(
+                f"schedule of {type(self).__name__} returns a, b and c, got {len(values)} values; c is 0.0 for a path without noise"
+            )
+        return Coefficients(t, *values, derivatives=lambda: differentiate(self.schedule, t))
 
 
 def differentiate(function: Callable[[Tensor], tuple[Scalar, ...]], t: Tensor) -> tuple[Any, ...]:

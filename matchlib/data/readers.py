@@ -55,6 +55,8 @@ def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None =
         return _from_folder(Path(place))
     if place.endswith(ARRAYS) and os.path.isfile(place):
         return _from_arrays(Path(place))
+    if place.endswith(ARRAYS) and len(name) <= 200:
+        raise DataError(f"there is no such file: {name}")
     known = ", ".join(datasets)
     raise DataError(
         f"data {name[:200]!r} is no registered set ({known}), npz or npy file, folder of images or {PAIRS}FOLDER{nearest(name, datasets)}"

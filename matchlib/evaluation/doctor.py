@@ -52,6 +52,7 @@ class Diagnosis:
         mistakes: what is likely wrong, in words with what to change; empty for a sound teacher.
         spread: standard deviation of samples of 20 Euler steps, relative to the data's; None where no such steps can be taken.
         weights: number of the teacher's weights.
+        units: which units of the data the teacher was asked in, and how they were found.
     """
 
     times: tuple[float, ...]
@@ -59,6 +60,16 @@ class Diagnosis:
     mistakes: tuple[str, ...]
     weights: int
     spread: float | None
+    units: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth a look and no mistake: the units, and times at which the teacher is worse than one number."""
+        worse = sum(error > 1 for error in self.stated.errors)
+        if not worse or self.mistakes:
+            return (self.units,) if self.units else ()
+        weak = f"worse than one number at {worse} of {len(self.times)} times: a weak teacher there?"
+        return (self.units, weak) if self.units else (weak,)
 
 
 def examine(
@@ -90,7 +101,7 @@ def examine(
     else:
         mistakes = ["answers are not finite at some of the times: weights that overflow, or a singular convention"]
     weights = sum(weight.numel() for weight in teacher.parameters())
-    return Diagnosis(tuple(probe.times.tolist()), stated, tuple(mistakes), weights, spread)
+    return Diagnosis(tuple(probe.times.tolist()), stated, tuple(mistakes), weights, spread, _units_taken(teacher, probe.dataset))
 
 
 def _probes(teacher: Teacher, dataset: Dataset, seed: int, on_progress: Callable[[int, int], None] | None) -> tuple[Probe, Probe]:
@@ -326,6 +337,19 @@ def _wrong_spread(probe: Probe, spread: float | None) -> list[str]:
     if spread is None or not probe.model.gaussian or 0.5 < spread < 2:
         return []
     return [f"samples of 20 Euler steps have {spread:.3g} times the data's standard deviation: times or moments may be wrong"]
+
+
+def _units_taken(teacher: Teacher, dataset: Dataset) -> str:
+    """Says in which units of the data a teacher was asked, and whether its answers fit them clearly."""
+    taken = f"units: data = {dataset.shift:.6g} + {dataset.scale:.6g} * model units"
+    if teacher.normalization is not None:
+        return f"{taken}, as the teacher states"
+    fitting = guess_normalization(teacher, dataset)
+    if fitting is None:
+        return f"{taken}, of the data set; the teacher states none, and its answers fit none clearly"
+    if np.allclose(fitting, (dataset.shift, dataset.scale)):
+        return f"{taken}, of the data set; the teacher states none, and its answers fit these clearly"
+    return f"{taken}, of the data set; the answers fit normalization=({fitting[0]:.6g}, {fitting[1]:.6g}) clearly better"
 
 
 def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Normalization | None:

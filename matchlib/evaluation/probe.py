@@ -279,21 +279,46 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
     device = _device_of(teacher)
     condition = _moved(point.condition, device)
     label = "no labels" if condition.label is None else f"labels {tuple(condition.label.shape)}, {condition.label.dtype}"
-    question = f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
+    ends = torch.tensor([model.times.t_min, model.times.t_max])
+    latest, question = time, f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
     try:
         with torch.no_grad():
             answer = teacher(point.state.to(device), time.to(device), condition)
+            latest = ends
+            teacher(point.state.to(device), ends.to(device), condition)
         overflows = finite and not bool(torch.isfinite(answer).all())
     except IncompatibleError:
         raise
     except Exception as error:  # whatever a network of somebody else's raises
         raise IncompatibleError(
             f"the teacher does not fit {dataset.name}: for {question}, {_called(teacher)} raises {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}. It must return one tensor of the state's shape; "
-            "Teacher.from_callable(fn, model, arguments=(...)) states the order of its arguments, among state, time, label and source"
+            f"{' '.join(str(error).split())[:300]}. {_advice(teacher, latest, ends, error)}"
         ) from error
     if overflows:
         raise IncompatibleError(f"the teacher answers {question} with numbers that are not finite; check its weights and its units")
+
+
+def _advice(teacher: Teacher, asked: Tensor, ends: Tensor, error: Exception) -> str:
+    """What to change where a network raises an error for the times ``asked``, with those that it was given."""
+    order = "Teacher.from_callable(fn, model, arguments=(...)) states the order of its arguments, among state, time, label and source"
+    clock = getattr(teacher.field, "time", None)
+    try:
+        given = [f"{x:g}" for x in (clock(asked) if callable(clock) else asked).tolist()]
+        low, high = ((clock(x) if callable(clock) else x).item() for x in ends)
+    except Exception:  # it is the clock that fails
+        return f"It must return one tensor of the state's shape; {order}"
+    times = f"It was given the times {' and '.join(dict.fromkeys(given))}"
+    if isinstance(error, IndexError) and asked is ends:
+        return (
+            f"{times} for t = {ends[0]:g} and {ends[1]:g}, the ends of the model's times: for K levels from 0 to K - 1 these are "
+            "TimeDistribution(1 / K, 1.0) with time=lambda t: (K * t - 1).round().long()"
+        )
+    if isinstance(error, RuntimeError) and "Long, Int" in str(error):
+        return (
+            f"{times}; an embedding needs whole numbers, time=lambda t: (K * t - 1).round().long() for K levels "
+            f"(its times go from {low:g} to {high:g} now)"
+        )
+    return f"{times}. It must return one tensor of the state's shape; {order}"
 
 
 def _device_of(teacher: Teacher) -> torch.device:

@@ -66,7 +66,7 @@ def _value(argument: Any, values: Mapping[str, Tensor]) -> Any:
         return _sum(argument, values)
     if isinstance(argument, Time):
         source = values[SOURCE]
-        return torch.full(source.shape[:1], argument.value, dtype=source.dtype, device=source.device)
+        return torch.full(source.shape[:1], argument.value, dtype=argument.dtype or source.dtype, device=source.device)
     if isinstance(argument, Label):
         return values[LABEL]
     if isinstance(argument, Condition):

@@ -35,9 +35,14 @@ class Combination:
 
 @dataclass(frozen=True)
 class Time:
-    """A time, the same for every sample."""
+    """A time, the same for every sample.
+
+    Args:
+        dtype: integer type in which the network is given it, for an embedding of levels, say; None for that of the source.
+    """
 
     value: float
+    dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,7 @@ class _Run:
         if x.shape == (self.columns.size, 1):
             return self._combination(x)
         if x.shape == (self.columns.size,) and bool((x == x[0]).all()):
-            return Time(float(x[0]))
+            return Time(float(x[0]), None if x.is_floating_point() else x.dtype)
         raise IncompatibleError(f"an argument of the network has shape {tuple(x.shape)[1:]}, and neither the state's nor that of a time")
 
     def _combination(self, x: Tensor) -> Combination:

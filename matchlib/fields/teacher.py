@@ -53,6 +53,10 @@ class Teacher(nn.Module):
         super().__init__()
         if normalization is not None and not _is_normalization(normalization):
             raise SettingError(f"normalization is (shift, scale), two numbers with scale > 0, got {normalization!r}")
+        if not isinstance(model, MatchingModel):
+            family = f"[{model!r}]" if isinstance(model, str) else ".NAME"
+            example = f"matchlib.families{family}().model(paired=False)"
+            raise SettingError(f"model is a matchlib.MatchingModel, such as {example}, got {model!r}")
         self.field = copy.deepcopy(field).eval().requires_grad_(False)
         self.model, self.moments, self.guidance, self.normalization = model, moments, guidance, normalization
         self.defaults = defaults

@@ -19,6 +19,7 @@ from matchlib.evaluation.report import evaluate as write_report
 from matchlib.fields.teacher import Teacher
 from matchlib.io import is_empty, lock, write_text
 from matchlib.registry import losses
+from matchlib.runs.answers import check_answers
 from matchlib.runs.artifact import CONFIG, read_config
 from matchlib.runs.budget import fitted, seconds_of
 from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code
@@ -152,7 +153,7 @@ def resume(
     trust: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
-    """Goes on with a run from its last checkpoint, as ``matchlib resume`` does.
+    """Goes on with a run from its last checkpoint, as ``matchlib resume`` does; a finished one is loaded.
 
     Args:
         run: folder of the run.
@@ -162,9 +163,18 @@ def resume(
 
     Returns:
         What the run makes, ready to sample.
+
+    Raises:
+        ArtifactError: there is no run, or ``teacher`` answers otherwise than the one that it began with.
     """
     path = None if checkpoint is None else Path(checkpoint)
     with _messages(on_progress) as show:
+        if (Path(run) / "evaluation.json").exists():
+            logger.info("%s is finished: there is nothing to resume", run)
+            if teacher is not None:
+                _check_teacher(Path(run), load(run, "teacher", teacher=teacher, trust=trust))
+            device = str(device_of(_settings_of(Path(run)).device))
+            return load(run, device=device, teacher=teacher, data=data, trust=trust)
         opened = open_run(Path(run), teacher=teacher, data=data, checkpoint=path, trust=trust, on_progress=show)
         opened.execute()
     return opened.pipelines.get("student", opened.pipelines["teacher"])
@@ -201,6 +211,8 @@ def evaluate(
     where = str(device_of(device or settings.device))
     kinds = [kind for kind in ("teacher", "student") if (folder / kind / "config.json").exists()] or ["teacher"]
     pipelines = {kind: load(folder, kind, where, teacher=teacher, data=data, trust=trust) for kind in kinds}
+    if teacher is not None and "teacher" in pipelines:
+        _check_teacher(folder, pipelines["teacher"])
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)
@@ -257,6 +269,12 @@ def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | No
     run = Run(settings, components, folder, **given)
     strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))
     return run
+
+
+def _check_teacher(folder: Path, pipeline: Pipeline) -> None:
+    """Compares the answers of a run's loaded teacher with those that the run began with."""
+    assert isinstance(pipeline.module, Teacher)
+    check_answers(folder / "teacher", pipeline.module, pipeline.config.network_spec)
 
 
 def _recorded_normalization(folder: Path) -> tuple[float, float] | None:

@@ -514,4 +514,5 @@ def _foreign_field(config: ArtifactConfig, folder: Path, given: Teacher | None, 
         return adapters.rebuild(config.origin, trust=trust).field
     if other is not None:
         raise ArtifactError(f"{folder} holds weights of another network than the teacher's: {other}; give the teacher they were made with")
-    raise ArtifactError(f"the network in {folder} was made in Python: give its teacher, matchlib.load(RUN, teacher=...)")
+    calls = "matchlib.load(RUN, teacher=...) or matchlib.evaluate(RUN, teacher=...)"
+    raise ArtifactError(f"the network in {folder} was made in Python: give its teacher, {calls}")

@@ -310,6 +310,8 @@ def _model(t: TeacherSettings, family: Family, dataset: Dataset) -> MatchingMode
             f"coupling {couplings.name_of(model.coupling)!r} reads a source from the data, but {dataset.name} has none; "
             "use digits-restore, an npz with an array 'source', or another coupling"
         )
+    if model.gaussian and family.model(paired=True).sees_source:
+        logger.info("%s without pairs: %s has none, so the source is normal noise, independent of the data", t.name, dataset.name)
     return model
 
 

@@ -28,7 +28,8 @@ from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
 from matchlib.registry import metrics, tasks, trackers
-from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, load_artifact, save_artifact, save_average, versions
+from matchlib.runs.answers import check_answers, save_answers
+from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, settings_digest
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.page.document import PAGE, write_page
@@ -147,11 +148,17 @@ class Run:
             config, saved = load_artifact(target, teacher=self.components.teacher)
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
-            return self._saved_teacher(saved, target) if kind == "teacher" else saved
+            return self._saved_teacher(saved, config, target) if kind == "teacher" else saved
         begin = time.perf_counter()
         config, module = make()
         self.seconds[kind] = time.perf_counter() - begin
-        processes.on_main_process(lambda: save_artifact(target, config, module))
+
+        def save() -> None:
+            if kind == "teacher" and self.components.finished:
+                save_answers(target, self.components.teacher, config.network_spec)
+            save_artifact(target, config, module)
+
+        processes.on_main_process(save)
         return module
 
     def _processes(self, phase: str) -> SingleProcess:
@@ -159,11 +166,11 @@ class Run:
 
     # -- the teacher -------------------------------------------------------------------------------------------------------
 
-    def _saved_teacher(self, saved: nn.Module, target: Path) -> Teacher:
+    def _saved_teacher(self, saved: nn.Module, config: ArtifactConfig, target: Path) -> Teacher:
         """Returns the run's teacher with the weights that were saved.
 
         Raises:
-            ArtifactError: it is a finished one, and has other weights now.
+            ArtifactError: it is a finished one, and has other weights, another model or other answers now.
         """
         teacher, weights = self.components.teacher, saved.state_dict()
         if not self.components.finished:
@@ -176,6 +183,9 @@ class Run:
                 f"the teacher {self.settings.teacher.name} has other weights than {target}, with which the run began ({changed}): "
                 "give that one again, or choose another --out"
             )
+        if describe_model(config.model) != describe_model(self.components.config.model):
+            raise ArtifactError(f"the teacher has another model than {target / CONFIG}: give that one again, or choose another --out")
+        check_answers(target, teacher, config.network_spec)
         return teacher
 
     def _make_teacher(self) -> tuple[ArtifactConfig, nn.Module]:

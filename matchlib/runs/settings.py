@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_serializer, model_validator
 
 from matchlib import adapters
 from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError, nearest
@@ -83,6 +83,17 @@ class Plugin:
         return {"name": spec["name"], **{key: getattr(value, key) for key in linked}, **{k: x for k, x in spec.items() if k not in linked}}
 
 
+def _others_with(group: str, key: str) -> str:
+    """Returns a hint that names the plugins of a group that have a setting; empty if none has."""
+    registry, names = ALL[group], []
+    for name in registry:
+        try:
+            names += [name] if key in fields_of(registry[name]) else []
+        except (MatchlibError, ValueError):  # it cannot be loaded, or has no signature
+            continue
+    return f"; it is a setting of {', '.join(names[:3])}" if names else ""
+
+
 def typed(group: str, name: str, settings: Mapping[str, Any], also: Sequence[str] = ()) -> dict[str, Any]:
     """Returns a plugin's settings, each of the type that its constructor declares.
 
@@ -97,7 +108,8 @@ def typed(group: str, name: str, settings: Mapping[str, Any], also: Sequence[str
     for key in settings:
         if key not in accepted:
             there = ", ".join(accepted) or "none"
-            raise UnknownNameError(f"{group} {name!r} has no setting {key!r} (it has: {there}){nearest(str(key), [*accepted, *also])}")
+            hint = _others_with(group, str(key)) or nearest(str(key), [*accepted, *also])
+            raise UnknownNameError(f"{group} {name!r} has no setting {key!r} (it has: {there}){hint}")
     result = {}
     for key, value in settings.items():
         try:
@@ -186,6 +198,12 @@ class TrackedTraining(TrainerSettings):
     trackers: tuple[Annotated[Spec, BeforeValidator(Plugin("trackers"))], ...] = ()
     """What the training is shown to besides the run's own files: tensorboard, wandb, mlflow, trackio, each a name or a spec."""
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        """Takes a name alone for a list of one."""
+        return (value,) if isinstance(value, str) else value
+
 
 class TeacherTraining(TrackedTraining):
     """How a teacher is trained."""
@@ -262,9 +280,9 @@ class StudentTraining(TrackedTraining):
     critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
     """A network for a critic that starts from scratch; null copies the teacher's with its weights, if it has any."""
     student_lr: Positive | None = None
-    """Adam's step size of the student; null for one by the width of its layers, times a factor of the family's."""
+    """Adam's step size of the student; null for 0.155 over the mean inputs of its units, at most 1e-3, times a factor of the family's."""
     critic_lr: Positive | None = None
-    """Adam's step size of the critic; null for one by the width of its layers, times a factor of the family's."""
+    """Adam's step size of the critic; null for 0.155 over the mean inputs of its units, at most 1e-3, times a factor of the family's."""
     student_lr_scale: Positive = 1.0
     """Multiplies the default step size of the student."""
     critic_lr_scale: Positive = 1.0

@@ -146,7 +146,17 @@ def models(**named: str) -> st.SearchStrategy[MatchingModel]:
 
 def _plugins(registry: Registry[Any]) -> list[Any]:
     found = (_try(lambda name=name: registry[name]) for name in registry)
-    return [plugin for plugin in found if plugin is not None]
+    return [plugin for plugin in found if plugin is not None and (registry is not interpolants or _has_schedule(plugin))]
+
+
+@cache
+def _has_schedule(interpolant: Any) -> bool:
+    """Whether an interpolant can be asked at all; the laws of the others leave it out, and its own say what is wrong."""
+    try:
+        interpolant().coefficients(torch.tensor([0.5], dtype=torch.float64))
+    except Exception:  # whatever a plugin of somebody else's raises
+        return False
+    return True
 
 
 @lru_cache(maxsize=4096)

@@ -211,7 +211,10 @@ class StopOnAlarm(Callback):
     """Ends the training at the first alarm."""
 
     def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
-        raise trainer.diverged(f"alarm ({alarm.name}): {alarm.message}", "")
+        raise trainer.diverged(f"alarm ({alarm.name}): {alarm.message}", NEW_RUN)
+
+
+NEW_RUN = ". Settings belong to a run: change them in a new one (--out)"
 
 
 class RollBack(Callback):
@@ -244,7 +247,7 @@ class RollBack(Callback):
         if good is None:
             raise trainer.diverged("there is nothing to roll back to", "")
         if self.times >= self.most:
-            raise trainer.diverged(f"rolled back {self.most} times in vain", "")
+            raise trainer.diverged(f"rolled back {self.most} times in vain", NEW_RUN)
         times, scale = self.times + 1, trainer.lr_scale / 2
         trainer.restore(good)
         self.times, trainer.lr_scale = times, scale

@@ -25,6 +25,7 @@ from matchlib.fields.exact import BestCritic, Mixture
 from matchlib.plugins.interpolants import Linear
 from matchlib.plugins.losses import UID, RealUID
 from matchlib.testing.law import LAWS, cases, check
+from matchlib.testing.strategies import models
 
 list(cases())  # enrols the laws
 
@@ -345,3 +346,21 @@ def test_a_ramp_of_alpha_itself_is_noticed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_forgotten_unit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RealUID, "_unit", property(lambda self: 1.0))
     assert fails("rescaling_only_changes_the_unit", "realuid")
+
+
+def test_laws_go_on_beside_a_schedule_of_two_values() -> None:
+    """A path that cannot be asked fails its own laws, with what it lacks, and none of another plugin's."""
+
+    class Two(ScheduledInterpolant):
+        def schedule(self, t: Tensor) -> Any:
+            return 1 - t, t
+
+    with registered("interpolants", "two", Two):
+        (outcome,) = [check(law, name) for law, name in cases("interpolants", "two") if law.name == "states_hold_their_noise"]
+        assert "schedule of Two returns a, b and c, got 2 values" in outcome.message
+        models(coupling="mirror", objective="data")  # made without it
+
+
+def test_an_explanation_names_the_drawn_quantities_of_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UID, "generated", property(lambda self: Quadratic(-1.0, 1.0, 1.0)))
+    assert "time weight = " in check(LAWS["critic_has_a_maximum"], "uid").explanation

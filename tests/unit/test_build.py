@@ -247,6 +247,16 @@ def test_resume_of_a_network_of_the_users_own_is_bit_for_bit(tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match=r"give its teacher, matchlib\.load\(RUN, teacher=\.\.\.\)"):
         matchlib.load(tmp_path / "whole")
     assert "student" in matchlib.evaluate(tmp_path / "whole", teacher=teacher, data=data)
+    other = Teacher.from_callable(teacher.field.fn, FLOW, normalization=(0.0, 1.0), output=-1.0)
+    scores = (tmp_path / "whole" / "evaluation.json").stat().st_mtime_ns
+    for call in (matchlib.resume, matchlib.evaluate):
+        with pytest.raises(ArtifactError, match=r"answers otherwise than that of .*another convention"):
+            call(tmp_path / "whole", teacher=other, data=data)
+    assert torch.equal(matchlib.resume(tmp_path / "whole", teacher=teacher, data=data).sample(5, seed=3), whole.sample(5, seed=3))
+    assert (tmp_path / "whole" / "evaluation.json").stat().st_mtime_ns == scores  # a finished run is not scored again
+    (tmp_path / "whole" / "evaluation.json").unlink()
+    with pytest.raises(ArtifactError, match="answers otherwise"):
+        matchlib.resume(tmp_path / "whole", teacher=other, data=data)
 
 
 def test_build_warns_where_alpha_and_beta_differ_but_not_for_a_recipe(caplog: pytest.LogCaptureFixture) -> None:
@@ -256,3 +266,11 @@ def test_build_warns_where_alpha_and_beta_differ_but_not_for_a_recipe(caplog: py
         caplog.clear()
         build(resolve("distill", recipe=recipe, options={"data.name": "moons"}, settings=small | loss))
         assert ("alpha=2 and beta=3 differ" in caplog.text) == ("loss.beta" in loss)
+
+
+@pytest.mark.parametrize(("family", "told"), [("bridge", True), ("flow", False)])
+def test_build_says_that_a_family_of_pairs_has_none(family: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "matchlib")
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}}
+    build(resolve("train", options={"teacher.name": family, "data.name": "moons"}, settings=settings))
+    assert ("bridge without pairs: moons has none, so the source is normal noise" in caplog.text) == told

@@ -17,8 +17,8 @@ from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.errors import DataError, IncompatibleError, SettingError
-from matchlib.evaluation.doctor import check_answer, examine, guess_normalization
-from matchlib.evaluation.probe import Probe
+from matchlib.evaluation.doctor import Diagnosis, check_answer, examine, guess_normalization
+from matchlib.evaluation.probe import Finding, Probe
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import couplings, families, interpolants, networks, objectives
 
@@ -68,6 +68,14 @@ def test_examine_finds_right_teachers_right(name: str) -> None:
     diagnosis = examine(Teacher(exact(model), model, DATA.moments(model.coupling)), DATA)
     assert diagnosis.mistakes == ()
     assert all(error < 1 for error in diagnosis.stated.errors)
+    assert [note.partition(",")[0] for note in diagnosis.notes] == [f"units: data = {DATA.shift:.6g} + {DATA.scale:.6g} * model units"]
+
+
+def test_diagnosis_notes_times_at_which_a_sound_teacher_is_worse_than_one_number() -> None:
+    stated = Finding("as stated", "", (0.5, 1.2, 1.3, 0.9))
+    diagnosis = Diagnosis((0.1, 0.2, 0.3, 0.4), stated, (), 1, None)
+    assert diagnosis.notes == ("worse than one number at 2 of 4 times: a weak teacher there?",)
+    assert replace(diagnosis, mistakes=("its sign is the opposite",)).notes == ()
 
 
 FLOW = RIGHT["flow"]
@@ -185,7 +193,7 @@ def test_examine_reports_every_evaluation() -> None:
 # -- before a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_answer_asks_a_fitting_teacher_once() -> None:
+def test_check_answer_asks_a_fitting_teacher_at_the_middle_and_at_the_ends() -> None:
     calls = []
 
     def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -193,7 +201,7 @@ def test_check_answer_asks_a_fitting_teacher_once() -> None:
         return x
 
     check_answer(Teacher.from_callable(network, FLOW, arguments=("state", "time", "label")), DATA)
-    assert len(calls) == 1
+    assert len(calls) == 2
     assert calls[0][:2] == ((2, 2), (2,))
     assert calls[0][2][1] == CLASSES - 1  # the last class, so that a network with too few fails now
 
@@ -297,3 +305,35 @@ def test_a_teacher_in_a_file_is_distilled_and_resumed(tmp_path: Path, cli: Calla
     assert (code, err) == (0, "")
     assert cli("resume", tmp_path / "run")[0] == 0
     assert matchlib.load(tmp_path / "run").sample(3).shape == (3, 2)
+
+
+class Levels(nn.Module):
+    """A network with an embedding of 20 levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.Embedding(20, 2)
+
+    def forward(self, x: Tensor, k: Tensor) -> Tensor:
+        return x + self.levels(k)
+
+
+@pytest.mark.parametrize(
+    ("time", "said"),
+    [
+        (
+            lambda t: (20 * t - 1).round().long(),
+            r"IndexError: .*given the times -1 and 19 for t = 0.001 and 1, .*TimeDistribution\(1 / K, 1.0\)",
+        ),
+        (lambda t: 20 * t - 1, r"an embedding needs whole numbers, time=lambda t: \(K \* t - 1\).round\(\).long\(\) .*from -0.98 to 19"),
+    ],
+)
+def test_check_answer_says_which_times_an_embedding_was_given(time: Callable, said: str) -> None:
+    model = replace(families["diffusion-vp"]().model(paired=False), times=TimeDistribution(1e-3, 1.0))
+    with pytest.raises(IncompatibleError, match=said):
+        examine(Teacher.from_callable(Levels(), model, time=time), "moons")
+
+
+def test_teacher_refuses_a_model_that_is_only_a_name() -> None:
+    with pytest.raises(SettingError, match=r"model is a matchlib.MatchingModel, such as matchlib.families\['diffusion-vp'\]"):
+        Teacher.from_callable(Levels(), "diffusion-vp")

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fixtures.students import mlp_student, model_of, save_inputs, unet_student
+from fixtures.students import ODE, mlp_student, model_of, save_inputs, unet_student
 from torch import Tensor, nn
 
 import matchlib
@@ -26,6 +26,7 @@ from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, Set
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
 from matchlib.plugins.couplings import MinibatchOTData
 from matchlib.plugins.objectives import Joint
+from matchlib.runs.artifact import DataConfig, build_student, save_artifact
 from matchlib.runs.pipeline import load
 from matchlib.training.random import Streams
 
@@ -494,3 +495,27 @@ def test_tabulate_refuses_a_student_that_is_not_linear_or_draws_otherwise() -> N
             tabulate(student, *core_of(student), condition=condition, labelled=False)
     student = Draws(lambda x, g: 2 * x)
     assert tabulate(student, *core_of(student), condition=condition, labelled=False).calls[0].args[0].weights == {"source": 2.0}
+
+
+class Embedded(nn.Module):
+    """A network whose embedding of levels needs whole numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels, self.layer = nn.Embedding(10, 2), nn.Linear(4, 2)
+
+    def forward(self, state: Tensor, level: Tensor) -> Tensor:
+        return self.layer(torch.cat([state, self.levels(level)], 1)).tanh()
+
+
+def test_export_keeps_the_whole_numbers_of_a_clock(tmp_path: Path) -> None:
+    """A student of a network whose time is counted in whole numbers is traced with them."""
+    model = model_of("diffusion-vp")
+    teacher = matchlib.Teacher.from_callable(Embedded(), model, time=lambda t: (10 * t - 1).round().long())
+    config = load(mlp_student(tmp_path / "mlp", model, {"name": "onestep", "t_start": 0.7})).config
+    data = DataConfig("moons", {}, False, False, 0.0, 1.0, (-3.0, 3.0))
+    spec = matchlib.NetworkSpec((2,))
+    own = replace(config, network={"name": None}, network_spec=spec, data=data, sampler=ODE)
+    save_artifact(tmp_path / "student", own, build_student({"name": "onestep", "t_start": 0.7}, teacher, spec))
+    exported = matchlib.export(tmp_path / "student", "pt2", tmp_path / "out", teacher=teacher)
+    assert exported.error <= exported.tolerance

@@ -201,6 +201,7 @@ def test_load_dataset_refuses_unusable_arrays_by_name(tmp_path: Path, arrays: di
         ("x" * 5000, "is no registered set"),
         ("pairs:" + "x" * 5000, "holds no images"),
         ("a\0b", "is no registered set"),
+        ("no/such.npz", "there is no such file: no/such.npz"),
         ("~nobody-of-this-name/x", "is no registered set"),
         ("", "got an empty name"),
         (nn.Linear(2, 2), r"got the network Linear; a network is a teacher by Teacher.from_callable"),

@@ -193,3 +193,19 @@ def test_schema_documents_every_setting() -> None:
         if "description" not in field
     ]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": {"name": "uid", "alpha": 3.0}}, "it is a setting of .*realuid"),
+        ({"student.steps": 4}, "it is a setting of fewstep"),
+    ],
+)
+def test_resolve_names_the_plugins_that_have_a_setting(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(UnknownNameError, match=said):
+        resolve("distill", settings=settings)
+
+
+def test_resolve_takes_the_name_of_one_tracker() -> None:
+    assert resolve("distill", settings={"trainer.trackers": "tensorboard"}).trainer.trackers[0]["name"] == "tensorboard"

@@ -21,13 +21,13 @@ from matchlib.testing.strategies import generators, realuids, shapes, sizes
 def _contrast(data: st.DataObject) -> Predictions:
     size, shape = data.draw(sizes), data.draw(shapes)
     vectors = torch.randn(3, size, *shape, dtype=torch.float64, generator=data.draw(generators()))
-    return _at_noise(*vectors, weight=data.draw(st.floats(0.1, 10)))
+    return _at_noise(*vectors, weight=data.draw(st.floats(0.1, 10), "time weight"))
 
 
 def _two(data: st.DataObject) -> tuple[Predictions, Predictions]:
     """Two unrelated contrasts with one time weight."""
     vectors = torch.randn(6, 3, 2, dtype=torch.float64, generator=data.draw(generators()))
-    weight = data.draw(st.floats(0.1, 10))
+    weight = data.draw(st.floats(0.1, 10), "time weight")
     return _at_noise(*vectors[:3], weight=weight), _at_noise(*vectors[3:], weight=weight)
 
 

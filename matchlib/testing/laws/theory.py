@@ -62,13 +62,16 @@ def the_best_critic_is_stationary(name: str, data: st.DataObject) -> float:
 @law("losses", tolerance=1e-7, examples=25, where=_bilinear)
 def other_critics_gain_less(name: str, data: st.DataObject) -> float:
     """The maximum is the integral of |N|^2/m, and a critic that is off by delta misses it by the integral of m |delta|^2.
+    With densities q of generated and p of real points, m is generated.square q + real.square p. N is q (target f_q - teacher f~) plus
+    the same of p and f_p, where f~ is the teacher's field and f_q, f_p are the exact ones.
 
     Advice: The critic's gain is not quadratic with its maximum at the best critic: check the factor 2 of the linear terms.
     """
     loss = _loss(name, data)
     world = data.draw(worlds(space=loss.space))
     best = world.best(loss)(*world.point)
-    delta = data.draw(st.floats(0.1, 2)) * torch.sin(data.draw(st.floats(0.1, 3)) * world.point[0])
+    size, frequency = data.draw(st.floats(0.1, 2), "size of delta"), data.draw(st.floats(0.1, 3), "frequency of delta")
+    delta = size * torch.sin(frequency * world.point[0])
     (g, _, _), (g1, _, _) = weights_of(loss)
     missed = g * world.distance(world.made, best, best + delta) + g1 * world.distance(world.real, best, best + delta)
     value = world.value(loss)
