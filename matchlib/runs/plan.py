@@ -76,7 +76,8 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     Raises:
         MatchlibError: the settings cannot work.
     """
-    components = build(settings.model_copy(update={"device": "cpu"}), data=dataset, trust=trust)
+    with torch.random.fork_rng(devices=[]):  # initial weights are drawn from the global generator
+        components = build(settings.model_copy(update={"device": "cpu"}), data=dataset, trust=trust)
     chosen, t, e = components.distillation, settings.trainer, settings.trainer.engine
     assert chosen is not None, "a plan is of a distillation"
     modules = copy.deepcopy(components.teacher), chosen.student, chosen.critic

@@ -72,6 +72,7 @@ def test_plan_peak_is_what_the_steps_take(images: Dataset, batch: int, engine: d
 
 
 def test_plan_computes_and_changes_nothing(images: Dataset) -> None:
+    torch.manual_seed(12345)  # another seed than that of the settings
     before, state = copy.deepcopy(images.train.data), torch.get_rng_state()
     first, second = (plan(settings_of(8), images) for _ in range(2))
     assert first.peak() == second.peak()
