@@ -12,6 +12,7 @@ import argparse
 from typing import Any
 
 from benchmarks.record import CACHE, cell, defaults, distilled, interval, save
+from matchlib.runs.recipes import recipe
 
 SETS = ("moons", "checkerboard", "eight-gaussians")
 SHOWN = ("w2", "sliced_wasserstein", "frechet_raw", "coverage", "nearest_ratio", "seconds")
@@ -21,7 +22,7 @@ ARMS: dict[str, list[str]] = {
     "default": [],
     "correct": ["--recipe", "correct"],
     "rescaled": ["--set", "loss.rescaled=true"],
-    "correct, rescaled": ["--recipe", "correct", "--set", "loss.rescaled=true"],
+    "correct, not rescaled": ["--recipe", "correct", "--set", "loss.rescaled=false"],
     "correct, critic four times": ["--recipe", "correct", "--set", "trainer.critic_lr_scale=4.0", "--set", "trainer.student_lr_scale=0.5"],
     "correct, wide times": ["--recipe", "correct", "--set", "trainer.times.log_sigma=[0.0, 1.5]"],
 }
@@ -39,7 +40,7 @@ def main() -> None:
             found = []
             for seed in given.seeds:
                 options = ["--teacher", "flow", "--data", name, "--seed", str(seed), *TRAINED, *ARMS[arm]]
-                key = {"benchmark": "plane", "options": options, "defaults": defaults("flow")}
+                key = {"benchmark": "plane", "options": options, "defaults": defaults("flow"), "recipe": recipe("correct")}
                 folder = CACHE / f"plane-{name}-{seed}-{'-'.join(arm.replace(',', '').split())}"
                 row = {"set": name, "arm": arm, "seed": seed, **cell(key, lambda o=options, f=folder: distilled(o, f, SHOWN))}
                 rows.append(row)
