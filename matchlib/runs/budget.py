@@ -35,6 +35,7 @@ TRAINED = 0.94  # of the time for training that steps take; the rest is for meas
 ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
 FEWEST = {"teacher": 200, "student": 200}  # steps that are worth starting
 LOOK, SECOND_LOOK = 64, 256  # samples that the cost of scoring is measured on
+LARGEST_LOOK = 0.1  # of the time, which a look at a whole score may be expected to take
 WORTHWHILE = 0.02  # of the time, which the first look may have taken for a second one to be worth it
 FEWEST_SAMPLES = 500  # in a score
 
@@ -120,10 +121,14 @@ def measured(settings: RunSettings, components: Components, seconds: float, shou
     work = watched(None, should_stop)
     reference_of(components.data, extractor=settings.evaluation.extractor, work=work)  # features are learned, and remain in the cache
     first = _seconds_of_scoring(settings, components, LOOK, work)
+    if first < WORTHWHILE * seconds:  # packages were imported in it
+        first = _seconds_of_scoring(settings, components, LOOK, work)
     each = first / LOOK
     if first < WORTHWHILE * seconds:
-        second = _seconds_of_scoring(settings, components, SECOND_LOOK, work)
-        each = max(second - first, 0.0) / (SECOND_LOOK - LOOK)
+        size = protocol_of(settings.evaluation, len(components.data.held_out.data))[0]
+        affordable = max(size, LOOK + 1) if first * size < LOOK * LARGEST_LOOK * seconds else SECOND_LOOK
+        second = _seconds_of_scoring(settings, components, affordable, work)
+        each = max(second - first, 0.0) / (affordable - LOOK)
         fixed = max(first - each * LOOK, 0.0)
     return Costs(step, (fixed, each))
 
@@ -210,13 +215,13 @@ def _samples(settings: RunSettings, components: Components, costs: Costs, second
     fixed, each = costs.scoring
 
     def cost() -> float:
-        return fixed + each * size * draws
+        return fixed + each * size * (1 + 2 * draws) / 3  # held-out data are scored once, teacher and student in every draw
 
     allowed, named = SCORING * seconds, settings.evaluation.model_fields_set
-    if "draws" not in named and cost() > allowed:
-        draws = min(draws, max(1, int((allowed - fixed) / (each * size))))
+    while "draws" not in named and draws > 1 and cost() > allowed:
+        draws -= 1
     if "samples" not in named and cost() > allowed:
-        size = max(min(size, FEWEST_SAMPLES), min(size, int((allowed - fixed) / (each * draws))))
+        size = max(min(size, FEWEST_SAMPLES), min(size, int(size * (allowed - fixed) / (cost() - fixed))))
     return size, draws, cost()
 
 
