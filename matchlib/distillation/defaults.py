@@ -1,6 +1,6 @@
 """What suits a distillation, by rules from the data, the model and the network; every value can be overruled in the settings.
 
-The evidence for each rule is a table of ``benchmarks/quality/defaults.py``.
+Times at 28x28 were compared in ``benchmarks/gpu/mnist.py``; ``benchmarks/quality/defaults.py`` compares all rules with fixed values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weig
 def coarsest_scale(data: Tensor) -> float:
     """Returns the standard deviation of data along the direction in which they vary most.
 
-    Noise of this size hides the coarsest structure that data have: it is 1.3 for two moons and 7.4 for digits of 28x28, in units of one
+    Noise of this size hides the coarsest structure that data have: it is 1.3 for two moons and 7.5 for digits of 28x28, in units of one
     coordinate's standard deviation.
 
     Args:

@@ -35,11 +35,6 @@ __all__ = ["distill", "evaluate", "open_run", "resume", "start_run", "train"]
 logger = logging.getLogger("matchlib")
 
 
-def never() -> bool:
-    """Returns False: nothing asks a run to stop."""
-    return False
-
-
 def train(
     family: str = "flow",
     data: str | Path | Dataset = "digits",
@@ -252,7 +247,9 @@ def start_run(settings: RunSettings, *, again: bool = False, time: str | float |
     if time is not None:
         if again:
             raise SettingError("a run that goes on has its steps already: leave the time out")
-        settings = processes.on_main_process(lambda: fitted(settings, built, seconds_of(time), given.get("should_stop") or never))
+        if processes.size > 1:
+            raise SettingError("a time is for one process, which measures itself; give several the steps: --steps, teacher.training.steps")
+        settings = fitted(settings, built, seconds_of(time), given.get("should_stop") or (lambda: False))
     components = built(settings)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)

@@ -33,10 +33,9 @@ SHARES = {"teacher": 0.6, "student": 0.4}  # of the time for training
 SCORING = 0.2  # of all the time, at most, for samples and scores
 TRAINED = 0.94  # of the time for training that steps take; the rest is for measurements during it and for checkpoints
 ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
-FEWEST = {"teacher": 200, "student": 200}  # steps that are worth starting
-LOOK, SECOND_LOOK = 64, 256  # samples that the cost of scoring is measured on
-LARGEST_LOOK = 0.1  # of the time, which a look at a whole score may be expected to take
-WORTHWHILE = 0.02  # of the time, which the first look may have taken for a second one to be worth it
+FEWEST = 200  # steps of a phase that are worth starting
+LOOK = 64  # samples that the cost of scoring is measured on first
+LOOKS = 0.08  # of the time, after which no further look at the cost of scoring is begun
 FEWEST_SAMPLES = 500  # in a score
 
 logger = logging.getLogger("matchlib")
@@ -82,8 +81,9 @@ def seconds_per_step(
             raise Interrupted("interrupted while the machine was measured; nothing was written")
         return len(stamps) > 1 and stamps[-1] - stamps[-2] > enough
 
-    steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6}
+    steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6, "trackers": ()}
     short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
+    short = short.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"every": 0})})
     copied = replace(components, teacher=copy.deepcopy(components.teacher), distillation=copy.deepcopy(components.distillation))
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -117,20 +117,24 @@ def measured(settings: RunSettings, components: Components, seconds: float, shou
     """
     phases = [phase for phase, there in (("teacher", not components.finished), ("student", settings.command == "distill")) if there]
     step = {phase: seconds_per_step(settings, components, phase, should_stop=should_stop) for phase in phases}
-    fixed, each = 0.0, 0.0
-    work = watched(None, should_stop)
+    return Costs(step, _cost_of_scoring(settings, components, seconds, watched(None, should_stop)))
+
+
+def _cost_of_scoring(settings: RunSettings, components: Components, seconds: float, work: Work) -> tuple[float, float]:
+    """Returns (fixed, each) of scores, from looks at more and more samples until they have taken their part of the time."""
     reference_of(components.data, extractor=settings.evaluation.extractor, work=work)  # features are learned, and remain in the cache
-    first = _seconds_of_scoring(settings, components, LOOK, work)
-    if first < WORTHWHILE * seconds:  # packages were imported in it
-        first = _seconds_of_scoring(settings, components, LOOK, work)
-    each = first / LOOK
-    if first < WORTHWHILE * seconds:
-        size = protocol_of(settings.evaluation, len(components.data.held_out.data))[0]
-        affordable = max(size, LOOK + 1) if first * size < LOOK * LARGEST_LOOK * seconds else SECOND_LOOK
-        second = _seconds_of_scoring(settings, components, affordable, work)
-        each = max(second - first, 0.0) / (affordable - LOOK)
-        fixed = max(first - each * LOOK, 0.0)
-    return Costs(step, (fixed, each))
+    size, _ = protocol_of(settings.evaluation, len(components.data.held_out.data))
+    begin = time.perf_counter()
+    looks = [(LOOK, _seconds_of_scoring(settings, components, LOOK, work))]
+    for n in (LOOK, 4 * LOOK, 16 * LOOK, size):
+        if n <= max(size, LOOK) and time.perf_counter() - begin < LOOKS * seconds:
+            looks.append((n, _seconds_of_scoring(settings, components, n, work)))
+    few, least = looks[min(1, len(looks) - 1)]  # packages were imported in the first
+    most, longest = looks[-1]
+    if most == few:
+        return 0.0, longest / most
+    each = max(longest - least, 0.0) / (most - few)
+    return max(least - each * few, 0.0), each
 
 
 def _seconds_of_scoring(settings: RunSettings, components: Components, n: int, work: Work) -> float:
@@ -173,7 +177,7 @@ def fitted(
     left -= sum(costs.step[phase] * steps for phase, steps in given.items() if phase in costs.step)
     free = {phase: SHARES[phase] for phase in costs.step if phase not in given}
     steps = {phase: int(left * share / sum(free.values()) / costs.step[phase]) for phase, share in free.items()}
-    short = sum(max(FEWEST[phase] - count, 0) * costs.step[phase] for phase, count in steps.items())
+    short = sum(max(FEWEST - count, 0) * costs.step[phase] for phase, count in steps.items())
     if short > 0 or left < 0:
         least = seconds + 1.3 * short - min(left, 0)
         raise SettingError(f"{_shown(seconds)} is too short on this machine: the least that makes sense is about {_shown(least)}")
@@ -231,14 +235,9 @@ def _trainings(settings: RunSettings) -> dict[str, Any]:
 
 def _with(settings: RunSettings, updates: dict[str, dict[str, Any]]) -> RunSettings:
     """Returns settings with other values in the training of a phase."""
-    teacher, student = ({**updates.get(phase, {})} for phase in ("teacher", "student"))
-    training = settings.teacher.training.model_copy(update=teacher)
-    return settings.model_copy(
-        update={
-            "teacher": settings.teacher.model_copy(update={"training": training}),
-            "trainer": settings.trainer.model_copy(update=student),
-        }
-    )
+    changed = {phase: training.model_copy(update=updates.get(phase)) for phase, training in _trainings(settings).items()}
+    teacher = settings.teacher.model_copy(update={"training": changed["teacher"]})
+    return settings.model_copy(update={"teacher": teacher, "trainer": changed["student"]})
 
 
 def _shown(seconds: float) -> str:

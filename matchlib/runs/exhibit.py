@@ -1,4 +1,4 @@
-"""What a run's page shows and no other file holds: samples from the same sources, ways through the plane, the machine, the time."""
+"""What a run's page shows and no other file holds: samples from the same sources, trajectories in the plane, the machine, the time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["EXHIBIT", "Exhibit", "exhibit", "machine", "peak_memory"]
 EXHIBIT = "report.safetensors"
 NUMBERS = 2**20  # at most, in the samples of one kind
 MOST, LEAST, POINTS = 64, 4, 500  # samples of one kind
-WAYS = 24  # ways through the plane
+TRAJECTORIES = 24  # of each kind, in the plane
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Exhibit:
     """What ``report.safetensors`` holds.
 
     Args:
-        tensors: ``data``, ``teacher``, ``student`` and perhaps ``source`` in data units; ``way/KIND`` in model units.
+        tensors: ``data``, ``teacher``, ``student`` and perhaps ``source`` in data units; ``trajectory/KIND`` in model units.
         about: plain values: the model, the machine, seconds of each phase, peak memory.
     """
 
@@ -73,8 +73,8 @@ def exhibit(pipelines: Mapping[str, Pipeline], dataset: Dataset, seed: int) -> d
         batch = pipeline.sample_batch(n, seed=seed, labels=sources.label, source=sources.source)
         result[kind] = dataset.denormalize(batch.data)
         if planar:
-            few = type(sources)(*(None if x is None else x[:WAYS] for x in (sources.data, sources.source, sources.label)))  # type: ignore[arg-type]
-            result[f"way/{kind}"] = pipeline.trajectory(few, seed=seed).flatten(2)
+            few = type(sources)(*(None if x is None else x[:TRAJECTORIES] for x in (sources.data, sources.source, sources.label)))  # type: ignore[arg-type]
+            result[f"trajectory/{kind}"] = pipeline.trajectory(few, seed=seed).flatten(2)
     return {name: x.detach().float().cpu() for name, x in result.items()}
 
 

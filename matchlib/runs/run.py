@@ -36,7 +36,7 @@ from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
 from matchlib.runs.record import group
 from matchlib.runs.settings import RunSettings, plain
-from matchlib.training.callbacks import Progress, Scoring, standard_callbacks
+from matchlib.training.callbacks import Progress, ProxyScoring, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
 from matchlib.training.monitor import DistillationMonitor, Monitor
@@ -273,7 +273,7 @@ class Run:
         plugin: Any = tasks[t.task["name"]]
         task: Task = plugin(distillation, student_learner, critic_learner, data, self.streams, **{**common, **method})
         monitor, every = self._monitor(distillation, data), self.settings.evaluation.every
-        scoring = Scoring(self._scores_of(PROXIES), every) if every else None
+        scoring = ProxyScoring(self._scores_of(PROXIES), every) if every else None
         trainer = self._trainer(task, t, "student", monitor, self._checkpoint_score(), scoring)
         student = trainer.fit()["student"]
         for decay, module in trainer.averages("student").items():
@@ -337,7 +337,7 @@ class Run:
         self._report(pipelines)
 
     def _report(self, pipelines: Mapping[str, Pipeline]) -> None:
-        """Writes ``report.html``; what goes wrong with it is a warning.
+        """Writes ``report.html`` into the folder of a run that was started; what goes wrong with it is a warning.
 
         Args:
             pipelines: of which samples are drawn; that of the teacher may be left out.
@@ -349,6 +349,8 @@ class Run:
 
     def _write_page(self, pipelines: Mapping[str, Pipeline]) -> str:
         """Writes the page, and returns what went wrong."""
+        if not (self.folder / "config.yaml").is_file():  # steps that are only measured
+            return ""
         try:
             shown = self._exhibit(pipelines)
             shown.write(self.folder)

@@ -23,7 +23,7 @@ from matchlib.io import parse_yaml, read_text
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.settings import Settings
-from matchlib.training.settings import EngineSettings, TrainerSettings
+from matchlib.training.settings import EngineSettings, OnAlarm, TrainerSettings
 
 __all__ = [
     "GIVEN",
@@ -303,7 +303,7 @@ class StudentTraining(TrackedTraining):
     """Largest norm of a gradient over the running root mean square of those before it; inf for none."""
     checkpoint_every: Count = 500
     """Steps between checkpoints."""
-    on_alarm: Literal["warn", "stop", "roll-back"] = "roll-back"
+    on_alarm: OnAlarm = "roll-back"
     """On an alarm: warn; stop; or, where lower rates may help, roll back to the last checkpoint that a later measurement found well,
     with half of the learning rates."""
     keep_best_by: str | None = None

@@ -13,7 +13,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Limits:
-    """Where a reading becomes an alarm; benchmarks/robustness/alarms.py tries healthy and broken runs, those of classes not among them.
+    """Where a reading becomes an alarm; benchmarks/robustness/alarms.py tries healthy and broken runs.
 
     Args:
         teacher_error: error of the teacher on real points, over that of the best multiple of the state.

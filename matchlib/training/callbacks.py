@@ -23,9 +23,9 @@ __all__ = [
     "Monitoring",
     "Progress",
     "ProgressCallback",
+    "ProxyScoring",
     "Reporting",
     "RollBack",
-    "Scoring",
     "StopOnAlarm",
     "alarm_names",
     "is_measured",
@@ -296,7 +296,7 @@ class KeepBest(Callback):
         self.best = tuple(state["best"]) if state["best"] else None
 
 
-class Scoring(Callback):
+class ProxyScoring(Callback):
     """Adds scores of a few samples to the log, now and then.
 
     Args:

@@ -305,10 +305,9 @@ def _excess(predictions: list[Predictions]) -> Tensor:
 def _critic_excess_loss(loss: DistillationLoss, generated: Predictions, real: Predictions) -> Tensor:
     """The critic's loss less that of the teacher in its place, shape ``(b,)``; a critic that learns has a negative one."""
 
-    def value(*heads: Predictions) -> Tensor:
-        return loss.critic_loss(heads[0], heads[1] if loss.uses_real else None)
-
-    return value(generated, real) - value(*(replace(x, critic=x.teacher) for x in (generated, real)))
+    both = generated, (real if loss.uses_real else None)
+    by_teacher = (None if x is None else replace(x, critic=x.teacher) for x in both)
+    return loss.critic_loss(*both) - loss.critic_loss(*by_teacher)  # type: ignore[arg-type]
 
 
 def _error(predictions: Predictions, answer: Tensor) -> float:

@@ -10,11 +10,12 @@ from pydantic import Field
 
 from matchlib.settings import Settings
 
-__all__ = ["EngineSettings", "TrainerSettings"]
+__all__ = ["EngineSettings", "OnAlarm", "TrainerSettings"]
 
 Count = Annotated[int, Ge(1)]
 Precision = Literal["fp32", "tf32", "bf16"]
 Compile = Literal["default", "reduce-overhead", "max-autotune"]
+OnAlarm = Literal["warn", "stop", "roll-back"]
 
 
 class EngineSettings(Settings):
@@ -61,7 +62,7 @@ class TrainerSettings(Settings):
     """Latest checkpoints that are kept."""
     monitor_every: Annotated[int, Ge(0)] = 100
     """Steps between measurements of the monitor; 0 for none."""
-    on_alarm: Literal["warn", "stop", "roll-back"] = "warn"
+    on_alarm: OnAlarm = "warn"
     """On an alarm: warn; stop; or, where lower rates may help, roll back to the last checkpoint that a later measurement found well,
     with half of the learning rates."""
     engine: EngineSettings = Field(default_factory=EngineSettings)

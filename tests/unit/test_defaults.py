@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import matchlib
 from matchlib.distillation.defaults import LARGEST, LR, Defaults, amplification, coarsest_scale, comparison_times, learning_rate
 from matchlib.registry import families
+from matchlib.runs import settings
 
 
 def test_coarsest_scale_is_the_standard_deviation_along_the_widest_direction() -> None:
@@ -58,7 +60,7 @@ def test_defaults_of_pairs_keep_the_times_of_their_model() -> None:
 
 
 def test_defaults_of_an_own_teacher_start_where_its_data_prediction_is_sound() -> None:
-    """The noise of a DDPM tells nothing of the data at t = 1, b/a = 157 there; a velocity, and DDPM's v, tell all."""
+    """The noise of a DDPM tells nothing of the data at t = 1, b/a = 152 there; a velocity, and DDPM's v, tell all."""
     sampler = matchlib.samplers["ode"]()
     vp = families["diffusion-vp"]().model(paired=False)
     at = vp.interpolant.coefficients(torch.tensor(1.0, dtype=torch.float64))
@@ -67,3 +69,8 @@ def test_defaults_of_an_own_teacher_start_where_its_data_prediction_is_sound() -
     for model in (families["flow"]().model(paired=False), replace(vp, objective=matchlib.objectives["v"]())):
         assert amplification(model) == pytest.approx(1.0, rel=1e-3)
         assert Defaults.of_model(model, sampler, paired=False).t_start == 1.0
+
+
+def test_settings_state_the_numbers_of_the_rule_for_step_sizes() -> None:
+    text = Path(settings.__file__).read_text()
+    assert text.count(f"null for {LR:g} over the mean inputs of its units, at most {LARGEST:.0e}".replace("e-03", "e-3")) == 2

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from fixtures.runs import SMALL
 
 import matchlib
 from matchlib.data.readers import load_dataset
@@ -31,13 +32,6 @@ from matchlib.training.alarms import ALARMS, GUIDE
 
 pytestmark = pytest.mark.runs
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
-SMALL: dict[str, Any] = {
-    "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
-    "teacher.training.steps": 2,
-    "trainer.batch_size": 8,
-    "evaluation.draws": 1,
-    "evaluation.metrics": ("frechet-raw",),
-}
 
 
 class Tags(HTMLParser):
@@ -109,9 +103,9 @@ def test_exhibit_of_the_plane_has_trajectories_from_source_to_sample(tmp_path: P
     student = matchlib.distill("flow", "moons", steps=2, out=tmp_path / "run", settings=SMALL)
     tensors = read_tensors(tmp_path / "run" / "report.safetensors")[0]
     for kind, steps in (("teacher", 26), ("student", 2)):
-        way = tensors[f"way/{kind}"]
-        assert len(way) == steps
-        assert torch.allclose(student.denormalize(way[-1]), tensors[kind][: way.shape[1]], atol=1e-5)
+        path = tensors[f"trajectory/{kind}"]
+        assert len(path) == steps
+        assert torch.allclose(student.denormalize(path[-1]), tensors[kind][: path.shape[1]], atol=1e-5)
     assert "Trajectories of the teacher" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -130,7 +124,7 @@ def test_page_of_a_hostile_folder_is_escaped(copied: Path) -> None:
     before = Exhibit.read(copied)
     about = {key: {HOSTILE: HOSTILE} for key in ("machine", "versions", "seconds", "memory", "weights")}
     about["model"] = {"coupling": {"name": HOSTILE}}  # type: ignore[dict-item]
-    Exhibit({**before.tensors, f"way/{HOSTILE}": torch.zeros(2, 3, 2)}, {**before.about, **about}).write(copied)
+    Exhibit({**before.tensors, f"trajectory/{HOSTILE}": torch.zeros(2, 3, 2)}, {**before.about, **about}).write(copied)
     hostile = copied.rename(copied.parent / "<script>alert(2)<script>")
     plain = Tags((write_page([hostile])).read_text())
     again = Tags(write_page([hostile, hostile], copied.parent / "both.html").read_text())

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from fixtures.runs import SMALL
 from torch import nn
 
 import matchlib
@@ -21,14 +21,6 @@ from matchlib.runs.run import Run
 from matchlib.runs.settings import resolve
 
 pytestmark = pytest.mark.runs
-
-SMALL: dict[str, Any] = {
-    "teacher.network": {"name": "mlp", "width": 8, "depth": 1},
-    "teacher.training.steps": 2,
-    "trainer.batch_size": 8,
-    "evaluation.draws": 1,
-    "evaluation.metrics": ("frechet-raw",),
-}
 
 
 def test_run_of_pairs_made_in_python_scores_and_samples(tmp_path: Path) -> None:
@@ -93,7 +85,7 @@ def test_read_cached_leaves_a_teacher_alone_that_the_cache_does_not_fit(tmp_path
     fresh, other = (build(settings) for _ in range(2))
     for weight in other.teacher.parameters():
         torch.nn.init.normal_(weight)
-    tensors = {name: x for name, x in other.teacher.state_dict().items() if "bypass" not in name}
+    tensors = {name: x for name, x in other.teacher.state_dict().items() if "skip" not in name}
     write_tensors(tmp_path / "model.safetensors", tensors)
     before = {name: x.clone() for name, x in fresh.teacher.state_dict().items()}
     assert not Run._read_cached(tmp_path, fresh.teacher)
@@ -113,3 +105,13 @@ def test_evaluation_every_adds_scores_to_the_log_and_changes_no_weight(tmp_path:
     final = json.loads((tmp_path / "scored" / "evaluation.json").read_text())["student"]
     assert scored[8]["score/frechet_raw"] == pytest.approx(final["frechet_raw"])
     assert (tmp_path / "scored/student/model.safetensors").read_bytes() == (tmp_path / "plain/student/model.safetensors").read_bytes()
+
+
+def test_train_of_a_phase_alone_leaves_no_page_and_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Steps that are measured for ``--time`` are no run: a folder without settings has no page."""
+    settings = resolve("train", settings={**SMALL, "data.name": "moons"})
+    run = Run(settings, build(settings), tmp_path)
+    run._report({})
+    run.train("teacher")
+    assert not (tmp_path / "report.html").exists()
+    assert not [record for record in caplog.records if "report.html" in record.message]

@@ -46,7 +46,7 @@ class ResidualMLP(nn.Module):
         width: of the hidden layers, >= 1.
         depth: number of residual blocks, >= 1.
         embedding: width of the embedding of time and label, >= 1.
-        bypass: whether every coordinate of the state also reaches the answer directly, times a factor from the embedding. A velocity
+        skip: whether every coordinate of the state also reaches the answer directly, times a factor from the embedding. A velocity
             holds all of the noise, which hidden layers narrower than the event cannot pass on.
     """
 
@@ -57,7 +57,7 @@ class ResidualMLP(nn.Module):
         smallest = 192 if size <= 128 else 384 if size <= 1024 else 768
         return [{"width": smallest * k, "depth": 3 if smallest * k == 192 else 4} for k in (1, 2)]
 
-    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64, bypass: bool = True) -> None:
+    def __init__(self, spec: NetworkSpec, *, width: int = 192, depth: int = 3, embedding: int = 64, skip: bool = True) -> None:
         super().__init__()
         if min(width, depth, embedding) < 1:
             raise SettingError(f"mlp: width, depth and embedding must be at least 1, got {width}, {depth}, {embedding}")
@@ -73,10 +73,10 @@ class ResidualMLP(nn.Module):
         self.leave = nn.Linear(width, math.prod(self.shape))
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
-        self.bypass = nn.Linear(embedding, math.prod(self.shape)) if bypass else None
-        if self.bypass is not None:
-            nn.init.zeros_(self.bypass.weight)
-            nn.init.zeros_(self.bypass.bias)
+        self.skip = nn.Linear(embedding, math.prod(self.shape)) if skip else None
+        if self.skip is not None:
+            nn.init.zeros_(self.skip.weight)
+            nn.init.zeros_(self.skip.bias)
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """``(b, *event), (b,) -> (b, *answer)``."""
@@ -90,7 +90,7 @@ class ResidualMLP(nn.Module):
         for block, scale, shift in zip(self.blocks, scales.split(width, 1), shifts.split(width, 1), strict=True):
             x = run(block, x, 1 + scale, shift, keep=not self.checkpointing)
         answer = self.leave(functional.silu(x)).unflatten(1, self.shape)
-        if self.bypass is None:
+        if self.skip is None:
             return answer
         heads = state if answer.ndim == state.ndim else state[:, None]
-        return torch.addcmul(answer, self.bypass(embedded).unflatten(1, self.shape), heads)
+        return torch.addcmul(answer, self.skip(embedded).unflatten(1, self.shape), heads)

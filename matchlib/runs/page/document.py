@@ -148,11 +148,11 @@ def _evaluations(record: Record, kind: str) -> str:
 def _plane(panels: Mapping[str, np.ndarray], record: Record) -> str:
     flat = {name: x[:PLANE].reshape(len(x[:PLANE]), 2) for name, x in panels.items()}
     parts = [plane_plot(name, [(name, x)], within=np.concatenate(list(flat.values()))) for name, x in flat.items()]
-    for name, way in record.exhibit.tensors.items():
-        if name.startswith("way/") and way.ndim == 3 and way.shape[2] == 2:
-            ends = [("source", way[0].numpy()), ("sample", way[-1].numpy())]
-            title = f"Trajectories of the {name.removeprefix('way/')}, in the model's units"
-            parts.append(plane_plot(title, ends, list(way.transpose(0, 1).numpy())))
+    for name, path in record.exhibit.tensors.items():
+        if name.startswith("trajectory/") and path.ndim == 3 and path.shape[2] == 2:
+            ends = [("source", path[0].numpy()), ("sample", path[-1].numpy())]
+            title = f"Trajectories of the {name.removeprefix('trajectory/')}, in the model's units"
+            parts.append(plane_plot(title, ends, list(path.transpose(0, 1).numpy())))
     return "".join(parts)
 
 
