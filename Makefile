@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := ci/constraints-cpu.txt
 # compared with in tests/oracles; without their dependencies, which no test needs and which hold a second copy of torch's libraries
-ORACLES := torchcfm azula
+ORACLES := torchcfm azula torchmetrics lightning-utilities
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test quick lint slow fuzz docs clean

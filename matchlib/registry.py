@@ -238,11 +238,13 @@ class Metric:
         function: maps a ``matchlib.evaluation.reference.Reference`` and a ``PointSet`` of samples to a number.
         better: -1 where lower is better, 1 where higher is, 0 where neither.
         applies: whether the metric makes sense for a reference; it is left out of reports otherwise.
+        error: the standard error of a single value, from the same arguments; None where none is known.
     """
 
     function: Callable[[Any, Any], float]
     better: int = -1
     applies: Callable[[Any], bool] = _always
+    error: Callable[[Any, Any], float] | None = None
 
     def __call__(self, reference: Any, samples: Any) -> float:
         """Returns the score of samples: a set of points, or a tensor or array ``(n, *event)`` in model units."""
@@ -252,14 +254,21 @@ class Metric:
 class MetricRegistry(Registry[Metric]):
     """The registry of metrics: plain functions, with what a report needs to know of them."""
 
-    def register(self, name: str, *, better: int = -1, applies: Callable[[Any], bool] = _always) -> Callable[[P], P]:
+    def register(
+        self,
+        name: str,
+        *,
+        better: int = -1,
+        applies: Callable[[Any], bool] = _always,
+        error: Callable[[Any, Any], float] | None = None,
+    ) -> Callable[[P], P]:
         """Returns a decorator that registers a function ``(reference, samples) -> float`` and returns it.
 
         Args:
             name: as it is asked for; the key in a report has underscores.
-            better, applies: as in ``Metric``.
+            better, applies, error: as in ``Metric``.
         """
-        return lambda function: self._add(name, function, Metric(function, better, applies))  # type: ignore[arg-type]
+        return lambda function: self._add(name, function, Metric(function, better, applies, error))  # type: ignore[arg-type]
 
 
 couplings: Registry[type[Coupling]] = Registry("couplings")

@@ -89,12 +89,16 @@ def distill(
 
 def score(
     samples: Annotated[str, typer.Argument(metavar="SAMPLES", help="FILE.npz with an array 'data', FILE.npy, or a folder of images.")],
-    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The data that they are compared with, as for --data.")],
+    reference: Annotated[
+        str, typer.Argument(metavar="REFERENCE", help="The data to compare with, as for --data, or FILE.npz with 'mu' and 'sigma'.")
+    ],
     n: Annotated[int | None, typer.Option("-n", min=2, help="Samples in a score [default: all, at most 10,000].")] = None,
     extractor: Annotated[str, typer.Option("--extractor", help="own, or FILE.pt or FILE.pt2 with a network.")] = "own",
+    out: Annotated[Path | None, typer.Option("--out", help="FILE.json for the scores and how they were made.")] = None,
     device: Device = None,
 ) -> int:
     """Score samples from anywhere against a data set."""
+    from matchlib.io import write_json
     from matchlib.runs.build import device_of
     from matchlib.runs.run import watched
     from matchlib.runs.scoring import common_protocol
@@ -104,7 +108,10 @@ def score(
     with live_view() as view:
         work = watched(view.show, view.stopped)
         report = score_samples(samples, reference, n=n, extractor=extractor, device=device_of(device or "cpu"), work=work)
-    show_scores({"samples": report["given"], "held-out": report["held_out"]}, common_protocol(report))
+    if out is not None:
+        write_json(out, report)
+    rows = {"samples": "given", "held-out": "held_out"}
+    show_scores({name: report[key] for name, key in rows.items() if key in report}, common_protocol(report))
     return 0
 
 

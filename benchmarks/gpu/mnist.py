@@ -27,10 +27,10 @@ from torch.nn import functional
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.evaluation.gaussians import frechet_distance
 from matchlib.evaluation.pictures import mosaic
 from matchlib.fields.sampler import SampledField
 from matchlib.io import read_json, write_json
-from matchlib.plugins.metrics.frechet import frechet_distance
 from matchlib.plugins.tasks import DistillationTask, MatchingTask
 from matchlib.registry import samplers
 from matchlib.runs.build import Components, build

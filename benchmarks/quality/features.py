@@ -36,7 +36,7 @@ from torch.nn import functional
 
 from matchlib.evaluation.features import shifted
 from matchlib.evaluation.features import trained as train_network
-from matchlib.plugins.metrics.frechet import frechet_distance
+from matchlib.evaluation.gaussians import frechet_distance
 
 Features = Callable[[Tensor], np.ndarray]
 RESULT = Path(__file__).parents[1] / "results" / "features.json"

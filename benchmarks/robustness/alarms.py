@@ -187,7 +187,8 @@ def planted(make: Callable[[], dict[str, Any]], settings: dict[str, Any], steps:
 
 def last_readings(folder: Any) -> dict[str, float]:
     """Returns the readings of the last measurement."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    log = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     measured = [row for row in rows if "monitor/gap" in row]
     return {key[8:]: round(value, 4) for key, value in measured[-1].items() if key.startswith("monitor/")} if measured else {}
 

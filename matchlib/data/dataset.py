@@ -22,6 +22,7 @@ CHUNK = 1 << 20  # numbers that are looked at at once
 PAIRED = 4096  # training samples that second moments of pairs are measured on
 FAR = 256.0  # distance from zero, in standard deviations, beyond which float32 keeps too little of the data
 HUGE, TINY = 1e30, 1e-30  # numbers beyond are near the limits of float32
+EIGHT_BITS = (np.uint8, torch.uint8)
 CLASSES = 1000  # so many classes are accepted of however few samples
 
 
@@ -58,7 +59,7 @@ class Dataset:
         train, held_out: ``data`` and ``source`` of shape ``(n, *event)``, float32; integer labels ``(n,)`` or a tensor ``(n, *)``.
         shift, scale: ``data units = shift + scale * model units``.
         classes: number of classes if labels are integers, else None.
-        limits: smallest and largest value in data units, for pictures and 8-bit files.
+        limits: smallest and largest value in data units, 0 and 255 for bytes; for pictures and 8-bit files.
         tables: where the tensors of ``train`` hold codes in place of numbers (see ``compact``), the numbers that these stand for: of its
             data and of its source.
     """
@@ -107,7 +108,7 @@ class Dataset:
         unit = 1.0 if TINY < width < HUGE else width  # so that squares are numbers
         shift = float(part.mean())
         scale = float(((part - shift) / unit).square().mean().sqrt()) * unit
-        limits = float(x.min()), float(x.max())
+        limits = (0.0, 255.0) if getattr(data, "dtype", None) in EIGHT_BITS else (float(x.min()), float(x.max()))
         both = Batch(((x - shift) / scale).float(), None if z is None else ((z - shift) / scale).float(), y)
         train, held = (map_batch(both, lambda part, i=i: part[i]) for i in (train_index, held_index))  # type: ignore[misc]
         return cls(name, train, held, shift, scale, classes, limits)

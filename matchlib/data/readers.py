@@ -22,6 +22,7 @@ PAIRS = "pairs:"
 ARRAYS = (".npz", ".npy")
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # no other decoder is started, whatever a file is called
+PUBLISHED = "arr_0"  # the images in a file of samples or of a reference that goes with a paper
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # grey modes of more than 8 bits
 UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
 
@@ -31,7 +32,8 @@ def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None =
 
     Args:
         name: of a registered set; or ``FILE.npz`` with an array ``data`` of shape ``(n, *event)`` and optionally ``labels`` and
-            ``source``; or ``FILE.npy`` with the data alone. A folder has images of one size, and its sub-folders, if there are any, are
+            ``source``, or with ``arr_0``, bytes of shape ``(n, height, width, channels)`` as published sample sets have them; or
+            ``FILE.npy`` with the data alone. A folder has images of one size, and its sub-folders, if there are any, are
             the classes. ``pairs:FOLDER`` has images of the same names in ``FOLDER/source`` and ``FOLDER/data``. Grey images keep
             their numbers, of 16 or 32 bits as well; colours are read with 8 bits a channel; what is transparent is laid over white.
         options: settings of a registered set.
@@ -85,6 +87,8 @@ def _from_arrays(path: Path) -> Dataset:
             return Dataset.from_arrays(str(path), file)
         with file:
             names = set(file.files)
+            if PUBLISHED in names and file[PUBLISHED].dtype == np.uint8 and file[PUBLISHED].ndim == 4:
+                return Dataset.from_arrays(str(path), file[PUBLISHED].transpose(0, 3, 1, 2))
             if "data" not in names or names - {"data", "labels", "source"}:
                 listed = ", ".join(sorted(names)[:8]) or "nothing"
                 raise DataError(f"{path} must hold an array 'data' and may hold 'labels' and 'source', got {listed}")

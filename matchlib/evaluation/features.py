@@ -51,13 +51,16 @@ class OwnFeatures(Extractor):
         self.network, self.mean, self.std, self.name = network, mean, std, name
         self.classes = network.head.out_features
 
-    @torch.no_grad()
     def features(self, events: Tensor) -> Tensor:
-        return (self.network.features(events.float()).double() - self.mean) / self.std
+        return self.look(events)[0]
+
+    def classify(self, events: Tensor) -> Tensor:
+        return self.look(events)[1]
 
     @torch.no_grad()
-    def classify(self, events: Tensor) -> Tensor:
-        return self.network(events.float()).argmax(1)
+    def look(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.features(events.float())
+        return (features.double() - self.mean) / self.std, self.network.head(features).argmax(1)
 
 
 class FileFeatures(Extractor):
@@ -87,11 +90,12 @@ class FileFeatures(Extractor):
                 f"{path} is no TorchScript or torch.export file that can be loaded: {str(error).splitlines()[0]}"
             ) from error
         self.name, self.limits = f"{path.name}-{digest}", dataset.model_limits
+        self.takes = f"8-bit images of {dataset.shape[1]}x{dataset.shape[2]}, 3 channels"
         self.features(dataset.held_out.data[:2].to(device))
 
     @torch.no_grad()
     def features(self, events: Tensor) -> Tensor:
-        low, high = self.limits
+        low, high = (torch.as_tensor(limit, dtype=torch.float64, device=events.device) for limit in self.limits)
         images = ((events - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
         try:
             answer = self.network(images.expand(-1, 3, -1, -1))

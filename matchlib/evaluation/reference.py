@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from matchlib.errors import ArtifactError
 from matchlib.evaluation.work import Work
+from matchlib.io import read_tensors, write_tensors
 
-__all__ = ["Extractor", "PointSet", "Reference", "classes_missing", "shares_of", "total_variation"]
+__all__ = ["Extractor", "Kept", "PointSet", "Reference", "classes_missing", "shares_of", "total_variation"]
 
 T = TypeVar("T")
 ROWS = 1000  # events whose features are computed at once
 MISSING = 0.1  # of its share in the data, below which a class counts as missing
+LARGEST = 2**24  # numbers in a tensor that is kept in a file
 
 
 def shares_of(classes: Tensor, count: int) -> Tensor:
@@ -39,10 +44,12 @@ class Extractor:
 
     Attributes:
         name: for the record; equal names mean equal features.
+        takes: for the record: in which form events go in.
         classes: how many classes are told apart.
     """
 
     name = "none"
+    takes = "numbers as they are"
     classes = 0
 
     def features(self, events: Tensor) -> Tensor:
@@ -53,6 +60,37 @@ class Extractor:
         """``(n, *event) -> (n,)``, integers below ``classes``."""
         raise NotImplementedError("these features come without classes")
 
+    def look(self, events: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns features and classes of events; no classes, shape ``(0,)``, where none are told apart."""
+        return self.features(events), self.classify(events) if self.classes else torch.zeros(0, dtype=torch.long)
+
+
+class Kept:
+    """Tensors by name that are computed once, each in a file of its own.
+
+    Args:
+        folder: of the files; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    def get(self, name: str, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
+        """Returns the tensor of that name, computed where it is missing or damaged."""
+        if self.folder is None:
+            return compute()
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return read_tensors(path)[0]["value"].to(device)
+        except (ArtifactError, KeyError):
+            value = compute()
+        if value.numel() <= LARGEST:
+            try:
+                write_tensors(path, {"value": value})
+            except ArtifactError as error:
+                warnings.warn(f"a part of the scores is not cached: {error}", stacklevel=2)
+        return value
+
 
 class PointSet:
     """Some events, with what several metrics need of them, each computed once.
@@ -61,10 +99,11 @@ class PointSet:
         events: ``(n, *event)``, in model units.
         extractor: of their features.
         work: told of every chunk.
+        kept: what is known of these events from files.
     """
 
-    def __init__(self, events: Tensor, extractor: Extractor, work: Work | None = None) -> None:
-        self.events, self.extractor, self.work = events, extractor, work or Work()
+    def __init__(self, events: Tensor, extractor: Extractor, work: Work | None = None, kept: Kept | None = None) -> None:
+        self.events, self.extractor, self.work, self.kept = events, extractor, work or Work(), kept or Kept()
         self._known: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -76,20 +115,26 @@ class PointSet:
         return self.events.flatten(1)
 
     @cached_property
+    def _looked(self) -> tuple[Tensor, Tensor]:
+        """Features and classes of each event, from one pass through the extractor."""
+        looked = [self.extractor.look(part) for part in self.work.over(self.events.split(ROWS), "features")]
+        features, classes = zip(*looked, strict=True)
+        return torch.cat([part.double() for part in features]), torch.cat(classes)
+
+    @property
     def features(self) -> Tensor:
         """``(n, k)``, float64."""
-        parts = self.work.over(self.events.split(ROWS), "features")
-        return torch.cat([self.extractor.features(part).double() for part in parts])
+        return self._looked[0]
 
-    @cached_property
+    @property
     def classes(self) -> Tensor:
         """The class of each event, ``(n,)``."""
-        return torch.cat([self.extractor.classify(part) for part in self.work.over(self.events.split(ROWS), "classes")])
+        return self._looked[1]
 
     @cached_property
     def shares(self) -> Tensor:
         """The share of each class, ``(classes,)``, which sum to 1."""
-        return shares_of(self.classes, self.extractor.classes)
+        return self.keep("shares", lambda: shares_of(self.classes, self.extractor.classes))
 
     def first(self, n: int) -> PointSet:
         """Returns the first n points, at most all."""
@@ -102,6 +147,10 @@ class PointSet:
         known: T = self._known[key]
         return known
 
+    def keep(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns ``compute()``, called at the first request for ``name``, or what a file has kept of it."""
+        return self.once(("kept", name), lambda: self.kept.get(name, compute, self.events.device))
+
 
 class Reference:
     """What samples are scored against: the training split, in model units.
@@ -112,6 +161,7 @@ class Reference:
         size: number of samples in one score, so that finite-sample bias is the same for all.
         subset: number of points that metrics use whose cost grows with its square.
         work: told of every chunk.
+        cache: folder in which what depends on the data alone is kept; None keeps nothing.
     """
 
     def __init__(
@@ -122,9 +172,10 @@ class Reference:
         size: int | None = None,
         subset: int = 2000,
         work: Work | None = None,
+        cache: Path | None = None,
     ) -> None:
-        self.extractor, self.work = extractor or Extractor(), work or Work()
-        self.train, self.held_out = self.points(train), self.points(held_out)
+        self.extractor, self.work, self.cache = extractor or Extractor(), work or Work(), cache
+        self.train, self.held_out = self._own(train, "train"), self._own(held_out, "held-out")
         self.size = size or len(held_out)
         self.subset = min(subset, self.size)
 
@@ -132,11 +183,17 @@ class Reference:
         """Returns events, a tensor or an array, as a set of points."""
         return events if isinstance(events, PointSet) else PointSet(torch.as_tensor(events), self.extractor, self.work)
 
+    def _own(self, events: Any, name: str) -> PointSet:
+        """A set of points of the data, of which files keep what was computed."""
+        kept = Kept(self.cache and self.cache / name)
+        return PointSet(torch.as_tensor(events), self.extractor, self.work, kept)
+
     @cached_property
     def real(self) -> PointSet:
         """``subset`` training points, drawn without replacement as far as there are so many."""
         order = np.random.default_rng(0).permutation(len(self.train))[: self.subset]
-        return self.points(self.train.events[torch.as_tensor(order, device=self.train.events.device)])
+        chosen = self.train.events[torch.as_tensor(order, device=self.train.events.device)]
+        return self._own(chosen, f"real-{self.subset}")
 
     def some(self, samples: PointSet) -> PointSet:
         """Returns the samples that metrics of quadratic cost use: the first ``subset``."""

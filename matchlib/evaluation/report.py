@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ TIMED = 1000  # "seconds" is the time for so many samples
 CLASS_METRIC = "frechet"
 ROUNDS = 3  # answers to the same sources in a picture
 SMALLEST = 20  # held-out samples of a class, for a distance of its own
+NORMAL = 1.96  # standard errors to either side that hold 95% of a normal distribution
 DRAWS = 10  # at most, unless the settings say otherwise
 
 
@@ -100,6 +102,7 @@ def evaluate(
         "subset": min(settings.subset, size),
         "clip_samples": settings.clip_samples,
         "extractor": settings.extractor,
+        "labels": "in the shares of the training data" if dataset.train.label is not None else "none",
         "seed": seed,
     }
     scored = {kind: pipeline.config.settings for kind, pipeline in pipelines.items()}
@@ -109,7 +112,7 @@ def evaluate(
     def score() -> dict[str, Any]:
         reference = reference_of(dataset, samples=size, subset=settings.subset, extractor=settings.extractor, device=device, work=work)
         scoring = Scoring(reference, dataset, applying(reference, settings.metrics), cells)
-        report: dict[str, Any] = {**protocol, "features": reference.extractor.name}
+        report: dict[str, Any] = {**protocol, "features": reference.extractor.name, "takes": reference.extractor.takes}
         rounds: dict[str, list[Tensor]] = {}
         for kind, (batch, nfe, seconds) in drawn.items():
             samples = batch.data.clamp(*dataset.model_limits) if settings.clip_samples else batch.data
@@ -185,7 +188,7 @@ class Scoring:
         draws = [self.reference.points(part) for part in events.split(size) if len(part) == size]
         values = {name: self._values(kind, name, draws) for name in self.names}
         result: dict[str, Any] = {key_of(name): sum(x) / len(x) for name, x in values.items()}
-        intervals = {key_of(name): interval(x) for name, x in values.items() if len(x) > 1}
+        intervals = {key_of(name): found for name, x in values.items() if (found := self._interval(kind, name, x, draws[0])) is not None}
         result |= {"intervals": intervals} if intervals else {}
         if self.reference.extractor.classes > 1:
             shares = self.cells.value(f"{kind} shares", lambda: torch.stack([x.shares for x in draws]).mean(0).tolist())
@@ -199,6 +202,21 @@ class Scoring:
             return metrics[name](self.reference, draw)
 
         return [self.cells.value(f"{kind} {name} {i}", lambda i=i, draw=draw: value(i, draw)) for i, draw in enumerate(draws)]  # type: ignore[misc]
+
+    def _interval(self, kind: str, name: str, values: Sequence[float], draw: PointSet) -> list[float] | None:
+        """A 95% interval: of the mean over draws; of a single one from the metric's own error, where it is known."""
+        if len(values) > 1:
+            return interval(values)
+        of = metrics[name].error
+        if of is None:
+            return None
+
+        def ends() -> list[float] | None:
+            half = NORMAL * of(self.reference, draw)
+            return [values[0] - half, values[0] + half] if math.isfinite(half) else None
+
+        found: list[float] | None = self.cells.value(f"{kind} {name} interval", ends)
+        return found
 
     def _by_class(self, samples: Tensor, label: Tensor | None) -> list[float]:
         """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""

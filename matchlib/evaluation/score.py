@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from matchlib.data.dataset import Dataset
 from matchlib.evaluation.features import FileFeatures, own_features
 from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.work import Work
+from matchlib.io import cache_folder
 from matchlib.registry import metrics
 
 __all__ = ["applying", "interval", "key_of", "pair_scores", "reference_of", "scores"]
@@ -47,10 +49,21 @@ def reference_of(
     where = torch.device(device)
     train, held_out = (batch.data.to(where) for batch in (dataset.train, dataset.held_out))
     features = own_features(dataset, where, work=work) if extractor == OWN else FileFeatures(Path(extractor), dataset, where)
-    return Reference(train, held_out, features, min(samples or MOST, len(held_out)), subset, work)
+    cache = cache_folder() / "references" / _key(dataset, features.name)
+    return Reference(train, held_out, features, min(samples or MOST, len(held_out)), subset, work, cache)
+
+
+def _key(dataset: Dataset, features: str) -> str:
+    """A digest of everything that a reference's part of the scores depends on."""
+    digest = hashlib.blake2b(f"{VERSION} {features}".encode(), digest_size=10)
+    for x in (dataset.train.data, dataset.held_out.data):
+        digest.update(f"{tuple(x.shape)} {x.dtype}".encode())
+        digest.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 OWN = "own"
+VERSION = "1"  # part of the cache's key: raise it when a metric changes
 MOST = 10_000  # samples in one score, unless the settings say otherwise
 
 

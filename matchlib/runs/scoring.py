@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
-from matchlib.evaluation.score import MOST, reference_of, scores
+from matchlib.evaluation.features import FileFeatures
+from matchlib.evaluation.gaussians import Gaussian, fitted, frechet_distance
+from matchlib.evaluation.reference import PointSet
+from matchlib.evaluation.score import MOST, OWN, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.io import read_json
 from matchlib.settings import explain
@@ -37,7 +45,8 @@ def score(
 
     Args:
         samples: FILE.npz with an array ``data``, FILE.npy, or a folder of images; in the units of the reference.
-        reference: a registered data set, or a path as for ``--data``.
+        reference: a registered data set, or a path as for ``--data``; or FILE.npz with the mean ``mu`` and the covariance ``sigma`` of an
+            extractor's features, as they are published for FID: then ``frechet`` alone is computed, and ``samples`` must be bytes.
         n: samples in a score; None for as many as there are of both, at most 10,000.
         metrics: names; None for all that apply.
         subset: points that metrics of quadratic cost use.
@@ -52,6 +61,9 @@ def score(
         IncompatibleError: the events have other shapes.
         DataError: there are fewer than 2 samples, or too few for ``n``.
     """
+    moments = _moments(reference)
+    if moments is not None:
+        return _score_against(moments, str(reference), load_dataset(samples), n, extractor, torch.device(device), work)
     data, given = load_dataset(reference), load_dataset(samples)
     if given.shape != data.shape:
         raise IncompatibleError(f"samples of {given.name} have shape {given.shape}, but {data.name} has {data.shape}")
@@ -64,8 +76,56 @@ def score(
     scaled = ((events - data.shift) / data.scale).float().to(device)
     draws = len(scaled) // size
     protocol = {"data": data.name, "reference": "train", "samples": size, "draws": draws, "subset": of.subset, "clip_samples": False}
-    found = {"samples of": given.name, **protocol, "features": of.extractor.name}
+    found = {"samples of": given.name, **protocol, "features": of.extractor.name, "takes": of.extractor.takes}
     return found | {"given": scores(of, scaled, metrics), "held_out": scores(of, data.held_out.data, metrics)}
+
+
+def _moments(reference: str | Path | Dataset) -> Gaussian | None:
+    """The mean and the covariance in a published file; None if it is something else."""
+    path = Path(reference) if isinstance(reference, str | Path) else None
+    if path is None or path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not {"mu", "sigma"} <= set(file.files):
+                return None
+            mean, covariance = (torch.as_tensor(np.asarray(file[key], np.float64)) for key in ("mu", "sigma"))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a readable file of mu and sigma: {error}") from error
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)) or not (mean.isfinite().all() and covariance.isfinite().all()):
+        raise DataError(f"{path}: mu and sigma must be finite, of shapes (k,) and (k, k), got {mean.shape} and {covariance.shape}")
+    return mean, covariance
+
+
+def _score_against(
+    moments: Gaussian, name: str, given: Dataset, n: int | None, extractor: str, device: torch.device, work: Work | None
+) -> dict[str, Any]:
+    """The Frechet distance to published moments of the features of a file's network."""
+    if extractor == OWN:
+        raise SettingError(f"{name} holds moments of features: give the network that they are of with --extractor FILE.pt")
+    events = torch.cat([given.denormalize(part.data) for part in (given.train, given.held_out)])
+    if given.limits != (0.0, 255.0):
+        raise IncompatibleError(f"samples of {given.name} must be 8-bit images (bytes, or PNG files) to be scored against moments")
+    size = n or len(events)
+    if not 2 <= size <= len(events):
+        raise DataError(f"{size} samples were asked for, of which there are {len(events)}")
+    network = FileFeatures(Path(extractor), replace(given, shift=0.0, scale=1.0), device)
+    points = PointSet(events[:size].round().to(device), network, work)
+    if points.features.shape[1] != len(moments[0]):
+        raise IncompatibleError(f"{extractor} makes {points.features.shape[1]} features, but {name} holds moments of {len(moments[0])}")
+    x = fitted(points, "features")
+    digest = hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16]
+    return {
+        "samples of": given.name,
+        "data": f"{Path(name).name}-{digest}",
+        "reference": "mu and sigma",
+        "samples": size,
+        "draws": 1,
+        "clip_samples": False,
+        "features": network.name,
+        "takes": network.takes,
+        "given": {"frechet": frechet_distance(x, (moments[0].to(device), moments[1].to(device)))},
+    }
 
 
 def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
@@ -138,7 +198,5 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 def common_protocol(report: Mapping[str, Any]) -> str:
     """Returns how scores were made, in a line."""
-    return (
-        f"against the training split of {report['data']}, {report['samples']} samples at a time, {report['draws']} draws, "
-        f"features {report['features']}"
-    )
+    against = "the training split" if report["reference"] == "train" else report["reference"]
+    return f"against {against} of {report['data']}, {report['samples']} samples at a time, {report['draws']} draws, features {report['features']}"

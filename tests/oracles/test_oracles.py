@@ -7,7 +7,9 @@ in steps of an integer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +26,15 @@ from torchcfm.conditional_flow_matching import (
     TargetConditionalFlowMatcher,
     VariancePreservingConditionalFlowMatcher,
 )
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from matchlib import MatchingModel, couplings, interpolants, objectives, samplers
+from matchlib import MatchingModel, couplings, interpolants, metrics, objectives, samplers
 from matchlib.algebra.interpolant import Interpolant
 from matchlib.algebra.model import Moments
 from matchlib.algebra.records import Batch, Condition, Pair
 from matchlib.algebra.times import TimeDistribution
+from matchlib.evaluation.reference import Extractor, Reference
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.preconditioned import Preconditioned
 from matchlib.fields.sampler import SampledField
@@ -236,3 +241,49 @@ def test_the_flow_path_of_diffusers() -> None:
     theirs = scheduler.scale_noise(data, steps, source)
     sigma = scheduler.sigmas[[0, 300, 999]].double()
     close(interpolants["linear"]().coefficients(sigma).state(data, source, None), theirs, 1e-5)
+
+
+# -- torchmetrics: scores ---------------------------------------------------------------------------------------------------
+
+
+class Pooled(nn.Module):
+    """Features of 8-bit images: fixed random projections."""
+
+    num_features = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.randn(3 * 16, 12, dtype=F64, generator=generator(3)) / 400)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.to(F64).flatten(1) @ self.matrix
+
+
+class PooledFeatures(Extractor):
+    """The same, as our metrics take them."""
+
+    def __init__(self) -> None:
+        self.network = Pooled()
+
+    def features(self, events: Tensor) -> Tensor:
+        return self.network(events)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs"),
+    [
+        ("frechet", lambda: FrechetInceptionDistance(Pooled(), input_img_size=(3, 4, 4)).set_dtype(F64)),
+        ("kid", lambda: KernelInceptionDistance(Pooled(), subsets=1, subset_size=300)),
+    ],
+)
+def test_scores_are_those_of_torchmetrics(name: str, theirs: Callable[[], Any]) -> None:
+    """On the same features, with every image in the only subset of the kernel distance."""
+    real, fake = (torch.randint(0, most, (300, 3, 4, 4), dtype=torch.uint8, generator=generator(most)) for most in (200, 256))
+    metric = theirs()
+    metric.update(real, real=True)
+    metric.update(fake, real=False)
+    found = metric.compute()
+    expected = float(found[0] if isinstance(found, tuple) else found)
+    ours = metrics[name](Reference(real, real, PooledFeatures()), fake)
+    assert ours == pytest.approx(expected, rel=1e-6)
+    assert expected > 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import ot
 import pytest
@@ -10,6 +12,7 @@ import torch
 import matchlib
 from matchlib.evaluation.reference import Extractor, PointSet, Reference
 from matchlib.evaluation.score import scores
+from matchlib.plugins.metrics.frechet import frechet_error
 
 
 def reference(x: np.ndarray, n: int = 500) -> Reference:
@@ -37,6 +40,20 @@ def test_frechet_raw_of_few_points_is_that_of_their_covariances() -> None:
         assert matchlib.metrics["frechet-raw"](reference(train, len(samples)), samples) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("law", ["normal", "skewed"])
+def test_standard_error_of_frechet_is_its_deviation_over_draws(law: str) -> None:
+    """Of 300 pairs of sets; the deviation itself is known to 1/sqrt(2 * 300) = 4%."""
+    values, errors = [], []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        draw = rng.standard_normal if law == "normal" else (lambda size, rng=rng: rng.exponential(size=size))
+        of = Reference(torch.as_tensor(draw((800, 3))), torch.zeros(2, 3, dtype=torch.float64))
+        samples = of.points(draw((400, 3)) * np.array([1.5, 1.0, 0.5]) + 0.3)
+        values.append(matchlib.metrics["frechet"](of, samples))
+        errors.append(frechet_error(of, samples))
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.15)
+
+
 def test_w2_of_a_shift_is_the_shift() -> None:
     x = np.random.default_rng(0).standard_normal((500, 2))
     assert matchlib.metrics["w2"](reference(x), x + np.array([3.0, 4.0])) == pytest.approx(5.0)
@@ -50,6 +67,12 @@ def test_mmd_is_unbiased() -> None:
         data = reference(rng.standard_normal((40, 2)), 40)
         values.append(matchlib.metrics["mmd"](data, rng.standard_normal((40, 2))))
     assert abs(np.mean(values)) < 5 * np.std(values) / len(values) ** 0.5
+
+
+def test_mmd_takes_a_large_subset() -> None:
+    """Six thousand points have more than 2^24 distances, which ``torch.quantile`` refuses."""
+    x = np.random.default_rng(0).standard_normal((6000, 1))
+    assert abs(matchlib.metrics["mmd"](Reference(torch.as_tensor(x), torch.as_tensor(x), subset=6000), x)) < 1e-3
 
 
 def test_nearest_ratio_and_copies_expose_memorised_samples() -> None:
@@ -74,6 +97,46 @@ def test_precision_recall_density_coverage_at_their_extremes() -> None:
         metric, data = matchlib.metrics[name], reference(x, 300)
         assert metric(data, x + 100) == 0.0
         assert metric(data, x + 1e-9) >= 0.99
+
+
+class Looking(Extractor):
+    """The values as features, and signs as classes; it counts how many events it has looked at."""
+
+    name, classes = "counted", 2
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def features(self, events: torch.Tensor) -> torch.Tensor:
+        self.seen += len(events)
+        return events.flatten(1)
+
+    def classify(self, events: torch.Tensor) -> torch.Tensor:
+        return (events.flatten(1)[:, 0] > 0).long()
+
+
+def test_the_references_part_is_computed_once(tmp_path: Path) -> None:
+    """A second reference of the same data reads it from files, looks at no training event, and gives the same scores."""
+    train, held, samples = torch.randn(3, 300, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = scores(Reference(train, held, Looking(), subset=100), samples)
+    made = []
+    for _ in range(2):
+        extractor = Looking()
+        found = scores(Reference(train, held, extractor, subset=100, cache=tmp_path), samples)
+        assert found == plain
+        made.append(extractor.seen)
+    others = 300 + 100 + 100  # samples, those of them that neighbours take, and as many real points
+    assert made == [300 + others, others]
+
+
+def test_a_damaged_part_of_the_reference_is_computed_anew(tmp_path: Path) -> None:
+    train, held, samples = torch.randn(3, 100, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = scores(Reference(train, held, Looking(), cache=tmp_path), samples)
+    files = list(tmp_path.rglob("*.safetensors"))
+    for path in files:
+        path.write_bytes(path.read_bytes()[:-3])
+    assert files
+    assert scores(Reference(train, held, Looking(), cache=tmp_path), samples) == first
 
 
 def test_metrics_register_takes_a_plain_function() -> None:

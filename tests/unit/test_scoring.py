@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.data.readers import load_dataset
-from matchlib.errors import ArtifactError, DataError, IncompatibleError
+from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
 from matchlib.runs.scoring import compare, score
 
 pytestmark = pytest.mark.runs
@@ -73,6 +73,45 @@ def test_score_takes_features_from_a_file(tmp_path: Path, network: Path) -> None
     cross = np.sqrt(np.linalg.eigvals(a @ b).real.clip(0)).sum()  # the same trace, without a root of a matrix
     expected = np.square(x.mean(0) - y.mean(0)).sum() + np.trace(a) + np.trace(b) - 2 * cross
     assert found["held_out"]["frechet"] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """Images as published sample sets hold them, and moments of the four features of others."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "samples.npz", arr_0=rng.integers(0, 250, (50, 8, 8, 3), dtype=np.uint8))
+    others = rng.normal(120, 5, (200, 4))
+    np.savez(tmp_path / "moments.npz", mu=others.mean(0), sigma=np.cov(others, rowvar=False))
+    return tmp_path
+
+
+def test_score_against_published_moments_is_their_distance(published: Path, network: Path) -> None:
+    """Bytes go in as they are, although none of them is 255."""
+    found = score(published / "samples.npz", published / "moments.npz", extractor=str(network))
+    images = np.load(published / "samples.npz")["arr_0"]
+    x, reference = images[..., 0].astype(float).mean(2)[:, ::2], np.load(published / "moments.npz")
+    a, b = np.cov(x, rowvar=False), reference["sigma"]
+    cross = np.sqrt(np.linalg.eigvals(a @ b).real.clip(0)).sum()
+    expected = np.square(x.mean(0) - reference["mu"]).sum() + np.trace(a) + np.trace(b) - 2 * cross
+    assert found["given"]["frechet"] == pytest.approx(expected, rel=1e-6)
+    assert (found["samples"], found["takes"]) == (50, "8-bit images of 8x8, 3 channels")
+    assert found["data"].startswith("moments.npz-")
+
+
+def test_score_against_moments_refuses_what_does_not_fit(published: Path, network: Path) -> None:
+    moments = published / "moments.npz"
+    with pytest.raises(SettingError, match=r"--extractor FILE\.pt"):
+        score(published / "samples.npz", moments)
+    with pytest.raises(IncompatibleError, match="8-bit"):
+        score(arrays(published / "floats.npz", 0.0), moments, extractor=str(network))
+    with pytest.raises(DataError, match="51 samples were asked for, of which there are 50"):
+        score(published / "samples.npz", moments, extractor=str(network), n=51)
+    np.savez(moments, mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(IncompatibleError, match=r"makes 4 features, but .* of 3"):
+        score(published / "samples.npz", moments, extractor=str(network))
+    np.savez(moments, mu=np.zeros(3), sigma=np.eye(2))
+    with pytest.raises(DataError, match=r"of shapes \(k,\) and \(k, k\)"):
+        score(published / "samples.npz", moments, extractor=str(network))
 
 
 @pytest.mark.parametrize("content", [b"", b"no network"])
