@@ -199,4 +199,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 def common_protocol(report: Mapping[str, Any]) -> str:
     """Returns how scores were made, in a line."""
     against = "the training split" if report["reference"] == "train" else report["reference"]
-    return f"against {against} of {report['data']}, {report['samples']} samples at a time, {report['draws']} draws, features {report['features']}"
+    return (
+        f"against {against} of {report['data']}, {report['samples']} samples at a time, {report['draws']} draws, "
+        f"features {report['features']}"
+    )
