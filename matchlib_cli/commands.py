@@ -25,6 +25,7 @@ Recipe = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was started with the same settings.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run Python code that a configuration or artifact names.")]
+Pictures = Annotated[bool, typer.Option("--pictures", help="Show samples as small blocks of colour, in a terminal that has colours.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
 
@@ -40,10 +41,11 @@ def train(
     steps: Steps = None,
     time: Time = None,
     resume: Resume = False,
+    pictures: Pictures = False,
 ) -> int:
     """Train a teacher and score its samples."""
     options = {"teacher.name": family, "teacher.training.steps": steps, **_common(data, out, seed, device)}
-    return _start("train", recipe, config, options, set_, again=resume, time=time)
+    return _start("train", recipe, config, options, set_, pictures, again=resume, time=time)
 
 
 def distill(
@@ -68,6 +70,7 @@ def distill(
     steps: Steps = None,
     time: Time = None,
     resume: Resume = False,
+    pictures: Pictures = False,
     trust: Trust = False,
 ) -> int:
     """Distil a teacher into a generator that needs one step, and score both."""
@@ -84,7 +87,7 @@ def distill(
     from matchlib.runs.build import names_code
 
     trusted = trust or (teacher is not None and names_code(teacher))
-    return _start("distill", recipe, config, options, set_, again=resume, time=time, trust=trusted)
+    return _start("distill", recipe, config, options, set_, pictures, again=resume, time=time, trust=trusted)
 
 
 def score(
@@ -141,11 +144,12 @@ def report(
 def watch(
     folder: Folder,
     once: Annotated[bool, typer.Option("--once", help="Show how far it is, and end.")] = False,
+    pictures: Pictures = False,
 ) -> int:
     """Follow a run that was started elsewhere, from its files, until it is scored."""
     from matchlib_cli.watch import follow
 
-    follow(folder, once=once)
+    follow(folder, once=once, pictures=pictures)
     return 0
 
 
@@ -394,34 +398,43 @@ def _assignments(items: Sequence[str] | None) -> dict[str, Any]:
 
 
 def _start(
-    command: str, recipe: str | None, config: Path | None, options: Mapping[str, Any], set_: Sequence[str] | None, **how: Any
+    command: str,
+    recipe: str | None,
+    config: Path | None,
+    options: Mapping[str, Any],
+    set_: Sequence[str] | None,
+    pictures: bool,
+    **how: Any,
 ) -> int:
     from matchlib.runs.api import start_run
     from matchlib.runs.settings import read_yaml, resolve
 
     tree = None if config is None else read_yaml(config)
     settings = resolve(command, recipe=recipe, config=tree, options=options, settings=_assignments(set_))
-    return _execute(lambda **hooks: start_run(settings, **how, **hooks))
+    return _execute(lambda **hooks: start_run(settings, **how, **hooks), pictures=pictures)
 
 
-def _execute(start: Callable[..., Any]) -> int:
+def _execute(start: Callable[..., Any], *, pictures: bool = False) -> int:
     """Starts or opens a run, executes it with progress, shows what came of it, and returns the exit code."""
     from matchlib.training.distributed import hard_exit
 
-    code = _carried_out(start)
+    code = _carried_out(start, pictures=pictures)
     hard_exit(code)
     return code
 
 
-def _carried_out(start: Callable[..., Any]) -> int:
+def _carried_out(start: Callable[..., Any], *, pictures: bool) -> int:
     from matchlib.errors import Interrupted
     from matchlib.training.distributed import rank
+    from matchlib_cli.blocks import Blocks
     from matchlib_cli.errors import INTERRUPTED, fail
     from matchlib_cli.screen import console, live_view, show_report
 
     with live_view(quiet=rank()[0] > 0) as view:
         run = start(on_progress=view.show, should_stop=view.stopped)
         view.say(f"run: {run.folder}")
+        if pictures:
+            view.samples = Blocks(run.folder).text
         try:
             report = run.execute()
         except Interrupted as interrupted:

@@ -21,6 +21,7 @@ from matchlib.errors import SettingError
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.doctor import Diagnosis
 from matchlib.runs.plan import MOST, Plan
+from matchlib.runs.scoring import generators
 from matchlib.training.callbacks import Progress as Row
 from matchlib_cli.signals import Stop, listening, silence
 
@@ -40,6 +41,7 @@ class _Console(Console):
 
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+COLORFUL = ("256", "truecolor")  # systems of a terminal that shows samples
 SHOWN = 24  # values of a sparkline
 MEMORY = 5  # rows that a shown loss is averaged over
 
@@ -88,6 +90,7 @@ class LiveView:
         self._losses: dict[str, float] = {}
         self._gaps: list[float] = []
         self._alarm = self._left = ""
+        self.samples: Callable[[int], Text | None] = lambda width: None  # what is shown below, for a width
         self.live = None if self.bars is None else Live(get_renderable=self._picture, console=out, refresh_per_second=4)
 
     def stopped(self) -> bool:
@@ -118,7 +121,8 @@ class LiveView:
 
     def _picture(self) -> Group:
         assert self.bars is not None
-        return Group(self.bars, Text(self.status(), overflow="ellipsis", no_wrap=True))
+        samples = self.samples(self.out.width) if self.out.color_system in COLORFUL else None
+        return Group(self.bars, Text(self.status(), overflow="ellipsis", no_wrap=True), samples or Text())
 
     def remember(self, row: Row) -> float:
         """Takes down what the line on the run shows, and returns the steps per second; 0 where that is not known yet."""
@@ -300,7 +304,7 @@ def show_plan(found: Plan, memory: int | None) -> None:
 
 def show_report(report: Mapping[str, Any]) -> None:
     """Prints student, teacher and held-out data as rows of scores."""
-    rows = {kind.replace("_", "-"): report[kind] for kind in ("student", "teacher", "held_out") if kind in report}
+    rows = {kind.replace("_", "-"): report[kind] for kind in (*generators(report), "held_out")}
     show_scores(
         rows, f"against the training split of {report['data']}, {report['samples']} samples at a time; s/1,000: seconds for 1,000 samples"
     )

@@ -10,6 +10,7 @@ from matchlib.runs.page.curves import alarm_message, alarms_of
 from matchlib.runs.record import Follower, Record, read_record
 from matchlib.runs.scoring import read_evaluation
 from matchlib.training.callbacks import Progress, is_measured
+from matchlib_cli.blocks import Blocks
 from matchlib_cli.screen import LiveView, live_view, show_report
 
 __all__ = ["follow"]
@@ -19,17 +20,20 @@ PAUSE = 1.0  # seconds between two looks
 SILENCE = 60.0  # seconds without a row, after which a user is told
 
 
-def follow(folder: Path, *, once: bool = False) -> None:
+def follow(folder: Path, *, once: bool = False, pictures: bool = False) -> None:
     """Shows the progress of a run until it is scored, or a signal comes.
 
     Args:
         once: whether to end when everything that is there was shown.
+        pictures: whether samples are shown as blocks of colour.
 
     Raises:
         ArtifactError: there is no run, or its scores cannot be read.
     """
     record, log, quiet = read_record(folder), Follower(folder / "metrics.jsonl"), 0.0
     with live_view() as view:
+        if pictures:
+            view.samples = Blocks(folder).text
         rows = log.new()
         _show(view, record, rows, rows)
         while not (once or view.stopped() or (folder / "evaluation.json").exists()):

@@ -3,7 +3,7 @@
 Samples are data with a little noise, so that nothing is generated: one draw of every metric for a student, a teacher and held-out data, the
 features learned anew and then from the cache. A process each, so that peaks are its own.
 
-    python benchmarks/speed/scoring.py [--mnist MNIST.npz] [--grow]
+    python benchmarks/speed/scoring.py [--mnist MNIST.npz] [--grow] [--before CHECKOUT]
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ import numpy as np
 import torch
 
 from matchlib.data.dataset import Dataset
-from matchlib.evaluation.score import applying, reference_of
-from matchlib.registry import metrics
 
 RESULT = Path(__file__).parents[1] / "results" / "scoring.json"
+LONGEST = 600  # seconds of a cell
 SHAPES = {64: (1, 8, 8), 784: (1, 28, 28), 3072: (3, 32, 32)}
 
 
@@ -41,6 +40,9 @@ def images(size: int, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def measured(data: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Returns seconds and bytes of the scoring of one draw."""
+    from matchlib.evaluation.score import applying, reference_of
+    from matchlib.registry import metrics
+
     dataset = Dataset.from_arrays("given", data, labels=labels)
     before, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {}
     begin = time.perf_counter()
@@ -63,29 +65,58 @@ def measured(data: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return row | {"peak MiB": peak // 1024, "before MiB": before // 1024, "seconds": {k: round(v, 2) for k, v in seconds.items()}}
 
 
+def measured_before(data: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The same by the code of a checkout of dc314e2, from before scores were computed in chunks."""
+    from matchlib.evaluation.score import reference_of, scores
+
+    dataset = Dataset.from_arrays("given", data, labels=labels)
+    reference, _ = reference_of(dataset)
+    begin, generator, held_out = time.perf_counter(), torch.Generator().manual_seed(0), dataset.held_out.data
+    for noise in (0.0, 0.1, 0.05):
+        scores(reference, held_out + noise * torch.randn(held_out.shape, generator=generator), None)
+    whole, peak = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    numbers = dataset.train.data[0].numel()
+    return {
+        "train": len(dataset.train.data),
+        "samples": len(held_out),
+        "numbers": numbers,
+        "scoring s": round(whole, 2),
+        "peak MiB": peak // 1024,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--grow", action="store_true", help="measure at 1,000 to 50,000 data of 64 to 3,072 numbers")
+    parser.add_argument("--before", type=Path, help="a checkout of dc314e2, measured instead of this one")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SHAPES))
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.cell:
         name, _, n = given.cell.partition(":")
+        measure = measured_before if given.before else measured
         if name == "mnist":
             file = np.load(given.mnist)
-            print(json.dumps(measured(file["train_x"][:, None], file["train_y"].astype(int))))
+            print(json.dumps(measure(file["train_x"][:, None], file["train_y"].astype(int))))
         else:
-            print(json.dumps(measured(*images(int(name), int(n)))))
+            print(json.dumps(measure(*images(int(name), int(n)))))
         return
     cells = ["mnist:0"] if given.mnist else []
-    cells += [f"{size}:{n}" for size in SHAPES for n in (1000, 4000, 16_000, 50_000)] if given.grow else []
+    cells += [f"{size}:{n}" for size in given.sizes for n in (1000, 4000, 16_000, 50_000)] if given.grow else []
     rows = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else {}
     for cell in cells:
         with tempfile.TemporaryDirectory() as cache:
             command = [sys.executable, __file__, "--cell", cell, *(["--mnist", str(given.mnist)] if given.mnist else [])]
-            done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "XDG_CACHE_HOME": cache})
-        rows[cell] = json.loads(done.stdout.splitlines()[-1])
-        print(cell, rows[cell], flush=True)
+            command += ["--before", str(given.before)] if given.before else []
+            place = {"XDG_CACHE_HOME": cache, **({"PYTHONPATH": str(given.before)} if given.before else {})}
+            name = f"before {cell}" if given.before else cell
+            try:
+                done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LONGEST, env={**os.environ, **place})
+                rows[name] = json.loads(done.stdout.splitlines()[-1])
+            except subprocess.TimeoutExpired:
+                rows[name] = {"scoring s": f"more than {LONGEST}"}
+        print(name, rows[name], flush=True)
         text = {"command": "python benchmarks/speed/scoring.py --mnist MNIST.npz --grow", "threads": torch.get_num_threads(), "rows": rows}
         RESULT.write_text(json.dumps(text, indent=1) + "\n")
 

@@ -139,7 +139,10 @@ def line_plot(title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), x_l
     axes = _Axes((low, high if high > low else low + 1), _limits(ys, clipped=True))
     parts = axes.frame(x_label)
     for i, line in drawn:
-        if line.half is not None:
+        if line.half is not None and len(line.x) == 1:
+            x, y, h = line.x[0], line.y[0], line.half[0]
+            parts.append(f'<path class="line s{i % COLORS}" d="M{axes.at(x, y - h)}L{axes.at(x, y + h)}"/>')
+        elif line.half is not None:
             band = list(zip(line.x, line.y, line.half, strict=True))
             edge = [axes.at(x, y + h) for x, y, h in band] + [axes.at(x, y - h) for x, y, h in reversed(band)]
             parts.append(f'<path class="band f{i % COLORS}" d="M{"L".join(edge)}Z"/>')

@@ -27,7 +27,7 @@ from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, read_tensors
-from matchlib.registry import metrics, tasks, trackers
+from matchlib.registry import metrics, samplers, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, settings_digest
@@ -137,9 +137,16 @@ class Run:
         begin = time.perf_counter()
         s, processes = self.settings, self._processes("student")
         work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
-        report = evaluate(self.folder, self.pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
+        pipelines = self.pipelines | {f"teacher at {n} step{'s' * (n > 1)}": self._teacher_at(n) for n in s.evaluation.teacher_steps}
+        report = evaluate(self.folder, pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
         self.seconds["scoring"] = time.perf_counter() - begin
         return report
+
+    def _teacher_at(self, steps: int) -> Pipeline:
+        """The teacher with another number of steps of its sampler."""
+        config, teacher = self.components.config, self.pipelines["teacher"].module
+        sampler = samplers.build({**(config.sampler or {}), "steps": steps})
+        return Pipeline(config, teacher, self.device, sampler, data=self.components.data)
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""

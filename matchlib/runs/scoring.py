@@ -25,7 +25,7 @@ from matchlib.evaluation.work import Work
 from matchlib.io import read_json
 from matchlib.settings import explain
 
-__all__ = ["PROTOCOL", "compare", "read_evaluation", "score"]
+__all__ = ["PROTOCOL", "common_protocol", "compare", "generators", "read_evaluation", "score"]
 
 PROTOCOL = ("data", "reference", "samples", "draws", "subset", "clip_samples", "features")  # what must be equal for scores to be compared
 
@@ -149,7 +149,7 @@ def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
                 )
     rows: dict[str, dict[str, Any]] = {}
     for run, report in reports.items():
-        rows |= {f"{run} {kind}": report[kind] for kind in ("student", "teacher") if kind in report}
+        rows |= {f"{run} {kind}": report[kind] for kind in generators(report)}
     return rows | {"held-out": reports[first]["held_out"]}
 
 
@@ -194,6 +194,12 @@ def read_evaluation(path: Path) -> dict[str, Any]:
             f"{path} holds no evaluation of matchlib: {explain(error, _Evaluation)}; make it anew: matchlib evaluate"
         ) from None
     return {key: value for key, value in tree.items() if value is not None}
+
+
+def generators(report: Mapping[str, Any]) -> list[str]:
+    """Returns what an evaluation has scores of, but for held-out data: the student first."""
+    found = [key for key, row in report.items() if isinstance(row, Mapping) and key != "held_out"]
+    return sorted(found, key=lambda key: (key != "student", key != "teacher"))
 
 
 def common_protocol(report: Mapping[str, Any]) -> str:

@@ -323,6 +323,8 @@ class EvaluationSettings(Settings):
     """Names of metrics; null for all that apply."""
     every: Annotated[int, Ge(0)] = 0
     """Steps between scores of up to 1,000 samples of the student while it is trained, in the log as score/NAME; 0 for none."""
+    teacher_steps: tuple[Count, ...] = Field(default=(), examples=["[1, 4, 16]"])
+    """Further numbers of steps at which the teacher's sampler is scored, which show what the student's evaluations are worth."""
     extractor: str = "own"
     """Features of Frechet and kernel distances and of balls: own, learned from the data; or FILE.pt (TorchScript) or FILE.pt2
     (torch.export) that maps uint8 images (n, 3, height, width) to (n, k), such as the Inception network of published FIDs."""

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.runs import SMALL
 
 import matchlib
 from matchlib.data.readers import load_dataset
 from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import interval, reference_of, scores
 from matchlib.evaluation.work import Work
+from matchlib.plugins.metrics.frechet import frechet_error
 from matchlib.runs.settings import EvaluationSettings
 
 pytestmark = pytest.mark.runs
@@ -120,6 +122,28 @@ def test_evaluate_gives_intervals_of_repeated_draws(finished: Path, tmp_path: Pa
     low, high = report["student"]["intervals"]["frechet_raw"]
     assert low < report["student"]["frechet_raw"] < high
     assert sum(report["student"]["shares"]) == pytest.approx(1)
+
+
+def test_a_single_draw_has_the_interval_of_its_standard_error(finished: Path, tmp_path: Path) -> None:
+    """Frechet distances have one: as wide to either side as 1.96 standard errors over samples and training data."""
+    shutil.copytree(finished, tmp_path / "run")
+    digits = load_dataset("digits")
+    student, settings = matchlib.load(finished), EvaluationSettings(draws=1, metrics=("frechet", "frechet-raw"))
+    row = evaluate(tmp_path / "run", {"student": student}, digits, settings, 0)["student"]
+    reference = reference_of(digits)
+    half = 1.96 * frechet_error(reference, reference.points(student.sample_batch(360, seed=0).data))
+    assert half > 0
+    assert row["intervals"] == {"frechet": pytest.approx([row["frechet"] - half, row["frechet"] + half])}
+
+
+def test_a_teacher_is_scored_at_further_numbers_of_steps(tmp_path: Path) -> None:
+    """At the steps that it has by default its scores are those of the teacher; the page shows them over the evaluations."""
+    steps = {"evaluation.teacher_steps": [1, 25], "data.name": "moons", "trainer.steps": 12, "evaluation.metrics": ["frechet"]}
+    matchlib.distill(out=tmp_path / "run", settings={**SMALL, **steps})
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [report[f"teacher at {name}"]["nfe"] for name in ("1 step", "25 steps")] == [2, 50]
+    assert report["teacher at 25 steps"]["frechet"] == report["teacher"]["frechet"] != report["teacher at 1 step"]["frechet"]
+    assert "Quality against evaluations" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("held_out", "samples", "draws"), [(360, 360, 10), (6_000, 6_000, 1), (50_000, 10_000, 1), (3_000, 3_000, 3)])

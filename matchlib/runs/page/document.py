@@ -25,7 +25,7 @@ from matchlib.registry import metrics
 from matchlib.runs.page.curves import alarm_section, alarms_of, curve_section, number, values_of
 from matchlib.runs.page.texts import definitions, model_section, plain_value, table
 from matchlib.runs.record import Record, group, read_record
-from matchlib.runs.scoring import PROTOCOL, compare
+from matchlib.runs.scoring import PROTOCOL, compare, generators
 from matchlib.runs.settings import RunSettings, plain
 
 __all__ = ["PAGE", "comparison_page", "run_page", "write_page"]
@@ -88,7 +88,8 @@ def _document(title: str, lead: str, tabs: Mapping[str, str]) -> str:
 
 def run_page(record: Record) -> str:
     """Returns the page of a run as HTML."""
-    overview = f"<h2>From the same sources</h2>{_pictures(record)}{_scores({record.name: record})}{_cost(record)}"
+    pictures, scores = _pictures(record), _scores({record.name: record})
+    overview = f"<h2>From the same sources</h2>{pictures}{scores}{_against_evaluations({record.name: record})}{_cost(record)}"
     training = alarm_section(record) + curve_section(record)
     model = "<h2>What was distilled</h2>" + model_section(record.exhibit.about, record.settings)
     return _document(
@@ -186,7 +187,7 @@ def _scores(records: Mapping[str, Record]) -> str:
     columns: dict[str, Mapping[str, Any]] = {}
     for name, evaluation in scored.items():
         several = f"{name} " if len(records) > 1 else ""
-        columns |= {f"{several}{kind}": evaluation[kind] for kind in ("student", "teacher") if isinstance(evaluation.get(kind), Mapping)}
+        columns |= {f"{several}{kind}": evaluation[kind] for kind in generators(evaluation)}
     held_out = {name: e["held_out"] for name, e in scored.items() if isinstance(e.get("held_out"), Mapping)}
     same = all(x == next(iter(held_out.values())) for x in held_out.values())
     columns |= {"held-out data" if same else f"{name} held-out data": x for name, x in held_out.items()}
@@ -204,6 +205,31 @@ def _scores(records: Mapping[str, Record]) -> str:
     said = f'<p class="note">{escape(note)}</p>' if note else ""
     intervals = "In brackets: 95% intervals over draws. " if any("intervals" in column for column in columns.values()) else ""
     return f"<h2>Scores</h2>{table(['', *map(escape, columns)], rows)}<p><small>{intervals}Protocol: {escape(protocol)}.</small></p>{said}"
+
+
+QUALITY = "frechet"
+
+
+def _against_evaluations(records: Mapping[str, Record]) -> str:
+    """A distance over the number of evaluations: of every student, and of teachers with as many steps as they were scored at."""
+    lines = []
+    for name, record in records.items():
+        several = f"{name} " if len(records) > 1 else ""
+        rows = {kind: row for kind in generators(record.evaluation) if number((row := record.evaluation[kind]).get("nfe")) >= 1}
+        teachers = sorted((number(row["nfe"]), number(row.get(QUALITY))) for kind, row in rows.items() if kind != "student")
+        lines.append(Line(f"{several}teacher", [math.log2(nfe) for nfe, _ in teachers], [value for _, value in teachers]))
+        if "student" in rows:
+            ends = group(rows["student"], "intervals").get(QUALITY)
+            half = [number(ends[1]) / 2 - number(ends[0]) / 2] if isinstance(ends, list) and len(ends) == 2 else None
+            at = [math.log2(number(rows["student"]["nfe"]))]
+            lines.append(Line(f"{several}student", at, [number(rows["student"].get(QUALITY))], half))
+    held_out = number(group(next(iter(records.values())).evaluation, "held_out").get(QUALITY))
+    ends = [x for line in lines for x in line.x]
+    if len(ends) < 2 or not math.isfinite(held_out):
+        return ""
+    floor = Line("held-out data", [min(ends), max(ends)], [held_out] * 2)
+    plot = line_plot(f"{QUALITY} over the evaluations of a sample", [*lines, floor], x_label="log2 of the evaluations")
+    return f'<h2>Quality against evaluations</h2><div class="grid">{plot}</div>'
 
 
 COSTS = {"nfe": "evaluations of a sample", "seconds": "seconds for 1,000 samples"}
@@ -272,7 +298,7 @@ def comparison_page(records: Sequence[Record]) -> str:
     named = dict(zip(names, records, strict=True))
     pictures = "".join(f"<h2>{escape(name)}</h2>{_pictures(record)}" for name, record in named.items())
     tabs = {
-        "Scores": _agreement(records) + _scores(named),
+        "Scores": _agreement(records) + _scores(named) + _against_evaluations(named),
         "Pictures": pictures,
         "Training": _common_curves(named),
         "Settings": _differences(named),
