@@ -23,8 +23,8 @@ LONGEST = 1000  # characters of a message
 
 def fail(message: str) -> None:
     """Prints one line on stderr, with the process that says so where there are several."""
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    who = f" (process {os.environ['RANK']} of {os.environ['WORLD_SIZE']})" if several else ""
+    process, processes = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "1")
+    who = f" (process {process} of {processes})" if process and processes != "1" else ""
     text = " ".join(message.split())
     text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"  # what was given may be a whole file
     print(f"matchlib: error{who}: {text}", file=sys.stderr)

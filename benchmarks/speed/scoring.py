@@ -85,6 +85,24 @@ def measured_before(data: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     }
 
 
+def plot(rows: dict[str, Any], path: Path) -> None:
+    """Draws seconds over the number of data, of each size of data, before and after."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for before in ("before ", ""):
+        for color, size in enumerate(SHAPES):
+            found = {int(name.split(":")[1]): row["scoring s"] for name, row in rows.items() if name.startswith(f"{before}{size}:")}
+            points = sorted((n, seconds) for n, seconds in found.items() if isinstance(seconds, float))
+            if points:
+                label = f"{size} numbers a sample{', commit dc314e2' if before else ''}"
+                axes.plot(*zip(*points, strict=True), "o--" if before else "o-", color=f"C{color}", label=label)
+    axes.set(xscale="log", yscale="log", xlabel="data, of which a fifth is held out", ylabel="seconds for all metrics")
+    axes.legend()
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path)
@@ -119,6 +137,7 @@ def main() -> None:
         print(name, rows[name], flush=True)
         text = {"command": "python benchmarks/speed/scoring.py --mnist MNIST.npz --grow", "threads": torch.get_num_threads(), "rows": rows}
         RESULT.write_text(json.dumps(text, indent=1) + "\n")
+    plot(rows, RESULT.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,8 @@ def evaluate(
                 report[kind] |= pair_scores(dataset, samples)
                 sources = len(dataset.held_out.data)
                 rounds[kind] = [part for part in samples.split(sources)[:ROUNDS] if len(part) == sources] or [samples]
-        report["held_out"] = scoring.of("held_out", dataset.held_out.data, dataset.held_out.label)
+        seen = slice(max(draws, DRAWS) * size)  # of held-out data; by class all of them are needed
+        report["held_out"] = scoring.of("held_out", dataset.held_out.data, dataset.held_out.label, seen)
         draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
         write_json(folder / "evaluation.json", report)
         return report
@@ -181,11 +182,11 @@ class Scoring:
     names: Sequence[str]
     cells: Cells
 
-    def of(self, kind: str, samples: Tensor, label: Tensor | None) -> dict[str, Any]:
-        """Returns the mean of each metric over the draws, with intervals and what belongs to classes."""
+    def of(self, kind: str, samples: Tensor, label: Tensor | None, seen: slice = slice(None)) -> dict[str, Any]:
+        """Returns the mean of each metric over the draws in ``seen``, with intervals and what belongs to classes."""
         size = self.reference.size
         events = samples.to(self.reference.train.events.device)
-        draws = [self.reference.points(part) for part in events.split(size) if len(part) == size]
+        draws = [self.reference.points(part) for part in events[seen].split(size) if len(part) == size]
         values = {name: self._values(kind, name, draws) for name in self.names}
         result: dict[str, Any] = {key_of(name): sum(x) / len(x) for name, x in values.items()}
         intervals = {key_of(name): found for name, x in values.items() if (found := self._interval(kind, name, x, draws[0])) is not None}

@@ -150,7 +150,8 @@ ALARMS = (
         "student-lr",
         _student_too_fast,
         "samples leave the data (standard deviation {std_ratio:.2f} of theirs, {saturation:.0%} beyond their limits): the student learns "
-        "faster than the critic can follow; lower trainer.student_lr, or raise trainer.critic_lr",
+        "faster than the critic can follow; lower trainer.student_lr, and trainer.critic_lr as well where the critic's error on real data, "
+        "{critic_error:.3g} times the teacher's, is far above 1",
         alone=True,
         curable=True,
     ),
@@ -239,8 +240,8 @@ GUIDE = {
     "student-lr": Entry(
         "samples leave the data",
         f"std_ratio above {_L.std_ratio[1]:g}, or saturation above {_L.saturation:g}",
-        "the student is faster than the critic",
-        "trainer.student_lr down, or trainer.critic_lr up",
+        "the student is faster than the critic, or the critic's own learning rate is too large",
+        "trainer.student_lr down, and trainer.critic_lr where critic_error is far above 1",
     ),
     "critic-lr": Entry(
         "samples turn to noise",

@@ -26,6 +26,7 @@ from matchlib.errors import ArtifactError, SettingError, nearest
 
 __all__ = ["DDP", "FSDP", "STRATEGIES", "SingleProcess", "hard_exit", "init_distributed", "rank", "strategy"]
 
+RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # without these several processes cannot find each other
 TIMEOUT = timedelta(minutes=10)  # that a process waits for the others
 
 
@@ -216,8 +217,29 @@ STRATEGIES: Mapping[str, Callable[[], SingleProcess]] = {"ddp": DDP, "fsdp": FSD
 
 
 def rank() -> tuple[int, int]:
-    """Returns (rank of this process, number of processes), as torchrun sets them; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """Returns (rank of this process, number of processes), as torchrun sets them; (0, 1) without it.
+
+    Raises:
+        SettingError: the environment of several processes is not whole.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size <= 1:
+        return 0, 1
+    missing = [key for key in RENDEZVOUS if key not in os.environ]
+    if missing:
+        raise SettingError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set: start several processes with torchrun")
+    own = _number("RANK", 0)
+    if own >= size:
+        raise SettingError(f"RANK must be below WORLD_SIZE, got {own} and {size}")
+    return own, size
+
+
+def _number(key: str, default: int) -> int:
+    """A variable of the environment as a number that is not negative."""
+    text = os.environ.get(key, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise SettingError(f"the environment's {key} must be a number, got {text[:50]!r}")
+    return int(text)
 
 
 def init_distributed(device: torch.device) -> torch.device:
@@ -225,7 +247,7 @@ def init_distributed(device: torch.device) -> torch.device:
     if rank()[1] == 1:
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", _number("LOCAL_RANK", 0))
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)

@@ -22,6 +22,7 @@ HEALTHY = {
     "saturation": 0.0,
     "class_shares": 0.05,
     "critic_excess": -0.1,
+    "critic_error": 1.1,
     "nearest_ratio": 1.0,
     "classes_missing": 0.0,
     "label_error": 0.1,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixtures.runs import SMALL
 
 from matchlib.errors import DivergedError, SettingError
+from matchlib.training.distributed import rank
 from matchlib_cli.errors import exit_code
 from matchlib_cli.files import check_finite, parse_labels
 
@@ -41,6 +47,42 @@ def test_exit_code_is_what_the_error_deserves(capsys: pytest.CaptureFixture[str]
     assert exit_code(raising(error), given="matchlib") == code
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == int(bool(said)) and len(err) < 1100
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK, MASTER_ADDR, MASTER_PORT is not set: start several processes with torchrun"),
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE must be a number, got 'x'"),
+        ({"WORLD_SIZE": "2", "RANK": "-1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK must be a number, got '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "5", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "RANK must be below WORLD_SIZE, got 5 and 2"),
+    ],
+)
+def test_half_an_environment_of_several_processes_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], said: str
+) -> None:
+    """torch would wait for the other processes, or end in a traceback."""
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert exit_code(rank, given="matchlib distill") == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("environment", [{}, {"WORLD_SIZE": "1"}, {"RANK": "0"}])
+def test_one_process_needs_no_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert rank() == (0, 1)
+
+
+def test_output_without_unicode_is_written(tmp_path: Path) -> None:
+    """A terminal or a file that takes ASCII alone."""
+    settings = [f"{key}={json.dumps(value)}" for key, value in {**SMALL, "trainer.steps": 12}.items()]
+    command = [sys.executable, "-m", "matchlib_cli", "distill", "--data", "moons", "--out", str(tmp_path / "run")]
+    command += [part for item in settings for part in ("--set", item)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and b"wrote" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["1" * 23, "²", "", "1,,2", "1.5", "--1", "x"])

@@ -136,6 +136,16 @@ def test_a_single_draw_has_the_interval_of_its_standard_error(finished: Path, tm
     assert row["intervals"] == {"frechet": pytest.approx([row["frechet"] - half, row["frechet"] + half])}
 
 
+def test_held_out_data_are_scored_at_most_ten_times(finished: Path, tmp_path: Path) -> None:
+    """Scores of 4 samples at a time would else be taken 90 times of 360 held-out digits."""
+    shutil.copytree(finished, tmp_path / "run")
+    parts: list[tuple[str, int]] = []
+    work = Work(lambda what, done, total: parts.append((what, total)))
+    settings = EvaluationSettings(draws=1, samples=4, metrics=("frechet-raw",))
+    evaluate(tmp_path / "run", {"student": matchlib.load(finished)}, load_dataset("digits"), settings, 0, work=work)
+    assert {total for what, total in parts if what == "held_out: frechet-raw"} == {10}
+
+
 def test_a_teacher_is_scored_at_further_numbers_of_steps(tmp_path: Path) -> None:
     """At the steps that it has by default its scores are those of the teacher; the page shows them over the evaluations."""
     steps = {"evaluation.teacher_steps": [1, 25], "data.name": "moons", "trainer.steps": 12, "evaluation.metrics": ["frechet"]}
