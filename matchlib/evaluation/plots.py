@@ -87,6 +87,7 @@ class _Axes:
     x: tuple[float, float]
     y: tuple[float, float]
     height: int = HEIGHT
+    log: bool = False  # whether numbers are powers of ten
 
     def at(self, x: float, y: float) -> str:
         return f"{self.across(x):.1f} {self.down(y):.1f}"
@@ -98,17 +99,22 @@ class _Axes:
         share = (min(max(y, self.y[0]), self.y[1]) - self.y[0]) / (self.y[1] - self.y[0])
         return self.height - BOTTOM - share * (self.height - TOP - BOTTOM)
 
+    def _text(self, value: float) -> str:
+        return f"{float(f'{10**value:.2g}'):g}" if self.log else short(value)
+
     def frame(self, x_label: str) -> list[str]:
         """Grid, numbers and the name of the horizontal axis."""
         bottom = self.height - BOTTOM
         parts = []
         for value in _ticks(*self.x):
             at = f"{self.across(value):.1f}"
-            parts.append(f'<path class="grid" d="M{at} {TOP}V{bottom}"/><text class="x" x="{at}" y="{bottom + 15}">{short(value)}</text>')
+            parts.append(
+                f'<path class="grid" d="M{at} {TOP}V{bottom}"/><text class="x" x="{at}" y="{bottom + 15}">{self._text(value)}</text>'
+            )
         for value in _ticks(*self.y):
             at = f"{self.down(value):.1f}"
             parts.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
-            parts.append(f'<text class="y" x="{LEFT - 6}" y="{at}">{short(value)}</text>')
+            parts.append(f'<text class="y" x="{LEFT - 6}" y="{at}">{self._text(value)}</text>')
         parts.append(f'<text class="x" x="{(LEFT + WIDTH - RIGHT) / 2:g}" y="{self.height - 3}">{escape(x_label)}</text>')
         return parts
 
@@ -123,26 +129,29 @@ def _figure(title: str, parts: Sequence[str], legend: Sequence[tuple[int, str]],
     )
 
 
-def line_plot(title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), x_label: str = "step") -> str:
+def _logs(values: Sequence[float]) -> list[float]:
+    return [math.log10(value) if value > 0 else math.nan for value in values]
+
+
+def line_plot(title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), x_label: str = "step", *, log: bool = False) -> str:
     """Returns lines over a common axis as HTML; nothing where no line has a finite point.
 
     Args:
         marks: vertical lines; of each name and place one is drawn.
+        log: whether both axes are logarithmic; then numbers that are not positive are left out, and bands must be.
     """
+    lines = [replace(line, x=_logs(line.x), y=_logs(line.y)) for line in lines] if log else lines
     names = list(dict.fromkeys(line.name for line in lines))
     drawn = [(names.index(line.name), thin) for line in lines if (thin := _thinned(line)) is not None]
     if not drawn:
         return ""
     xs = [x for _, line in drawn for x in line.x]
     ys = [y for _, line in drawn for y in line.y]
-    low, high = min(xs), max(xs)
-    axes = _Axes((low, high if high > low else low + 1), _limits(ys, clipped=True))
+    low, high = _limits(xs, clipped=False) if log else (min(xs), max(xs))
+    axes = _Axes((low, high if high > low else low + 1), _limits(ys, clipped=True), log=log)
     parts = axes.frame(x_label)
     for i, line in drawn:
-        if line.half is not None and len(line.x) == 1:
-            x, y, h = line.x[0], line.y[0], line.half[0]
-            parts.append(f'<path class="line s{i % COLORS}" d="M{axes.at(x, y - h)}L{axes.at(x, y + h)}"/>')
-        elif line.half is not None:
+        if line.half is not None:
             band = list(zip(line.x, line.y, line.half, strict=True))
             edge = [axes.at(x, y + h) for x, y, h in band] + [axes.at(x, y - h) for x, y, h in reversed(band)]
             parts.append(f'<path class="band f{i % COLORS}" d="M{"L".join(edge)}Z"/>')
@@ -152,11 +161,20 @@ def line_plot(title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), x_l
         parts.append(f'<a href="{escape(mark.link)}">{rule}</a>' if mark.link else rule)
     for i, line in drawn:
         points = [axes.at(x, y) for x, y in zip(line.x, line.y, strict=True)]
-        kind, end = "faint" if line.faint else "line", "h0" if len(points) == 1 else ""  # one point is a dot
+        kind, end = ("dot", "h0") if len(points) == 1 else ("faint" if line.faint else "line", "")
         parts.append(f'<path class="{kind} s{i % COLORS}" d="M{"L".join(points)}{end}"/>')
     clear = [(i, line) for i, line in drawn if not line.faint]
-    values = [{"name": line.name, "x": line.x, "y": [float(short(y)) for y in line.y]} for _, line in clear]
-    data = {"x": axes.x, "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM, "label": x_label, "lines": values}
+    values = [{"name": line.name, "x": line.x, "y": [float(short(10**y if log else y)) for y in line.y]} for _, line in clear]
+    data = {
+        "x": axes.x,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "top": TOP,
+        "bottom": HEIGHT - BOTTOM,
+        "label": x_label,
+        "log": log,
+        "lines": values,
+    }
     return _figure(title, parts, [(i, line.name) for i, line in clear], HEIGHT, f' data-plot="{escape(json.dumps(data))}"')
 
 

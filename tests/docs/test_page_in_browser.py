@@ -79,7 +79,7 @@ def test_page_shows_values_at_the_pointer(browser: Browser, page: Path) -> None:
     opened(browser, page, 1280)
     browser.run("document.querySelectorAll('[role=tab]')[1].click()")
     browser.run(
-        "const svg = document.querySelector('svg[data-plot]'), box = svg.getBoundingClientRect();"
+        "const svg = document.querySelector('#tab-1 svg[data-plot]'), box = svg.getBoundingClientRect();"
         "svg.dispatchEvent(new PointerEvent('pointermove', {clientX: box.left + box.width / 2, clientY: box.top + 50}))"
     )
     tip = browser.run("return document.querySelector('.tip:not([hidden])').textContent")

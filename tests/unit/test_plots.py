@@ -68,3 +68,12 @@ def test_plane_plot_has_equal_units_on_both_axes() -> None:
     (x0, y0), (x1, _), (_, y1) = places
     assert math.isclose((x1 - x0) / 10, y0 - y1, rel_tol=0.05)
     assert way.count("L") == 1
+
+
+def test_line_plot_in_logarithms_has_plain_numbers_on_its_axes() -> None:
+    """Ten and a hundred are as far apart as a hundred and a thousand; what a pointer reads is what was given."""
+    svg = line_plot("a", [Line("b", [1, 10, 100], [0.1, 1.0, 10.0]), Line("c", [0, 10], [5.0, -1.0])], log=True)
+    assert ">1</text>" in svg and ">10</text>" in svg and ">100</text>" in svg
+    lines = json.loads(html.unescape(svg.split('data-plot="')[1].split('"')[0]))["lines"]
+    assert [line["name"] for line in lines] == ["b"]  # the other has no point of two positive numbers
+    assert lines[0]["y"] == [0.1, 1.0, 10.0]

@@ -217,18 +217,15 @@ def _against_evaluations(records: Mapping[str, Record]) -> str:
         several = f"{name} " if len(records) > 1 else ""
         rows = {kind: row for kind in generators(record.evaluation) if number((row := record.evaluation[kind]).get("nfe")) >= 1}
         teachers = sorted((number(row["nfe"]), number(row.get(QUALITY))) for kind, row in rows.items() if kind != "student")
-        lines.append(Line(f"{several}teacher", [math.log2(nfe) for nfe, _ in teachers], [value for _, value in teachers]))
+        lines.append(Line(f"{several}teacher", [nfe for nfe, _ in teachers], [value for _, value in teachers]))
         if "student" in rows:
-            ends = group(rows["student"], "intervals").get(QUALITY)
-            half = [number(ends[1]) / 2 - number(ends[0]) / 2] if isinstance(ends, list) and len(ends) == 2 else None
-            at = [math.log2(number(rows["student"]["nfe"]))]
-            lines.append(Line(f"{several}student", at, [number(rows["student"].get(QUALITY))], half))
+            lines.append(Line(f"{several}student", [number(rows["student"]["nfe"])], [number(rows["student"].get(QUALITY))]))
     held_out = number(group(next(iter(records.values())).evaluation, "held_out").get(QUALITY))
     ends = [x for line in lines for x in line.x]
     if len(ends) < 2 or not math.isfinite(held_out):
         return ""
     floor = Line("held-out data", [min(ends), max(ends)], [held_out] * 2)
-    plot = line_plot(f"{QUALITY} over the evaluations of a sample", [*lines, floor], x_label="log2 of the evaluations")
+    plot = line_plot(f"{QUALITY} over the evaluations of a sample", [*lines, floor], x_label="evaluations", log=True)
     return f'<h2>Quality against evaluations</h2><div class="grid">{plot}</div>'
 
 

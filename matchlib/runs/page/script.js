@@ -58,7 +58,7 @@ for (const svg of all("svg[data-plot]")) {
     const x = plot.lines[0].x[places[0]];
     const across = plot.left + (x - low) / (high - low) * (plot.right - plot.left);
     cross.setAttribute("d", `M${across} ${plot.top}V${plot.bottom}`);
-    tip.textContent = [`${plot.label} ${+x.toPrecision(6)}`, ...plot.lines.map((line, i) => `${line.name} ${line.y[places[i]]}`)].join("\n");
+    tip.textContent = [`${plot.label} ${+(plot.log ? 10 ** x : x).toPrecision(6)}`, ...plot.lines.map((line, i) => `${line.name} ${line.y[places[i]]}`)].join("\n");
     tip.hidden = false;
     const left = svg.offsetLeft + across * scale + 10;
     tip.style.left = Math.max(0, Math.min(left, svg.parentNode.clientWidth - tip.offsetWidth - 4)) + "px";
