@@ -24,7 +24,7 @@ Recipe = Annotated[
     str | None, typer.Option("--recipe", help="Named settings: correct (a teacher that is wrong) or paper (the released loss).")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was started with the same settings.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Run Python code that a configuration or artifact names.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Run code that a configuration or artifact names.")]
 Pictures = Annotated[bool, typer.Option("--pictures", help="Show samples as small blocks of colour, in a terminal that has colours.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
@@ -42,10 +42,11 @@ def train(
     time: Time = None,
     resume: Resume = False,
     pictures: Pictures = False,
+    trust: Trust = False,
 ) -> int:
     """Train a teacher and score its samples."""
     options = {"teacher.name": family, "teacher.training.steps": steps, **_common(data, out, seed, device)}
-    return _start("train", recipe, config, options, set_, pictures, again=resume, time=time)
+    return _start("train", recipe, config, options, set_, pictures, again=resume, time=time, trust=trust)
 
 
 def distill(
@@ -161,9 +162,9 @@ def resume(
     trust: Trust = False,
 ) -> int:
     """Go on with a run from its last checkpoint."""
-    from matchlib.runs.api import open_run
+    from matchlib.runs.api import is_finished, open_run
 
-    if (folder / "evaluation.json").exists():
+    if is_finished(folder):
         print(f"{folder} is finished: there is nothing to resume")
         return 0
     return _execute(lambda **hooks: open_run(folder, checkpoint=checkpoint, trust=trust, **hooks))
@@ -409,9 +410,9 @@ def _start(
     from matchlib.runs.api import start_run
     from matchlib.runs.settings import read_yaml, resolve
 
-    tree = None if config is None else read_yaml(config)
-    settings = resolve(command, recipe=recipe, config=tree, options=options, settings=_assignments(set_))
-    return _execute(lambda **hooks: start_run(settings, **how, **hooks), pictures=pictures)
+    tree, named = None if config is None else read_yaml(config), _assignments(set_)
+    settings = resolve(command, recipe=recipe, config=tree, options=options, settings=named)
+    return _execute(lambda **hooks: start_run(settings, named=named, **how, **hooks), pictures=pictures)
 
 
 def _execute(start: Callable[..., Any], *, pictures: bool = False) -> int:

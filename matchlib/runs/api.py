@@ -16,17 +16,19 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
+from matchlib.evaluation.score import OWN
 from matchlib.fields.teacher import Teacher
 from matchlib.io import is_empty, lock, write_text
 from matchlib.registry import losses
 from matchlib.runs.answers import check_answers
-from matchlib.runs.artifact import CONFIG, read_config
+from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
 from matchlib.runs.budget import fitted, seconds_of
-from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code
+from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code, settings_digest
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, load
 from matchlib.runs.run import Run, watched
-from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, plain, resolve
+from matchlib.runs.scoring import read_evaluation
+from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, names_extractor, plain, resolve
 from matchlib.training.callbacks import Progress
 from matchlib.training.distributed import init_distributed, strategy
 
@@ -51,6 +53,7 @@ def train(
     recipe: str | None = None,
     config: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
     """Trains a teacher, as ``matchlib train --family`` does.
@@ -66,6 +69,7 @@ def train(
         recipe: named settings, overruled by what else is given.
         config: a tree of settings, as ``config.yaml`` holds it.
         settings: further settings by dotted path, as in ``--set``.
+        trust: whether a network of features that ``config`` names may be run.
         on_progress: called with a Progress at every row of the log; None prints a line each.
 
     Returns:
@@ -76,7 +80,7 @@ def train(
     options |= {f"teacher.{name}": piece for name, piece in pieces.items()}
     chosen = resolve("train", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
-        run = start_run(chosen, time=time, data=_object(data), on_progress=show)
+        run = start_run(chosen, time=time, data=_object(data), on_progress=show, trust=trust, named=settings)
         run.execute()
     return run.pipelines["teacher"]
 
@@ -134,7 +138,7 @@ def distill(
     chosen = resolve("distill", recipe=recipe, config=config, options=options, settings=settings)
     with _messages(on_progress) as show:
         trusted = trust or (given is None and names_code(str(teacher)))
-        run = start_run(chosen, time=time, data=_object(data), teacher=given, on_progress=show, trust=trusted)
+        run = start_run(chosen, time=time, data=_object(data), teacher=given, on_progress=show, trust=trusted, named=settings)
         run.execute()
     return run.pipelines["student"]
 
@@ -164,7 +168,7 @@ def resume(
     """
     path = None if checkpoint is None else Path(checkpoint)
     with _messages(on_progress) as show:
-        if (Path(run) / "evaluation.json").exists():
+        if is_finished(Path(run)):
             logger.info("%s is finished: there is nothing to resume", run)
             if teacher is not None:
                 _check_teacher(Path(run), load(run, "teacher", teacher=teacher, trust=trust))
@@ -202,6 +206,7 @@ def evaluate(
     """
     folder = Path(run)
     settings = _settings_of(folder)
+    _check_extractor(settings, trust=trust)
     scoring = settings.evaluation if draws is None else EvaluationSettings(**{**settings.evaluation.model_dump(), "draws": draws})
     where = str(device_of(device or settings.device))
     kinds = [kind for kind in ("teacher", "student") if (folder / kind / "config.json").exists()] or ["teacher"]
@@ -223,19 +228,29 @@ def evaluate(
 # -- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def start_run(settings: RunSettings, *, again: bool = False, time: str | float | None = None, trust: bool = False, **given: Any) -> Run:
+def start_run(
+    settings: RunSettings,
+    *,
+    again: bool = False,
+    time: str | float | None = None,
+    trust: bool = False,
+    named: Mapping[str, Any] | None = None,
+    **given: Any,
+) -> Run:
     """Builds the components, then makes the folder of a new run and writes its ``config.yaml``.
 
     Args:
         again: go on with the run that the folder holds, if it was started with the same settings.
         time: that the run may take, see ``matchlib.runs.budget``; None for the settings' own steps.
-        trust: whether Python code that the settings name may be run.
+        trust: whether code that the settings name may be run.
+        named: settings by dotted path that this very call was given, whose author is trusted with them.
         given: ``data`` and ``teacher`` made in Python, ``on_progress`` and ``should_stop`` as for ``Run``.
 
     Raises:
         SettingError: the folder holds something already, or a run with other settings.
         MatchlibError: the settings cannot work; nothing was written.
     """
+    _check_extractor(settings, trust=trust or names_extractor(named or {}))
     init_distributed(device_of(settings.device))
     processes = strategy(settings.trainer.engine.parallel)
     folder, there = processes.on_main_process(lambda: _folder(settings, again=again))
@@ -260,12 +275,44 @@ def start_run(settings: RunSettings, *, again: bool = False, time: str | float |
 def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | None = None, trust: bool = False, **given: Any) -> Run:
     """Opens the folder of a run that was started before; arguments as for ``resume``."""
     settings = _settings_of(folder)
+    _check_extractor(settings, trust=trust)
     init_distributed(device_of(settings.device))
     components = build(settings, data=data, teacher=teacher, trust=trust, normalization=_recorded_normalization(folder))
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))
     return run
+
+
+def is_finished(folder: Path) -> bool:
+    """Returns whether a run was scored, its scores can be read, and what it made is of the settings that stand in its folder.
+
+    Raises:
+        ArtifactError: there is no run, or its settings or what it made cannot be read.
+    """
+    try:
+        read_evaluation(folder / "evaluation.json")
+    except ArtifactError:  # missing, or damaged: it is made again
+        return False
+    settings = _settings_of(folder)
+    made = ("teacher", "student") if settings.command == "distill" else ("teacher",)
+    return all((folder / kind / file).is_file() for kind in made for file in (CONFIG, WEIGHTS)) and all(
+        read_config(folder / kind).settings == settings_digest(settings, kind) for kind in made
+    )
+
+
+def _check_extractor(settings: RunSettings, *, trust: bool) -> None:
+    """Refuses the network of features that a file of settings names, unless its author is trusted.
+
+    Raises:
+        SettingError: he is not.
+    """
+    file = settings.evaluation.extractor
+    if file != OWN and not trust:
+        raise SettingError(
+            f"evaluation.extractor {file} is a network that would be run; if you trust who wrote the settings, give --trust (in Python "
+            "trust=True)"
+        )
 
 
 def _check_teacher(folder: Path, pipeline: Pipeline) -> None:

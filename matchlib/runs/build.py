@@ -26,6 +26,8 @@ from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer, guess_normalization
+from matchlib.evaluation.features import FileFeatures
+from matchlib.evaluation.score import OWN
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
@@ -160,7 +162,7 @@ def _build(
     _check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
-    _check_metrics(settings)
+    _check_evaluation(settings, config, dataset)
     _check_trackers(settings)
     if finished:
         check_answer(module, dataset)
@@ -441,9 +443,15 @@ def _check_trackers(settings: RunSettings) -> None:
                 raise SettingError(f"{path}.trackers: {error}") from None
 
 
-def _check_metrics(settings: RunSettings) -> None:
-    for name in settings.evaluation.metrics or ():
+def _check_evaluation(settings: RunSettings, config: ArtifactConfig, dataset: Dataset) -> None:
+    """Refuses now what would end a run when everything is trained."""
+    e = settings.evaluation
+    for name in e.metrics or ():
         metrics[name]
+    for steps in e.teacher_steps:
+        samplers.build({**config.sampler, "steps": steps})
+    if e.extractor != OWN:
+        FileFeatures(Path(e.extractor), dataset, torch.device("cpu"))
     best = settings.trainer.keep_best_by
     if best is not None and not metrics[best].better:
         fit = ", ".join(name for name in metrics if metrics[name].better)

@@ -145,7 +145,7 @@ class Run:
     def _teacher_at(self, steps: int) -> Pipeline:
         """The teacher with another number of steps of its sampler."""
         config, teacher = self.components.config, self.pipelines["teacher"].module
-        sampler = samplers.build({**(config.sampler or {}), "steps": steps})
+        sampler = samplers.build({**config.sampler, "steps": steps})
         return Pipeline(config, teacher, self.device, sampler, data=self.components.data)
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:

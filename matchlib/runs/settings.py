@@ -332,6 +332,12 @@ class EvaluationSettings(Settings):
     """Whether samples are clipped to the limits of the data first, as a file of 8-bit images does."""
 
 
+def names_extractor(settings: Mapping[str, Any]) -> bool:
+    """Returns whether settings by dotted path, or nested ones, name a file of features."""
+    group = settings.get("evaluation")
+    return "evaluation.extractor" in settings or (isinstance(group, Mapping) and "extractor" in group)
+
+
 class RunSettings(Settings):
     """Everything that decides what a run computes, and where."""
 
@@ -494,6 +500,9 @@ def resolve(
         node = tree.get(group)
         if isinstance(node, dict) and isinstance(node.get("name"), str):
             node["name"] = _absolute(node["name"], ALL[kind.group])
+    evaluation = tree.get("evaluation")
+    if isinstance(evaluation, dict) and isinstance(file := evaluation.get("extractor"), str) and os.path.exists(os.path.expanduser(file)):
+        evaluation["extractor"] = os.path.abspath(os.path.expanduser(file))
     if isinstance(tree.get("out"), str) and tree["out"]:
         tree["out"] = os.path.abspath(os.path.expanduser(tree["out"]))
     return RunSettings(**{**tree, "command": command})

@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from tests.robustness.generator import KINDS, cases, template
 from tests.robustness.harness import run
@@ -29,3 +31,16 @@ def test_wrong_inputs_end_in_one_line_and_lose_no_file(base: Path, kind: str) ->
         if verdict.faults:
             failed.append(f"{case.name[:80]!r}: {verdict.faults} {verdict.err.strip()[-200:]}")
     assert not failed, "\n".join(failed)
+
+
+@pytest.mark.slow
+@pytest.mark.runs
+def test_a_runs_folder_survives_what_happens_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few of the sequences that ``python -m tests.robustness.stateful`` tries by the thousand."""
+    from tests.robustness.stateful import RunFolder
+
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nowhere")  # put back afterwards
+    chosen = settings(
+        max_examples=25, stateful_step_count=6, deadline=None, phases=(Phase.generate,), suppress_health_check=list(HealthCheck)
+    )
+    run_state_machine_as_test(RunFolder, settings=chosen)

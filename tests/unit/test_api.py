@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 from torch import nn
 
 import matchlib
@@ -159,3 +161,41 @@ def test_resume_of_a_running_run_is_refused_and_touches_nothing(
     finally:
         process.kill()
         process.wait()
+
+
+def test_resume_makes_damaged_scores_of_a_finished_run_anew(
+    finished: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    scores = run / "evaluation.json"
+    before = json.loads(scores.read_text())
+    scores.write_bytes(scores.read_bytes()[:-20])
+    code, out, err = cli("resume", run)
+    assert (code, "nothing to resume" in out) == (0, False), err
+    assert json.loads(scores.read_text())["held_out"] == before["held_out"]
+
+
+def test_resume_notices_that_a_finished_run_lost_what_it_made(
+    finished: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    weights = load_file(run / "student" / "model.safetensors")
+    (run / "student" / "model.safetensors").unlink()
+    code, out, err = cli("resume", run)
+    assert code == 2 and str(run / "student") in err, (out, err)
+    shutil.rmtree(run / "student")
+    code, out, err = cli("resume", run)
+    assert code == 0, err
+    again = load_file(run / "student" / "model.safetensors")
+    assert all(torch.equal(x, again[key]) for key, x in weights.items())
+
+
+def test_resume_of_a_finished_run_whose_settings_were_edited_is_refused(
+    finished: Path, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """What was made with the former settings may not pass for the result of these."""
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: 1"))
+    code, _, err = cli("resume", run)
+    assert code == 2 and "was made with other settings" in err, err

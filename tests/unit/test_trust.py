@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from fixtures.runs import SMALL
 
 import matchlib
 
@@ -67,3 +69,61 @@ def test_commands_run_no_code_of_a_configuration_without_trust(
     (tmp_path / "config.yaml").write_text(json.dumps(tree))
     code, _, err = cli(*argv, tmp_path if argv == ["resume"] else "config.yaml")
     assert (code, err.count("\n"), (tmp_path / "executed").exists()) == (2, 1, False), err
+
+
+@pytest.fixture
+def extractor(tmp_path: Path) -> Path:
+    """A network that takes a mean; its file is opened by torch alone."""
+    path = tmp_path / "network.pt"
+    torch.jit.trace(Mean(), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).save(path)
+    return path
+
+
+class Mean(torch.nn.Module):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.double().mean((2, 3))
+
+
+@pytest.mark.parametrize("command", ["distill", "train"])
+def test_network_of_features_in_a_configuration_needs_trust(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: Path, command: str
+) -> None:
+    """What this very command names is its author's; what a file of settings names may be a stranger's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(json.dumps({**nested(SMALL), "evaluation": {"extractor": "network.pt", "draws": 1}}))
+    steps = ["--set", "trainer.steps=12", "--set", "teacher.training.steps=2", "--set", "evaluation.metrics=[frechet]"]
+    argv = [command, "--config", "config.yaml", *steps]
+    code, _, err = cli(*argv, "--out", "a")
+    assert (code, "trust" in err, (tmp_path / "a").exists()) == (2, True, False), err
+    code, _, err = cli(*argv, "--out", "a", "--trust")
+    assert code == 0, err
+    code, _, err = cli(*argv, "--out", "b", "--set", "evaluation.extractor=network.pt")
+    assert code == 0, err
+    report = json.loads((tmp_path / "b" / "evaluation.json").read_text())
+    assert report["features"].startswith("network.pt-")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # the path in the settings is absolute
+    code, _, err = cli("evaluate", tmp_path / "b")
+    assert (code, "trust" in err) == (2, True), err
+    code, _, err = cli("evaluate", tmp_path / "b", "--trust")
+    assert code == 0, err
+
+
+def test_a_file_without_a_network_is_refused_before_anything_is_trained(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    (tmp_path / "network.pt").write_bytes(b"nothing")
+    code, _, err = cli("distill", "--set", f"evaluation.extractor={tmp_path / 'network.pt'}", "--out", tmp_path / "a")
+    assert (code, "no TorchScript" in err, (tmp_path / "a").exists()) == (2, True, False), err
+
+
+def nested(settings: dict[str, object]) -> dict[str, object]:
+    """Settings by dotted path as a tree."""
+    tree: dict[str, object] = {}
+    for path, value in settings.items():
+        *parents, last = path.split(".")
+        node: dict[str, object] = tree
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            assert isinstance(child, dict)
+            node = child
+        node[last] = value
+    return tree
