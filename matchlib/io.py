@@ -31,6 +31,7 @@ __all__ = [
     "append_text",
     "cache_folder",
     "check_new_folder",
+    "content_digest",
     "copy_fitting",
     "is_empty",
     "lock",
@@ -285,14 +286,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, 
         whole[name] = own.clone() if memory in taken else own
         taken.add(memory)
     note = dict(note or {})
-    write_atomically(path, lambda partial: save_file(whole, partial, {**note, CHECKSUM: _checksum(whole, note)}))
+    write_atomically(path, lambda partial: save_file(whole, partial, {**note, CHECKSUM: content_digest(whole, note)}))
 
 
-def _checksum(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
-    """A digest of names, shapes, types, contents and note."""
+def content_digest(tensors: Mapping[str, Tensor], note: Mapping[str, str]) -> str:
+    """Returns a digest of names, shapes, types, contents and note."""
     digest = hashlib.blake2b(json.dumps(sorted(note.items())).encode(), digest_size=16)
     for name in sorted(tensors):
-        x = tensors[name]
+        x = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
         digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -385,7 +386,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         note = file.metadata() or {}
     checksum = note.pop(CHECKSUM, None)
-    if checksum is not None and checksum != _checksum(tensors, note):
+    if checksum is not None and checksum != content_digest(tensors, note):
         raise ArtifactError(f"{path} is damaged: its checksum is wrong")
     return tensors, note
 

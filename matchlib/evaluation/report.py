@@ -41,6 +41,9 @@ class Sampled(Protocol):
     config: Any
     device: torch.device
 
+    def digest(self) -> str:
+        """Returns what tells its samples from those of others."""
+
     def sample_batch(
         self,
         n: int,
@@ -105,7 +108,7 @@ def evaluate(
         "labels": "in the shares of the training data" if dataset.train.label is not None else "none",
         "seed": seed,
     }
-    scored = {kind: pipeline.config.settings for kind, pipeline in pipelines.items()}
+    scored = {kind: pipeline.digest() for kind, pipeline in pipelines.items()}
     cells = Cells(folder / "evaluation", {**protocol, "scored": scored}, work, kept=among.size == 1)
     drawn = {kind: _sampled(kind, pipelines[kind], draws * size, seed, among, cells) for kind in sorted(pipelines)}
 

@@ -17,6 +17,7 @@ from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, DataError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
+from matchlib.io import content_digest
 from matchlib.registry import samplers
 from matchlib.runs.artifact import ArtifactConfig, dataset_of, find_artifact, load_artifact
 from matchlib.training.distributed import SingleProcess
@@ -50,6 +51,10 @@ class Pipeline:
         self.module = module.to(self.device).eval()
         self.sampler: Sampler = sampler or samplers.build(config.sampler)
         self.nfe = 0  # evaluations that each of the latest samples cost
+
+    def digest(self) -> str:
+        """Returns a digest of the weights and the sampler, by which samples of other ones are told apart."""
+        return content_digest(self.module.state_dict(), {"settings": self.config.settings, "sampler": repr(self.config.sampler)})
 
     def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None) -> Tensor:
         """Generates samples.

@@ -116,6 +116,21 @@ def test_evaluate_does_not_use_what_another_protocol_left(finished: Path, tmp_pa
     assert first["teacher"]["frechet_raw"] == evaluate(tmp_path, pipelines, dataset, settings, 1)["teacher"]["frechet_raw"]
 
 
+def test_evaluate_does_not_use_samples_of_other_weights(finished: Path, tmp_path: Path) -> None:
+    """What an interrupted evaluation kept belongs to the weights that it was made with."""
+    dataset, settings = load_dataset("digits"), EvaluationSettings(draws=1, metrics=("frechet-raw",))
+    student = matchlib.load(finished)
+    with pytest.raises(Stop):
+        evaluate(tmp_path, {"student": student}, dataset, settings, 0, work=interrupted_after(4))
+    assert list((tmp_path / "evaluation").glob("student-*"))
+    with torch.no_grad():
+        for weight in student.module.parameters():
+            weight.mul_(1.5)
+    (tmp_path / "fresh").mkdir()
+    found, fresh = (evaluate(folder, {"student": student}, dataset, settings, 0) for folder in (tmp_path, tmp_path / "fresh"))
+    assert found["student"]["frechet_raw"] == fresh["student"]["frechet_raw"]
+
+
 def test_evaluate_gives_intervals_of_repeated_draws(finished: Path, tmp_path: Path) -> None:
     dataset, pipelines = load_dataset("digits"), {"student": matchlib.load(finished)}
     report = evaluate(tmp_path, pipelines, dataset, EvaluationSettings(draws=5, samples=60, metrics=("frechet-raw",)), 0)
