@@ -44,6 +44,7 @@ __all__ = [
     "remove_partial",
     "select",
     "tensor_shapes",
+    "unlock",
     "write_atomically",
     "write_folder",
     "write_json",
@@ -174,7 +175,7 @@ def is_empty(folder: Path) -> bool:
 
 
 def lock(folder: Path) -> None:
-    """Keeps other processes out of a folder until this one ends, and removes what killed ones were writing there.
+    """Keeps other processes out of a folder until ``unlock`` or the end of this one, and removes what killed ones were writing there.
 
     The system gives the lock back however a process ends. The file holds host and process, for the message, and for file systems without
     locks: there a process that is gone from this host is known not to hold it.
@@ -202,11 +203,19 @@ def lock(folder: Path) -> None:
         raise ArtifactError(f"another process works in {folder}{who}: wait for it, or choose another --out")
     os.ftruncate(file, 0)
     os.pwrite(file, f"{socket.gethostname()} {os.getpid()}\n".encode(), 0)
+    unlock(folder)  # of a folder that was removed and made again
     _locks[folder.resolve()] = file
     remove_partial(folder)
     for part in folder.iterdir():
         if part.is_dir():
             remove_partial(part)
+
+
+def unlock(folder: Path) -> None:
+    """Lets other processes into a folder again; nothing where it is not held."""
+    file = _locks.pop(folder.resolve(), None)
+    if file is not None:
+        os.close(file)
 
 
 def _is_held(folder: Path) -> bool:

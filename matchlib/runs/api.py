@@ -18,7 +18,7 @@ from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
 from matchlib.evaluation.score import OWN
 from matchlib.fields.teacher import Teacher
-from matchlib.io import is_empty, lock, write_text
+from matchlib.io import is_empty, lock, unlock, write_text
 from matchlib.registry import losses
 from matchlib.runs.answers import check_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
@@ -217,12 +217,19 @@ def evaluate(
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)
     lock(folder)
-    report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
+    try:
+        report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
+        _make_page(folder)
+    finally:
+        unlock(folder)
+    return report
+
+
+def _make_page(folder: Path) -> None:
     try:
         write_page([folder])
     except Exception as error:  # the scores are there; their page is not worth an error
         logger.warning("%s was not written: %s", folder / PAGE, error)
-    return report
 
 
 # -- folders ---------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
-from matchlib.io import cache_folder, read_tensors
+from matchlib.io import cache_folder, lock, read_tensors, unlock
 from matchlib.registry import metrics, samplers, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
@@ -101,6 +101,7 @@ class Run:
             Interrupted: ``should_stop`` said so; a checkpoint is written.
             DivergedError: training stopped itself.
         """
+        self._processes("student").on_main_process(lambda: lock(self.folder))
         try:
             result = self._execute()
             if not self._trackings:  # the last phase was done before
@@ -114,6 +115,7 @@ class Run:
             raise
         finally:
             self._close_trackings()
+            unlock(self.folder)
 
     def _execute(self) -> dict[str, Any]:
         config = self.components.config

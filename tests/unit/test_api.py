@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,17 @@ def test_resume_of_a_running_run_is_refused_and_touches_nothing(
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_finished_run_leaves_its_folder_to_others_and_no_file_open(tmp_path: Path) -> None:
+    """Or a process that makes many runs would come to the end of its files."""
+    for name in ("first", "second"):
+        matchlib.distill("flow", "moons", steps=2, out=tmp_path / name, settings=QUICK)
+    matchlib.evaluate(tmp_path / "first")
+    held = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink() and path.exists()]
+    assert not [path for path in held if path.startswith(str(tmp_path))]
+    code = f"from pathlib import Path; from matchlib.io import lock; lock(Path({str(tmp_path / 'first')!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_resume_makes_damaged_scores_of_a_finished_run_anew(
