@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from matchlib.data.dataset import Dataset
+from matchlib.data.readers import load_dataset
 from matchlib.evaluation.features import own_features
+from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.work import Work
+from matchlib.registry import metrics
 
 CPU = torch.device("cpu")
 
@@ -78,3 +81,26 @@ def test_own_features_are_not_cached_when_interrupted(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         own_features(images(labels=True), CPU, cache=tmp_path, work=Work(on_part))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_own_features_see_speckle_lost_classes_and_wrong_shares(cache: Path, labels: bool) -> None:
+    """With labels and with clusters, each grade of a corruption is farther away than the one before, as classifiers say."""
+    digits = load_dataset("digits")
+    data = digits if labels else digits.without_labels()
+    held, label = digits.held_out.data, digits.held_out.label
+    assert label is not None
+    reference = Reference(digits.train.data, held, own_features(data, CPU, cache=cache), subset=100)
+    generator = torch.Generator().manual_seed(0)
+    noise, places = torch.randn(held.shape, generator=generator), torch.rand(held.shape, generator=generator)
+
+    def speckled(share: float) -> torch.Tensor:
+        return torch.where(places < share, held.max() * (noise > 0), held)
+
+    def without(classes: int) -> torch.Tensor:
+        kept = held[label >= classes]
+        return kept[torch.arange(len(held)) % len(kept)]
+
+    for grades in ([speckled(share) for share in (0.0, 0.03, 0.1, 0.3)], [without(classes) for classes in (0, 2, 5, 9)]):
+        distances = [metrics["frechet"](reference, samples) for samples in grades]
+        assert distances == sorted(distances) and distances[-1] > 3 * distances[0], distances

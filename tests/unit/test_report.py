@@ -14,6 +14,7 @@ import torch
 from fixtures.runs import SMALL
 
 import matchlib
+from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import interval, reference_of, scores
@@ -159,6 +160,16 @@ def test_held_out_data_are_scored_at_most_ten_times(finished: Path, tmp_path: Pa
     settings = EvaluationSettings(draws=1, samples=4, metrics=("frechet-raw",))
     evaluate(tmp_path / "run", {"student": matchlib.load(finished)}, load_dataset("digits"), settings, 0, work=work)
     assert {total for what, total in parts if what == "held_out: frechet-raw"} == {10}
+
+
+@pytest.mark.parametrize("n", [4, 5, 6])
+def test_the_fewest_data_are_scored(tmp_path: Path, n: int) -> None:
+    """Covariances of one or two points: every metric that applies has a number, or is said to have none."""
+    data = Dataset.from_arrays("few", torch.randn(n, 3, generator=torch.Generator().manual_seed(0)).numpy())
+    settings = {key: value for key, value in SMALL.items() if key != "evaluation.metrics"}
+    matchlib.distill("flow", data, out=tmp_path / "run", steps=2, settings=settings)
+    report = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert {"frechet", "frechet_raw", "coverage"} <= set(report["student"])
 
 
 def test_a_teacher_is_scored_at_further_numbers_of_steps(tmp_path: Path) -> None:

@@ -60,7 +60,11 @@ def _projected(points: PointSet) -> Tensor:
     return points.once("projected", compute)
 
 
-@metrics.register("mmd")
+def _has_pairs(reference: Reference) -> bool:
+    return reference.subset > 1
+
+
+@metrics.register("mmd", applies=_has_pairs)
 def mmd(reference: Reference, samples: PointSet) -> float:
     """Returns the squared discrepancy by Gaussian kernels at 1/2, 1 and 2 times the median distance; may be negative, lower is better.
 
@@ -90,7 +94,7 @@ def _mean_kernel(x: PointSet, y: PointSet, median: Tensor) -> Tensor:
     return (total - own) / (len(x) * len(y) - own)
 
 
-@metrics.register("kid")
+@metrics.register("kid", applies=_has_pairs)
 def kid(reference: Reference, samples: PointSet) -> float:
     """Returns the squared discrepancy of features by the kernel (x.y / k + 1)^3; unbiased, may be negative, lower is better.
 
