@@ -121,8 +121,8 @@ def rounded(value: float) -> str:
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
 def test_results_are_those_of_the_benchmarks(page: str) -> None:
     results = ROOT / "benchmarks" / "results"
-    names = ("demo", "gpu-mnist", "gpu-step", "budget-mnist-30m")
-    demo, mnist, step, budget = (json.loads((results / f"{name}.json").read_text()) for name in names)
+    names = ("demo", "gpu-mnist", "gpu-step", "budget-mnist-30m", "defaults")
+    demo, mnist, step, budget, defaults = (json.loads((results / f"{name}.json").read_text()) for name in names)
     text = (ROOT / page).read_text()
     for score in ("frechet", "frechet_raw"):
         assert f"| {rounded(demo['teacher'][score])} ({demo['teacher']['nfe']}) | {rounded(demo['student'][score])} |" in text
@@ -136,6 +136,11 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
     assert f"held-out data {rounded(of['held_out']['frechet'])}" in text
     assert f"{budget['chosen']['teacher steps']:,} steps of the teacher and {budget['chosen']['student steps']:,}" in text
     assert f"held-out data {rounded(demo['held_out']['frechet'])}" in text
+    cells = {(row["cell"], row["arm"]): row for row in defaults["rows"]}
+    for cell in {cell for cell, _ in cells if not cell.startswith("mnist")}:
+        rules, fixed = cells[cell, "rules"], cells[cell, "fixed"]
+        numbers = (rules["teacher"], rules["student"], fixed["student"], rules["held_out"])
+        assert f"| {' | '.join(rounded(row['frechet']) for row in numbers)} |" in text, cell
     for mean in (1.7, 0.5):
         assert f"| {students['realuid', mean]} | {students['uid', mean]} |" in text
     for row in step["rows"]:
