@@ -302,9 +302,9 @@ def is_finished(folder: Path) -> bool:
     except ArtifactError:  # missing, or damaged: it is made again
         return False
     settings = _settings_of(folder)
-    made = ("teacher", "student") if settings.command == "distill" else ("teacher",)
-    return all((folder / kind / file).is_file() for kind in made for file in (CONFIG, WEIGHTS)) and all(
-        read_config(folder / kind).settings == settings_digest(settings, kind) for kind in made
+    kinds = ("teacher", "student") if settings.command == "distill" else ("teacher",)
+    return all((folder / kind / file).is_file() for kind in kinds for file in (CONFIG, WEIGHTS)) and all(
+        read_config(folder / kind).settings == settings_digest(settings, kind) for kind in kinds
     )
 
 
