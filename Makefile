@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := ci/constraints-cpu.txt
 # compared with in tests/oracles; without their dependencies, which no test needs and which hold a second copy of torch's libraries
 ORACLES := torchcfm azula torchmetrics lightning-utilities
+# whose loops docs/guides/own-loop.md runs in
+LOOPS := accelerate lightning-fabric
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test quick lint slow fuzz docs clean
@@ -18,7 +20,7 @@ $(STAMP): $(BIN)/python pyproject.toml $(CONSTRAINTS)
 
 $(STAMP)-dev: $(STAMP)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[dev]"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ORACLES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(ORACLES) $(LOOPS)
 	touch $@
 
 $(STAMP)-docs: $(STAMP)

@@ -18,6 +18,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*|\.\d+")
 LONG = re.compile(r"(?<=range\()\d{3,}(?=\))")  # loops that a page trains with
 SHORT = {"teacher.training.steps": 3, "trainer.steps": 4, "evaluation.draws": 2}
+WHOLE = ("own-loop.md",)  # pages that compare trainings with each other: of their runs the scoring alone is shortened
 QUICK = [
     "--set", "teacher.network={name: mlp, width: 8, depth: 1}", "--set", "teacher.training.steps=3", "--set", "trainer.steps=4",
     "--set", "evaluation={draws: 1, metrics: [frechet-raw]}",
@@ -56,6 +57,9 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     from matchlib.testing import law
 
     def shortened(command: str, *, options: dict, settings: dict | None = None, **layers: object) -> object:
+        if page.name in WHOLE:
+            scored_little = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+            return resolve(command, options=options, settings={**(settings or {}), **scored_little}, **layers)
         few: dict = {"data.samples": 500} if options["data.name"] == "moons" else {}
         if options["data.name"] != "digits-restore":  # pairs are scored on all their sources
             few["evaluation.samples"] = 60
