@@ -96,7 +96,9 @@ def score(
     reference: Annotated[
         str, typer.Argument(metavar="REFERENCE", help="The data to compare with, as for --data, or FILE.npz with 'mu' and 'sigma'.")
     ],
-    n: Annotated[int | None, typer.Option("-n", min=2, help="Samples in a score [default: all, at most 10,000].")] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", min=2, help="Samples in a score [default: all, at most 10,000 or the held-out size].")
+    ] = None,
     extractor: Annotated[str, typer.Option("--extractor", help="own, or FILE.pt or FILE.pt2 with a network.")] = "own",
     out: Annotated[Path | None, typer.Option("--out", help="FILE.json for the scores and how they were made.")] = None,
     device: Device = None,

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["advice"]
 
 KEY, LIMIT = "frechet", 1.3  # docs/research/correction.md has what a correction gained at which ratio
+LOST = 20.0  # no sound teacher is so far away
 
 
 def advice(report: Mapping[str, Any]) -> str | None:
@@ -19,7 +20,7 @@ def advice(report: Mapping[str, Any]) -> str | None:
     ratios = [report.get(kind, {}).get(KEY, 0.0) / report["held_out"].get(KEY, float("inf")) for kind in ("teacher", "student")]
     if min(ratios) <= LIMIT:
         return None
-    return (
-        f"note: teacher and student are {ratios[0]:.1f} and {ratios[1]:.1f} times as far from the training data as held-out data are; "
-        "--recipe correct lets real data correct the teacher (unless that is what was used)"
-    )
+    far = f"note: teacher and student are {ratios[0]:.1f} and {ratios[1]:.1f} times as far from the training data as held-out data are; "
+    if min(ratios) > LOST:
+        return f"{far}its units or its convention may be wrong: examine it with matchlib doctor"
+    return f"{far}train the teacher longer, or let real data correct it: --recipe correct, which needs more steps than the default loss"

@@ -135,6 +135,7 @@ def _conventions(probe: Probe) -> Iterator[Convention]:
     yield from _paths(probe.model)
     for clock in _counts(probe):
         yield from (_both(clock, row) for row in rows)
+    yield from _units(probe.dataset)
     for factor in FACTORS:
         yield Convention(
             f"its states are scaled by another number: it answers best at {factor:g} times them", _scaled(probe, factor), latent=factor
@@ -145,7 +146,6 @@ def _conventions(probe: Probe) -> Iterator[Convention]:
         one_off = "labels are off by one: class k answers to the label"
         yield Convention(f"{one_off} k + 1", "renumber them", labels=lambda label: (label + 1) % classes)
         yield Convention(f"{one_off} k - 1", "renumber them", labels=lambda label: (label - 1) % classes)
-    yield from _units(probe.dataset)
 
 
 def _both(clock: Convention, row: Convention) -> Convention:
@@ -270,9 +270,14 @@ def _other_objectives(model: MatchingModel) -> list[tuple[str, Objective]]:
 def _units(dataset: Dataset) -> Iterator[Convention]:
     """Data in other units: what the teacher was trained on may not be what the data set is normalised to."""
     for name, (shift, scale) in _normalizations(dataset).items():
-        if not np.allclose((shift, scale), (dataset.shift, dataset.scale), rtol=0.02, atol=0.02 * scale):
-            reading, remedy = f"it was trained on data scaled to {name}", f"give normalization=({shift:.6g}, {scale:.6g})"
+        if not _alike((shift, scale), (dataset.shift, dataset.scale), dataset):
+            reading, remedy = f"it was trained on {name}", f"give normalization=({shift:.6g}, {scale:.6g})"
             yield Convention(reading, remedy, normalization=(shift, scale))
+
+
+def _alike(one: Normalization, other: Normalization, dataset: Dataset) -> bool:
+    """Whether two units are too much alike to be told apart by a teacher's answers."""
+    return abs(one[0] - other[0]) < 0.1 * dataset.scale and abs(math.log(one[1] / other[1])) < 0.05
 
 
 def _normalizations(dataset: Dataset) -> dict[str, Normalization]:
@@ -281,11 +286,12 @@ def _normalizations(dataset: Dataset) -> dict[str, Normalization]:
     x = dataset.denormalize(dataset.train.data.double())
     mean, std = float(x.mean()), float(x.std())
     return {
-        "[-1, 1]": ((low + high) / 2, (high - low) / 2),
-        "[0, 1]": (low, high - low),
-        "the data's own units": (0.0, 1.0),
-        "mean 0 and standard deviation 1": (mean, std),
-        "mean 0 and standard deviation 1/2": (mean, 2 * std),
+        "the data as they are": (0.0, 1.0),
+        "data scaled to [-1, 1]": ((low + high) / 2, (high - low) / 2),
+        "data scaled to [0, 1]": (low, high - low),
+        "the data less their mean": (mean, 1.0),
+        "data of mean 0 and standard deviation 1": (mean, std),
+        "data of mean 0 and standard deviation 1/2": (mean, 2 * std),
     }
 
 
@@ -336,7 +342,10 @@ def _wrong_spread(probe: Probe, spread: float | None) -> list[str]:
     """Whether 20 Euler steps end at about the size of the data, for a model whose samples do not hang on their source alone."""
     if spread is None or not probe.model.gaussian or 0.5 < spread < 2:
         return []
-    return [f"samples of 20 Euler steps have {spread:.3g} times the data's standard deviation: times or moments may be wrong"]
+    return [
+        f"samples of 20 Euler steps have {spread:.3g} times the data's standard deviation: its times or its units may be wrong; give time= "
+        "or normalization="
+    ]
 
 
 def _units_taken(teacher: Teacher, dataset: Dataset) -> str:
@@ -353,17 +362,17 @@ def _units_taken(teacher: Teacher, dataset: Dataset) -> str:
 
 
 def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Normalization | None:
-    """Returns the (shift, scale) of the data for which a teacher's answers are right: one of four, by 64 samples at eight times each.
+    """Returns the (shift, scale) of the data for which a teacher's answers are right, by 64 samples at eight times each.
 
-    These are the data set's own, that of [-1, 1], that of [0, 1], and that of data as they are. Returns None where none is clearly better
-    than the others, or none is better than a multiple of the state.
+    It is the data set's own or one of the usual ones: data as they are, less their mean, scaled to [-1, 1] or [0, 1], or of standard
+    deviation 1 or 1/2. None where none is clearly better than the others, or none is better than a multiple of the state.
     """
-    probe, usual = Probe(teacher, dataset, seed, samples=FEW), _normalizations(dataset)
+    probe = Probe(teacher, dataset, seed, samples=FEW)
     candidates: list[Normalization] = [(dataset.shift, dataset.scale)]
-    for shift, scale in (usual["[-1, 1]"], usual["[0, 1]"], usual["the data's own units"]):
-        if not any(np.allclose((shift, scale), other, rtol=0.02, atol=0.02 * scale) for other in candidates):
+    for shift, scale in _normalizations(dataset).values():
+        if not any(_alike((shift, scale), other, dataset) for other in candidates):
             candidates.append((shift, scale))
     errors = [Finding("", "", probe.errors_if_any(Convention(normalization=x))).error for x in candidates]
     best, *others = sorted(errors)
-    clear = best < LINEAR and all(best < BETTER * error for error in others)
+    clear = best < 1 and all(best < BETTER * error for error in others)
     return candidates[errors.index(best)] if clear else None

@@ -249,7 +249,8 @@ def _error(model: MatchingModel, heads: tuple[Objective, ...], sign: float, poin
     logs = []
     for head, prediction in zip(heads, answer, strict=True):
         target = (sign * head.row(model, point.coefficients))(point.data, point.source, point.noise)
-        linear = mean_square(target - best_multiple(target, point.state) * point.state)
+        wanted, state = target - target.mean(), point.state - point.state.mean()  # zero in units of mean zero; in others, not to be learned
+        linear = mean_square(wanted - best_multiple(wanted, state) * state)
         logs.append(math.log(max(mean_square(prediction - target), 1e-30) / max(linear, 1e-30)))
     mean = sum(logs) / len(logs)
     return math.exp(min(mean, 700.0)) if math.isfinite(mean) else math.inf

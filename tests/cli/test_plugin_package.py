@@ -82,6 +82,27 @@ def test_check_passes_packages(installed: dict[str, str], group: str, name: str)
     assert run(installed, "check", group, name).strip().endswith("0 failed")
 
 
+MODULE = """
+from dataclasses import dataclass
+from matchlib import interpolants
+from matchlib.plugins.interpolants import Linear
+for name in ("several-one", "several-two", "several-three"):
+    interpolants.register(name)(dataclass(frozen=True)(type(name, (Linear,), {"__module__": __name__})))
+"""
+
+
+@pytest.mark.slow
+def test_check_draws_alike_where_a_package_registers_several_plugins(tmp_path: Path) -> None:
+    """The one that stands in the entry points is imported, and with it the others, before anything is drawn."""
+    (tmp_path / "several.py").write_text(MODULE)
+    info = tmp_path / "several-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: several\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[matchlib.interpolants]\nseveral-one = several\n")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert run({**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, "check", "losses", "uid").strip().endswith("0 failed")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("interpolant", "loss"), [("sine", "half"), ("smoothstep", "realuid")])
 def test_distill_and_sample_work_with_packages(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 import matchlib
@@ -180,7 +181,7 @@ def test_examine_takes_guidance_for_no_mistake() -> None:
 def test_examine_names_data_in_other_units(units: tuple[float, float]) -> None:
     """The teacher was trained on normalised data and is given others."""
     diagnosis = examine(Teacher(FIELD, FLOW, normalization=units), DATA)
-    assert "it was trained on data scaled to mean 0 and standard deviation 1" in diagnosis.mistakes[0]
+    assert "it was trained on data of mean 0 and standard deviation 1" in diagnosis.mistakes[0]
 
 
 def test_examine_reports_every_evaluation() -> None:
@@ -241,6 +242,23 @@ def test_guess_normalization_finds_what_the_teacher_was_trained_on() -> None:
         field.fit(DATA.normalized_as(shift, scale).train)
         assert guess_normalization(Teacher(field, FLOW), DATA) == pytest.approx((shift, scale))
     assert guess_normalization(Teacher(_Planted(lambda x, t, c: torch.zeros_like(x)), FLOW), DATA) is None
+
+
+@pytest.mark.parametrize("units", ["as they are", "less their mean", "standard", "to [-1, 1]", "to [0, 1]"])
+def test_guess_normalization_is_not_misled_by_the_mean_of_the_data(units: str) -> None:
+    """In units in which the data have a mean, a multiple of the state errs more than in others, which is no merit of the teacher's."""
+    data = Dataset.from_arrays("moons", make_moons(4000, noise=0.05, random_state=0)[0])
+    low, high = data.limits
+    shift, scale = {
+        "as they are": (0.0, 1.0),
+        "less their mean": (data.shift, 1.0),
+        "standard": (data.shift, data.scale),
+        "to [-1, 1]": ((low + high) / 2, (high - low) / 2),
+        "to [0, 1]": (low, high - low),
+    }[units]
+    field = networks["gaussian"](NetworkSpec((2,)), FLOW, components=4)
+    field.fit(data.normalized_as(shift, scale).train)
+    assert guess_normalization(Teacher(field, FLOW), data) == pytest.approx((shift, scale), rel=1e-3, abs=1e-3)
 
 
 def test_doctor_command_names_the_mistake_and_fails(tmp_path: Path, cli: Callable) -> None:

@@ -279,6 +279,11 @@ def _settings(record: Record) -> str:
     environment = [(key, escape(plain_value(value))) for key, value in recorded if key]
     config = shlex.quote(str(record.folder / "config.yaml"))
     again = f"matchlib {shlex.quote(str(record.setting('command')))} --config {config} --out FOLDER"
+    teacher = str(record.setting("teacher", "name"))
+    if teacher.startswith("python:") or str(record.setting("data", "name")).startswith("python:"):
+        again = f"made in Python, of objects that no file holds: matchlib.distill(TEACHER, DATA, config=yaml.safe_load(open({config!r})))"
+    elif ".py:" in teacher:
+        again += " --trust"
     return (
         f"<h2>Settings that differ from the defaults</h2>{table(['setting', 'value'], rows) if rows else '<p>None.</p>'}"
         f"<h2>Environment</h2>{definitions(environment) if environment else '<p>Not recorded.</p>'}"
