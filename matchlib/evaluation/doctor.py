@@ -34,6 +34,7 @@ GRID = 17  # times that a noise schedule is looked for at
 BETTER = 0.92  # another reading is named if its error is less than this share of the stated one's
 CHOICE = 1.4  # handicap of a reading that chooses the best of many times: a brief training can gain by it, too
 HELPFUL = 0.97  # labels help if the error with them is below this share of that with others
+GUESSED = ("the data as they are", "data scaled to [-1, 1]", "data scaled to [0, 1]", "the data less their mean")
 NEAR = 1.1  # readings whose errors are within this factor of the least are as good, and the simplest of them is named
 UNKNOWN = (
     "the teacher knows no more than a multiple of the state, in every convention that was tried: its weights were not loaded or hardly "
@@ -364,12 +365,13 @@ def _units_taken(teacher: Teacher, dataset: Dataset) -> str:
 def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) -> Normalization | None:
     """Returns the (shift, scale) of the data for which a teacher's answers are right, by 64 samples at eight times each.
 
-    It is the data set's own or one of the usual ones: data as they are, less their mean, scaled to [-1, 1] or [0, 1], or of standard
-    deviation 1 or 1/2. None where none is clearly better than the others, or none is better than a multiple of the state.
+    It is the data set's own or one of the usual ones: data as they are, less their mean, or scaled to [-1, 1] or [0, 1]. None where none
+    is clearly better than the others, or none is better than a multiple of the state.
     """
     probe = Probe(teacher, dataset, seed, samples=FEW)
     candidates: list[Normalization] = [(dataset.shift, dataset.scale)]
-    for shift, scale in _normalizations(dataset).values():
+    usual = _normalizations(dataset)
+    for shift, scale in (usual[name] for name in GUESSED):
         if not any(_alike((shift, scale), other, dataset) for other in candidates):
             candidates.append((shift, scale))
     errors = [Finding("", "", probe.errors_if_any(Convention(normalization=x))).error for x in candidates]
