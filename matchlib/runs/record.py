@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 from matchlib.errors import ArtifactError, MatchlibError
 from matchlib.io import read_json, read_text, read_yaml
 from matchlib.runs.exhibit import Exhibit
+from matchlib.training.callbacks import is_measured
 
 __all__ = ["Follower", "Record", "group", "read_record", "read_rows"]
 
+ROWS = 5000  # of a log that a page is drawn from, besides those that were measured
 LONGEST = 1 << 16  # characters of a row of the log; no row that matchlib writes is as long
 
 
@@ -25,7 +27,7 @@ class Record:
     Args:
         folder: of the run.
         settings: of ``config.yaml``.
-        rows: of ``metrics.jsonl``, in their order.
+        rows: of ``metrics.jsonl``, in their order, of a long log not all of them.
         evaluation: of ``evaluation.json``; empty until the run is scored.
         exhibit: of ``report.safetensors``.
     """
@@ -71,7 +73,7 @@ def read_record(folder: str | Path) -> Record:
     folder = Path(folder).expanduser()
     if not (folder / "config.yaml").is_file():
         raise ArtifactError(f"there is no run at {folder}: {folder / 'config.yaml'} is missing")
-    rows = list(read_rows(folder / "metrics.jsonl"))
+    rows = thinned(read_rows(folder / "metrics.jsonl"))
     return Record(folder, read_yaml(folder / "config.yaml"), rows, _json(folder / "evaluation.json"), Exhibit.read(folder))
 
 
@@ -98,6 +100,25 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
         row = parse_row(line)
         if row is not None:
             yield row
+
+
+def thinned(rows: Iterable[dict[str, Any]], most: int = ROWS) -> list[dict[str, Any]]:
+    """Returns rows of a log, all that were measured and about ``most`` of the others, so that a long log takes no more memory."""
+    kept: list[dict[str, Any]] = []
+    others, stride = 0, 1
+    for i, row in enumerate(rows):
+        if is_measured(row):
+            kept.append(row)
+        elif i % stride == 0:
+            kept.append(row)
+            others += 1
+        if others > 2 * most:
+            stride *= 2
+            spare = [j for j, row in enumerate(kept) if not is_measured(row)][1::2]
+            gone = set(spare)
+            kept = [row for j, row in enumerate(kept) if j not in gone]
+            others -= len(spare)
+    return kept
 
 
 class Follower:

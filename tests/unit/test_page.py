@@ -26,7 +26,7 @@ from matchlib.runs.exhibit import Exhibit, exhibit
 from matchlib.runs.page.curves import alarm_section, alarms_of
 from matchlib.runs.page.document import write_page
 from matchlib.runs.page.texts import typeset
-from matchlib.runs.record import Record
+from matchlib.runs.record import Record, thinned
 from matchlib.runs.settings import resolve
 from matchlib.training.alarms import ALARMS, GUIDE
 
@@ -176,6 +176,17 @@ def test_comparison_page_has_both_runs_and_what_differs(copied: Path, finished: 
     report = json.loads((other / "evaluation.json").read_text())
     (other / "evaluation.json").write_text(json.dumps({**report, "subset": 7}))
     assert "cannot be compared: subset" in Tags(write_page([finished, other], tmp_path / "both.html").read_text()).text
+
+
+def test_a_long_log_is_thinned_but_for_what_was_measured() -> None:
+    """A page of a long run takes no more memory than one of a short one."""
+    rows = [{"phase": "student", "step": i, **({"monitor/gap": 1.0} if i % 50 == 0 else {"loss/critic": 0.0})} for i in range(5000)]
+    kept = thinned(rows, most=100)
+    assert [row for row in kept if "monitor/gap" in row] == rows[::50]
+    assert 100 <= sum("loss/critic" in row for row in kept) <= 200
+    assert [row["step"] for row in kept] == sorted(row["step"] for row in kept)
+    assert kept[-1]["step"] > 4800
+    assert thinned(rows[:150], most=100) == rows[:150]
 
 
 def test_alarms_of_a_log_are_those_that_are_new() -> None:
