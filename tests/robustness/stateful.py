@@ -1,6 +1,6 @@
 """A run's folder under whatever may happen to it, in any order: kills, resumes, edits, copies, losses, damage.
 
-    python -m tests.robustness.stateful [--sequences 2000] [--steps 6]
+    python -m tests.robustness.stateful [--sequences 2000] [--steps 6]; the same call goes on
 
 However it went: the run can be finished with the weights and scores of one that was left alone, or what stands in the way is named, and
 the run can be finished without it.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -30,6 +30,8 @@ from matchlib_cli.app import main
 from tests.robustness.test_faults import TINY, Fault, Writes, command, full, killed_after, killed_before, short
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "stateful.json"
+STATE = Path(__file__).parents[2] / "build" / "stateful.json"  # the same call goes on from it
+BATCH = 25  # sequences that hypothesis is asked for at once
 FAULTS: dict[str, Fault] = {"killed before": killed_before, "killed after": killed_after, "full": full, "short": short}
 LATEST = 40  # writes of a whole run are fewer, so that a fault may also never come
 STEPS = (4, 6)  # of the student: as begun, and as edited
@@ -212,24 +214,30 @@ def all_sequences() -> None:
     parser.add_argument("--sequences", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=6)
     given = parser.parse_args()
-    chosen = settings(
-        max_examples=given.sequences,
-        stateful_step_count=given.steps,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate,),
-        suppress_health_check=list(HealthCheck),
-        print_blob=True,
-    )
-    run_state_machine_as_test(RunFolder, settings=chosen)
-    row = {"sequences": place().sequences, "steps of each": given.steps, "different ends": 0, **counts}
-    record = {
-        "date": f"{date.today():%Y-%m-%d}",
-        "command": f"python -m tests.robustness.stateful --sequences {given.sequences}",
-        "rows": [row],
-    }
-    RESULT.write_text(json.dumps(record, indent=1) + "\n")
-    print(row)
+    done = json.loads(STATE.read_text()) if STATE.exists() else {"batches": 0, "sequences": 0, "counts": {}}
+    while done["sequences"] < given.sequences:
+        chosen = settings(
+            max_examples=BATCH,
+            stateful_step_count=given.steps,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate,),
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        )
+        before = place().sequences
+        run_state_machine_as_test(seed(done["batches"])(RunFolder), settings=chosen)
+        done["batches"] += 1
+        done["sequences"] += place().sequences - before
+        for name, count in counts.items():
+            done["counts"][name] = done["counts"].get(name, 0) + count
+        counts.clear()
+        STATE.parent.mkdir(exist_ok=True)
+        STATE.write_text(json.dumps(done))
+        row = {"sequences": done["sequences"], "steps of each": given.steps, "different ends": 0, **done["counts"]}
+        record = {"date": f"{date.today():%Y-%m-%d}", "command": "python -m tests.robustness.stateful", "rows": [row]}
+        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
