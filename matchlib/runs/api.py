@@ -264,7 +264,7 @@ def start_run(
     parts = {key: given.pop(key, None) for key in ("data", "teacher")}
 
     def built(settings: RunSettings) -> Components:
-        return build(settings, trust=trust, normalization=_recorded_normalization(folder), **parts)
+        return build(settings, trust=trust, normalization=_recorded_normalization(folder), opens_extractor=True, **parts)
 
     if time is not None:
         if again:
@@ -284,7 +284,8 @@ def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | No
     settings = _settings_of(folder)
     _check_extractor(settings, trust=trust)
     init_distributed(device_of(settings.device))
-    components = build(settings, data=data, teacher=teacher, trust=trust, normalization=_recorded_normalization(folder))
+    recorded = _recorded_normalization(folder)
+    components = build(settings, data=data, teacher=teacher, trust=trust, normalization=recorded, opens_extractor=True)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))

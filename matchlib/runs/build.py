@@ -135,6 +135,7 @@ def build(
     teacher: Teacher | None = None,
     trust: bool = False,
     normalization: tuple[float, float] | None = None,
+    opens_extractor: bool = False,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
 
@@ -142,14 +143,18 @@ def build(
         data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
         normalization: what the run has recorded of a teacher that states none; None to look for it.
+        opens_extractor: whether the network of ``evaluation.extractor`` is tried now; it runs code, so whoever named it must be trusted.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
     try:
-        return _build(settings, data, teacher, trust, normalization)
+        built = _build(settings, data, teacher, trust, normalization)
     except ConversionError as error:
         raise explained(error) from None
+    if opens_extractor and settings.evaluation.extractor != OWN:
+        FileFeatures(Path(settings.evaluation.extractor), built.data, torch.device("cpu"))
+    return built
 
 
 def _build(
@@ -162,7 +167,7 @@ def _build(
     _check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
-    _check_evaluation(settings, config, dataset)
+    _check_evaluation(settings, config)
     _check_trackers(settings)
     if finished:
         check_answer(module, dataset)
@@ -443,15 +448,13 @@ def _check_trackers(settings: RunSettings) -> None:
                 raise SettingError(f"{path}.trackers: {error}") from None
 
 
-def _check_evaluation(settings: RunSettings, config: ArtifactConfig, dataset: Dataset) -> None:
+def _check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
     """Refuses now what would end a run when everything is trained."""
     e = settings.evaluation
     for name in e.metrics or ():
         metrics[name]
     for steps in e.teacher_steps:
         samplers.build({**config.sampler, "steps": steps})
-    if e.extractor != OWN:
-        FileFeatures(Path(e.extractor), dataset, torch.device("cpu"))
     best = settings.trainer.keep_best_by
     if best is not None and not metrics[best].better:
         fit = ", ".join(name for name in metrics if metrics[name].better)

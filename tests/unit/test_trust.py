@@ -109,6 +109,15 @@ def test_network_of_features_in_a_configuration_needs_trust(
     assert code == 0, err
 
 
+def test_plan_opens_no_network_of_features(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extractor: Path
+) -> None:
+    monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("it was opened"))
+    (tmp_path / "config.yaml").write_text(json.dumps({"evaluation": {"extractor": str(extractor)}}))
+    code, _, err = cli("plan", tmp_path / "config.yaml")
+    assert code == 0, err
+
+
 def test_a_file_without_a_network_is_refused_before_anything_is_trained(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     (tmp_path / "network.pt").write_bytes(b"nothing")
     code, _, err = cli("distill", "--set", f"evaluation.extractor={tmp_path / 'network.pt'}", "--out", tmp_path / "a")
