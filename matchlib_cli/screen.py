@@ -147,7 +147,8 @@ class LiveView:
         speed = self.remember(row)
         rate = f"{speed:.0f} steps/s" if speed and row.losses else row.note
         if self.live is None or self.bars is None:
-            note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), rate])
+            gap = [f"gap {row.readings['gap']:.3g}"] if "gap" in row.readings else []
+            note = "  ".join([*(f"{name} {loss:.4g}" for name, loss in row.losses.items()), *gap, rate])
             with self._heard():
                 print(printable(f"{row.phase} {row.step}/{row.steps}  {note}  {self._left}".rstrip()), flush=True)
             return
