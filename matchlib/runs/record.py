@@ -16,7 +16,7 @@ from matchlib.training.callbacks import is_measured
 
 __all__ = ["Follower", "Record", "group", "read_record", "read_rows"]
 
-ROWS = 5000  # of a log that a page is drawn from, besides those that were measured
+ROWS = 1000  # of a log that a page is drawn from, besides those that were measured
 LONGEST = 1 << 16  # characters of a row of the log; no row that matchlib writes is as long
 
 
