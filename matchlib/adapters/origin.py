@@ -85,7 +85,9 @@ def rebuild(origin: Mapping[str, Any], *, trust: bool) -> Teacher:
     if path is None or name is None:
         raise ArtifactError("the teacher's network was made in Python: give its teacher again, teacher=...")
     if os.path.isfile(path) and _digest(Path(path)) != origin.get("digest"):
-        raise ArtifactError(f"{path} has changed since the teacher was read from it: restore it, or give the teacher again, teacher=...")
+        raise ArtifactError(
+            f"{path} has changed since the teacher was read from it: restore it, or, in Python, give the teacher again, teacher=..."
+        )
     teacher = open_teacher(f"{path}:{name}" if adapter == PYTHON else f"{adapter}:{path}:{name}", trust=trust)
     assert teacher is not None
     return teacher
