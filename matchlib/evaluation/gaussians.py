@@ -27,8 +27,8 @@ def frechet_distance(x: Gaussian, y: Gaussian) -> float:
 
 def fitted(points: PointSet, space: str) -> Gaussian:
     """Returns mean and covariance of the ``values`` or ``features`` of points."""
-    mean = points.keep(f"mean-{space}", lambda: _mean(getattr(points, space)))
-    return mean, points.keep(f"covariance-{space}", lambda: _covariance(points, getattr(points, space), mean))
+    mean = points.cached(f"mean-{space}", lambda: _mean(getattr(points, space)))
+    return mean, points.cached(f"covariance-{space}", lambda: _covariance(points, getattr(points, space), mean))
 
 
 def distance_of_points(x: PointSet, y: PointSet, space: str) -> float:
@@ -54,7 +54,7 @@ def standard_error(x: PointSet, y: PointSet, space: str) -> float:
 
 def root(points: PointSet, space: str) -> Tensor:
     """Returns the symmetric root of the covariance of points."""
-    return points.keep(f"root-{space}", lambda: _root(fitted(points, space)[1]))
+    return points.cached(f"root-{space}", lambda: _root(fitted(points, space)[1]))
 
 
 def _influence(points: PointSet, others: PointSet, space: str) -> float:

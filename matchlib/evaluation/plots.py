@@ -138,7 +138,7 @@ def line_plot(title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), x_l
 
     Args:
         marks: vertical lines; of each name and place one is drawn.
-        log: whether both axes are logarithmic; then numbers that are not positive are left out, and bands must be.
+        log: whether both axes are logarithmic; then numbers that are not positive are left out, and lines have no bands.
     """
     lines = [replace(line, x=_logs(line.x), y=_logs(line.y)) for line in lines] if log else lines
     names = list(dict.fromkeys(line.name for line in lines))

@@ -1,6 +1,7 @@
 """Questions to a teacher: its answers at noised real data, compared with what its model says under one convention or another.
 
-Errors are relative to those of the best multiple of the state, so 1 means that the teacher knows no more than second moments.
+Errors are relative to those of the best multiple of the state, both less their means, so 1 means that the teacher knows no more than two
+moments of all numbers.
 """
 
 from __future__ import annotations

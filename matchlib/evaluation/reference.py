@@ -16,12 +16,12 @@ from matchlib.errors import ArtifactError
 from matchlib.evaluation.work import Work
 from matchlib.io import read_tensors, write_tensors
 
-__all__ = ["Extractor", "Kept", "PointSet", "Reference", "classes_missing", "shares_of", "total_variation"]
+__all__ = ["Extractor", "PointSet", "Reference", "TensorCache", "classes_missing", "shares_of", "total_variation"]
 
 T = TypeVar("T")
 ROWS = 1000  # events whose features are computed at once
 MISSING = 0.1  # of its share in the data, below which a class counts as missing
-LARGEST = 2**24  # numbers in a tensor that is kept in a file
+LARGEST = 2**24  # numbers in a tensor that is cached
 
 
 def shares_of(classes: Tensor, count: int) -> Tensor:
@@ -65,11 +65,11 @@ class Extractor:
         return self.features(events), self.classify(events) if self.classes else torch.zeros(0, dtype=torch.long)
 
 
-class Kept:
+class TensorCache:
     """Tensors by name that are computed once, each in a file of its own.
 
     Args:
-        folder: of the files; None keeps nothing.
+        folder: of the files; None caches nothing.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -99,11 +99,11 @@ class PointSet:
         events: ``(n, *event)``, in model units.
         extractor: of their features.
         work: told of every chunk.
-        kept: what is known of these events from files.
+        cache: of what is computed of these events.
     """
 
-    def __init__(self, events: Tensor, extractor: Extractor, work: Work | None = None, kept: Kept | None = None) -> None:
-        self.events, self.extractor, self.work, self.kept = events, extractor, work or Work(), kept or Kept()
+    def __init__(self, events: Tensor, extractor: Extractor, work: Work | None = None, cache: TensorCache | None = None) -> None:
+        self.events, self.extractor, self.work, self.cache = events, extractor, work or Work(), cache or TensorCache()
         self._known: dict[Any, Any] = {}
 
     def __len__(self) -> int:
@@ -134,7 +134,7 @@ class PointSet:
     @cached_property
     def shares(self) -> Tensor:
         """The share of each class, ``(classes,)``, which sum to 1."""
-        return self.keep("shares", lambda: shares_of(self.classes, self.extractor.classes))
+        return self.cached("shares", lambda: shares_of(self.classes, self.extractor.classes))
 
     def first(self, n: int) -> PointSet:
         """Returns the first n points, at most all."""
@@ -147,9 +147,9 @@ class PointSet:
         known: T = self._known[key]
         return known
 
-    def keep(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
-        """Returns ``compute()``, called at the first request for ``name``, or what a file has kept of it."""
-        return self.once(("kept", name), lambda: self.kept.get(name, compute, self.events.device))
+    def cached(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        """Returns ``compute()``, called at the first request for ``name``, or what the cache has."""
+        return self.once(("cached", name), lambda: self.cache.get(name, compute, self.events.device))
 
 
 class Reference:
@@ -161,7 +161,7 @@ class Reference:
         size: number of samples in one score, so that finite-sample bias is the same for all.
         subset: number of points that metrics use whose cost grows with its square.
         work: told of every chunk.
-        cache: folder in which what depends on the data alone is kept; None keeps nothing.
+        cache: folder for what depends on the data alone; None caches nothing.
     """
 
     def __init__(
@@ -184,9 +184,8 @@ class Reference:
         return events if isinstance(events, PointSet) else PointSet(torch.as_tensor(events), self.extractor, self.work)
 
     def _own(self, events: Any, name: str) -> PointSet:
-        """A set of points of the data, of which files keep what was computed."""
-        kept = Kept(self.cache and self.cache / name)
-        return PointSet(torch.as_tensor(events), self.extractor, self.work, kept)
+        """A set of points of the data, with its part of the cache."""
+        return PointSet(torch.as_tensor(events), self.extractor, self.work, TensorCache(self.cache and self.cache / name))
 
     @cached_property
     def real(self) -> PointSet:

@@ -178,6 +178,24 @@ def test_comparison_page_has_both_runs_and_what_differs(copied: Path, finished: 
     assert "cannot be compared: subset" in Tags(write_page([finished, other], tmp_path / "both.html").read_text()).text
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({}, "config.yaml --out FOLDER</pre>"),
+        ({"teacher": {"name": "/a/mine.py:teacher"}}, "--out FOLDER --trust</pre>"),
+        ({"evaluation": {"extractor": "/a/network.pt"}}, "--out FOLDER --trust</pre>"),
+        ({"teacher": {"name": "python:teacher"}}, "made in Python"),
+    ],
+)
+def test_page_says_how_the_run_is_made_again(copied: Path, changed: dict[str, dict[str, str]], said: str) -> None:
+    """With trust where the settings name code; in Python where no command can."""
+    tree = yaml.safe_load((copied / "config.yaml").read_text())
+    for group, values in changed.items():
+        tree[group] |= values
+    (copied / "config.yaml").write_text(yaml.safe_dump(tree))
+    assert said in write_page([copied]).read_text()
+
+
 def test_a_long_log_is_thinned_but_for_what_was_measured() -> None:
     """A page of a long run takes no more memory than one of a short one."""
     rows = [{"phase": "student", "step": i, **({"monitor/gap": 1.0} if i % 50 == 0 else {"loss/critic": 0.0})} for i in range(5000)]

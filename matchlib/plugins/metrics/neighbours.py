@@ -73,7 +73,7 @@ def _radii(points: PointSet) -> Tensor:
         rows = points.work.over(x.split(ROWS), "neighbours")
         return torch.cat([_distances(part, x).kthvalue(k + 1, 1).values for part in rows])
 
-    return points.keep("radii", compute)
+    return points.cached("radii", compute)
 
 
 def _in_balls(centres: PointSet, radii: Tensor, points: PointSet) -> tuple[Tensor, Tensor]:
@@ -98,7 +98,7 @@ def _distances(x: Tensor, y: Tensor) -> Tensor:
 
 def _to_training(reference: Reference, points: PointSet) -> Tensor:
     """Euclidean distance of each point of the subset to the nearest training point, in model units."""
-    return points.keep(f"nearest-{reference.subset}", lambda: _nearest(reference.some(points), reference.train))
+    return points.cached(f"nearest-{reference.subset}", lambda: _nearest(reference.some(points), reference.train))
 
 
 def _nearest(points: PointSet, others: PointSet) -> Tensor:

@@ -74,8 +74,8 @@ def mmd(reference: Reference, samples: PointSet) -> float:
         Gretton et al., "A Kernel Two-Sample Test", 2012, https://jmlr.org/papers/v13/gretton12a.html (lemma 6)
     """
     fake, real = reference.some(samples), reference.real
-    median = real.keep("median", lambda: _median(torch.nn.functional.pdist(real.values.double()).square()))
-    within = real.keep("kernel", lambda: _mean_kernel(real, real, median))
+    median = real.cached("median", lambda: _median(torch.nn.functional.pdist(real.values.double()).square()))
+    within = real.cached("kernel", lambda: _mean_kernel(real, real, median))
     return float(_mean_kernel(fake, fake, median) + within - 2 * _mean_kernel(fake, real, median))
 
 
@@ -104,7 +104,7 @@ def kid(reference: Reference, samples: PointSet) -> float:
         Bińkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
     """
     fake, real = reference.some(samples), reference.real
-    within = real.keep("cubic-kernel", lambda: _cubic_kernel(real, real))
+    within = real.cached("cubic-kernel", lambda: _cubic_kernel(real, real))
     return float(_cubic_kernel(fake, fake) + within - 2 * _cubic_kernel(fake, real))
 
 

@@ -20,8 +20,10 @@ from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, Set
 from matchlib.evaluation.advice import advice
 from matchlib.evaluation.pictures import mosaic
 from matchlib.evaluation.plots import Line, line_plot, plane_plot, short
+from matchlib.evaluation.score import OWN
 from matchlib.io import write_text
 from matchlib.registry import metrics
+from matchlib.runs.build import GIVEN, names_code
 from matchlib.runs.page.curves import alarm_section, alarms_of, curve_section, number, values_of
 from matchlib.runs.page.texts import definitions, model_section, plain_value, table
 from matchlib.runs.record import Record, group, read_record
@@ -277,18 +279,20 @@ def _settings(record: Record) -> str:
     about = record.exhibit.about
     recorded = [*_leaves(group(about, "machine")), *_leaves(group(about, "versions"))]
     environment = [(key, escape(plain_value(value))) for key, value in recorded if key]
-    config = shlex.quote(str(record.folder / "config.yaml"))
-    again = f"matchlib {shlex.quote(str(record.setting('command')))} --config {config} --out FOLDER"
-    teacher = str(record.setting("teacher", "name"))
-    if teacher.startswith("python:") or str(record.setting("data", "name")).startswith("python:"):
-        again = f"made in Python, of objects that no file holds: matchlib.distill(TEACHER, DATA, config=yaml.safe_load(open({config!r})))"
-    elif ".py:" in teacher:
-        again += " --trust"
     return (
         f"<h2>Settings that differ from the defaults</h2>{table(['setting', 'value'], rows) if rows else '<p>None.</p>'}"
         f"<h2>Environment</h2>{definitions(environment) if environment else '<p>Not recorded.</p>'}"
-        f"<h2>The command that makes it again</h2><pre>{escape(again)}</pre>"
+        f"<h2>The command that makes it again</h2><pre>{escape(_again(record))}</pre>"
     )
+
+
+def _again(record: Record) -> str:
+    """The command that makes a run again, or the call where a command cannot."""
+    config, teacher = str(record.folder / "config.yaml"), str(record.setting("teacher", "name"))
+    if any(str(record.setting(part, "name")).startswith(GIVEN) for part in ("teacher", "data")):
+        return f"made in Python, of objects that no file holds: matchlib.distill(TEACHER, DATA, config=yaml.safe_load(open({config!r})))"
+    command = f"matchlib {shlex.quote(str(record.setting('command')))} --config {shlex.quote(config)} --out FOLDER"
+    return f"{command} --trust" if names_code(teacher) or record.setting("evaluation", "extractor") not in (None, OWN) else command
 
 
 # -- several runs ----------------------------------------------------------------------------------------------------------
