@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from matchlib.errors import IncompatibleError, MatchlibError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from matchlib.algebra.coupling import Coupling
@@ -42,6 +44,7 @@ __all__ = [
     "exports",
     "families",
     "fields_of",
+    "import_file",
     "interpolants",
     "losses",
     "metrics",
@@ -55,6 +58,41 @@ __all__ = [
 
 T = TypeVar("T")
 P = TypeVar("P")
+
+
+_FILES: dict[Path, list[tuple[str, str]]] = {}  # run in this process, and what they registered
+
+
+def import_file(path: Path) -> list[tuple[str, str]]:
+    """Runs a file of plugins as a module, once in a process, and returns what it registered: (group, name) each.
+
+    Raises:
+        ArtifactError: there is no such file, or it fails.
+        SettingError: it registers a name that is taken.
+    """
+    whole = path.expanduser().absolute()
+    if whole in _FILES:
+        return _FILES[whole]
+    if not whole.is_file():
+        raise ArtifactError(f"there is no file {path} of plugins")
+    before = {group: set(registry) for group, registry in ALL.items()}
+    stem = re.sub(r"\W", "_", path.stem)
+    name = stem if stem not in sys.modules and importlib.util.find_spec(stem) is None else f"{stem}_{len(_FILES)}"
+    spec = importlib.util.spec_from_file_location(name, whole)
+    if spec is None or spec.loader is None:
+        raise ArtifactError(f"plugins stand in a file of Python, FILE.py, got {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where classes and annotations are looked up
+    try:
+        spec.loader.exec_module(module)
+    except MatchlibError:
+        del sys.modules[name]
+        raise
+    except (SystemExit, Exception) as error:
+        del sys.modules[name]
+        raise ArtifactError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}"[:400]) from error
+    _FILES[whole] = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
+    return _FILES[whole]
 
 
 def fields_of(plugin: Any) -> dict[str, inspect.Parameter]:
@@ -144,7 +182,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if key not in self._plugins:
             raise UnknownNameError(
                 f"{self.group}: {key!r} is not registered (there are: {', '.join(self) or 'none'}){nearest(key, self)}"
-                "; one of your own is registered by importing its module, which commands do for installed packages with an entry point only"
+                "; one of your own is registered by importing its module, which a command does with --plugins FILE.py"
             )
 
     def _load_entry_point(self, key: str) -> None:

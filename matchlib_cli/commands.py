@@ -11,6 +11,17 @@ import typer
 
 __all__ = ["COMMANDS"]
 
+
+def _run_plugins(paths: list[Path] | None) -> list[Path] | None:
+    """Runs files of plugins while the command line is read, so that every name is known when a command begins."""
+    if paths:
+        from matchlib.registry import import_file
+
+        for path in paths:
+            import_file(path)
+    return paths
+
+
 SEEDS = 2**63 - 1  # the largest
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options and --set overrule it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, PATH=VALUE, e.g. teacher.interpolant.name=trigonometric.")]
@@ -25,6 +36,10 @@ Recipe = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was started with the same settings.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Run code that a configuration or artifact names.")]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugins", metavar="FILE.py", help="A file that registers plugins of yours; it is run.", callback=_run_plugins),
+]
 Pictures = Annotated[bool, typer.Option("--pictures", help="Show samples as small blocks of colour, in a terminal that has colours.")]
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
@@ -43,6 +58,7 @@ def train(
     resume: Resume = False,
     pictures: Pictures = False,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Train a teacher and score its samples."""
     options = {"teacher.name": family, "teacher.training.steps": steps, **_common(data, out, seed, device)}
@@ -73,6 +89,7 @@ def distill(
     resume: Resume = False,
     pictures: Pictures = False,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Distil a teacher into a generator that needs one step, and score both."""
     options = {
@@ -162,6 +179,7 @@ def resume(
         Path | None, typer.Option("--checkpoint", help="One of RUN/checkpoints to go on from; by default the last.")
     ] = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Go on with a run from its last checkpoint."""
     from matchlib.runs.api import is_finished, open_run
@@ -185,6 +203,7 @@ def sample(
     seed: Annotated[int, typer.Option("--seed", min=0, max=SEEDS, help="The same seed gives the same samples.")] = 0,
     device: Device = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Generate samples with a run's student or teacher."""
     from matchlib.errors import SettingError
@@ -209,6 +228,7 @@ def evaluate(
     seed: Seed = None,
     device: Device = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
     from matchlib.errors import Interrupted
@@ -234,6 +254,7 @@ def export(
     push: Annotated[str | None, typer.Option("--push", help="Repository of the Hugging Face hub to upload the folder to.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="A setting of the form, NAME=VALUE.")] = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Write a run's student in a form that needs no matchlib, and compare it with the student."""
     from matchlib.exporting.api import export as export_run
@@ -287,6 +308,7 @@ def doctor(
     data: Data = None,
     seed: Seed = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Examine a teacher before anything is trained on it: time, sign, scale, prediction, labels, weights."""
     from matchlib.evaluation.doctor import examine
@@ -333,6 +355,7 @@ def plan(
     set_: Set = None,
     data: Data = None,
     trust: Trust = False,
+    plugins: Plugins = None,
 ) -> int:
     """Print the memory that a distillation will need, by part, and the largest batch that fits."""
     from matchlib.runs.plan import plan as plan_run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -13,8 +12,8 @@ from pathlib import Path
 from rich.progress import track
 from rich.table import Table
 
-from matchlib.errors import ArtifactError, MatchlibError, SettingError
-from matchlib.registry import ALL
+from matchlib.errors import SettingError
+from matchlib.registry import ALL, import_file
 from matchlib.testing.law import LAWS, Outcome, broken, cases
 from matchlib.testing.law import check as check_law
 from matchlib_cli.screen import console
@@ -44,31 +43,12 @@ def check_file(path: Path, plugin: str | None) -> int:
         ArtifactError: there is no such file, or it fails.
         SettingError: it registers nothing, or nothing of that name.
     """
-    before = {group: set(registry) for group, registry in ALL.items()}
-    _import(path)
-    added = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
+    added = import_file(path)
     chosen = [(group, name) for group, name in added if plugin is None or name == ALL[group].canonical(plugin)]
     if not chosen:
         names = ", ".join(name for _, name in added) or "no plugin"
         raise SettingError(f"{path} registers {names}{'' if plugin is None else f', and no {plugin!r}'}")
     return _show([check_law(law, name) for group, one in chosen for law, name in cases(group, one)], {})
-
-
-def _import(path: Path) -> None:
-    """Imports a file as a module, so that its classes can be looked up."""
-    if not path.is_file():
-        raise ArtifactError(f"there is no file {path}, whose plugins are to be checked")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except MatchlibError:
-        raise
-    except Exception as error:
-        raise ArtifactError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}"[:400]) from error
 
 
 def _show(outcomes: list[Outcome], unloadable: Mapping[tuple[str, str], str]) -> int:

@@ -438,3 +438,35 @@ def test_check_of_a_file_checks_the_plugins_that_it_registers(tmp_path: Path, cl
         file.write_text(text)
         code, _, err = cli("check", file)
         assert code == 2 and said in err and err.count("\n") == 1
+
+
+INTERPOLANT = """
+from dataclasses import dataclass
+import matchlib
+
+@matchlib.interpolants.register("bent")
+@dataclass(frozen=True)
+class Bent(matchlib.ScheduledInterpolant):
+    "a = 1 - t^2, b = t."
+    def schedule(self, t):
+        return 1 - t**2, t, 0.0
+"""
+
+
+def test_a_plugin_of_a_file_is_known_to_the_commands_that_name_the_file(tmp_path: Path, small: list[str]) -> None:
+    file, run = tmp_path / "mine.py", tmp_path / "run"
+    file.write_text(INTERPOLANT)
+    begin = ["distill", "--data", "moons", "--out", str(run), *small, "--set", "teacher.interpolant.name=bent"]
+
+    def told(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([*MATCHLIB, *arguments], capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    code, err = told(*begin)
+    assert code == 2 and "'bent' is not registered" in err and "--plugins FILE.py" in err and not run.exists()
+    assert told(*begin, "--plugins", str(file)) == (0, "")
+    out = str(tmp_path / "out.npz")
+    code, err = told("sample", str(run), "-n", "2", "--out", out)
+    assert code == 2 and "--plugins FILE.py" in err and err.count("\n") == 1
+    assert told("sample", str(run), "-n", "2", "--out", out, "--plugins", str(file)) == (0, "")
+    assert np.load(out)["data"].shape == (2, 2)

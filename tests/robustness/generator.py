@@ -459,27 +459,29 @@ WORDS = (
 )  # fmt: skip
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments that work, and options
     "train": (("--data", "data.npz", "--out", "out", *SMALL), ("--family", "--recipe", "--config", "--data", "--out", "--seed",
-    "--device", "--steps", "--resume")),
+    "--device", "--steps", "--time", "--plugins", "--pictures", "--resume")),
     "distill": (
         ("--data", "data.npz", "--out", "out", *SMALL),
         ("--teacher", "--student", "--loss", "--alpha", "--beta", "--gamma", "--recipe", "--config", "--data", "--out", "--seed",
-        "--device", "--steps",
+        "--device", "--steps", "--time", "--plugins", "--pictures",
          "--resume", "--trust"),
     ),
-    "sample": (("run", "-n", "2", "--out", "out.npz"), ("-n", "--out", "--labels", "--of", "--seed", "--device", "--trust", "")),
+    "sample": (("run", "-n", "2", "--out", "out.npz"), ("-n", "--out", "--labels", "--of", "--seed", "--device", "--plugins", "--trust", "")),
     "evaluate": (("run", "--draws", "1"), ("--draws", "--seed", "--device", "")),
-    "score": (("data.npz", "data.npz"), ("-n", "--extractor", "--device", "")),
+    "export": (("run", "--to", "pt2", "--out", "out"), ("--to", "--out", "--license", "--set", "--plugins", "--trust", "")),
+    "score": (("data.npz", "data.npz"), ("-n", "--extractor", "--out", "--device", "")),
     "compare": (("run", "run"), ("",)),
     "report": (("run",), ("--out", "")),
     "watch": (("run", "--once"), ("",)),
     "resume": (("run",), ("--checkpoint", "--trust", "")),
     "plugins": ((), ("",)),
+    "check": (("students", "onestep"), ("--all", "")),
     "doctor": (("run",), ("--data", "--seed", "")),
     "convert": (("run/student/model.safetensors", "--out", "out.safetensors"), ("--out", "--entry", "")),
     "plan": (("recipe.yaml", "--set", "data.name=data.npz"), ("--memory", "--set", "--data", "")),
     "schema": ((), ("",)),
 }  # fmt: skip
-RARE = ("evaluate", "score", "doctor", "plan")
+RARE = ("check", "evaluate", "export", "score", "doctor", "plan")
 
 
 def by_option(rng: random.Random) -> Iterator[Case]:
@@ -492,7 +494,7 @@ def by_option(rng: random.Random) -> Iterator[Case]:
         argv = [*working, *extra]
         if option == "" and working and rng.random() < 0.8:  # in place of an argument, not beside it
             argv = [word, *working[1:]]
-        if command == "distill" and option == "--teacher" and word.endswith(".py"):
+        if option in ("--teacher", "--plugins") and word.endswith(".py"):  # a file that is there and that the user names is run
             continue
         prepare = _cut if command == "resume" and rng.random() < 0.5 else (lambda folder: None)
         yield Case("option", " ".join([command, *(part[:60] for part in extra)]), (command, *argv), prepare)

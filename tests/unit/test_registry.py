@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import matchlib
-from matchlib.errors import SettingError, UnknownNameError
-from matchlib.registry import ALL, Registry
+from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError
+from matchlib.registry import ALL, Registry, import_file
 
 
 def test_registry_knows_names_without_importing_torch() -> None:
@@ -88,3 +90,43 @@ def test_unregister_frees_a_name() -> None:
 def test_build_refuses_a_spec_without_a_name(spec: dict) -> None:
     with pytest.raises(SettingError, match="interpolants: a plugin is given by its name, such as 'brownian-bridge', got name="):
         matchlib.interpolants.build(spec)
+
+
+PLUGIN = """
+import matchlib
+
+@matchlib.datasets.register("{name}")
+def made(samples: int = 50):
+    "Points."
+"""
+
+
+def test_import_file_runs_a_file_once_and_says_what_it_registers(tmp_path: Path) -> None:
+    file = tmp_path / "json.py"  # a name that another module bears
+    file.write_text(PLUGIN.format(name="of-a-file"))
+    assert import_file(file) == import_file(file) == [("datasets", "of-a-file")]
+    assert json.loads("[]") == []
+    matchlib.datasets.unregister("of-a-file")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 / 0", "bad.py fails: ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "bad.py fails: SystemExit: 3"),
+        ("def", "bad.py fails: SyntaxError"),
+        (PLUGIN.format(name="digits"), "'digits' is already registered"),
+    ],
+)
+def test_import_file_refuses_what_fails_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(MatchlibError, match=message):
+        import_file(file)
+
+
+def test_import_file_refuses_what_is_no_file_of_python(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("")
+    for path, message in ((tmp_path / "no.py", "there is no file"), (tmp_path, "there is no file"), (tmp_path / "x.txt", "FILE.py")):
+        with pytest.raises(ArtifactError, match=message):
+            import_file(path)
