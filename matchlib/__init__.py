@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from matchlib.algebra.rows import Row as Row
     from matchlib.algebra.times import TimeDistribution as TimeDistribution
     from matchlib.data.dataset import Dataset as Dataset
+    from matchlib.data.prepare import prepare as prepare
     from matchlib.distillation.defaults import Defaults as Defaults
     from matchlib.distillation.distillation import Distillation as Distillation
     from matchlib.distillation.family import Family as Family
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from matchlib.runs.api import train as train
     from matchlib.runs.pipeline import Pipeline as Pipeline
     from matchlib.runs.pipeline import load as load
+    from matchlib.runs.scoring import score as score
     from matchlib.training.settings import TrainerSettings as TrainerSettings
     from matchlib.training.task import Learner as Learner
     from matchlib.training.task import Task as Task
@@ -80,6 +82,7 @@ _HOMES = {
     "matchlib.algebra.rows": ("Coefficients", "Row"),
     "matchlib.algebra.times": ("TimeDistribution",),
     "matchlib.data.dataset": ("Dataset",),
+    "matchlib.data.prepare": ("prepare",),
     "matchlib.distillation.distillation": ("Distillation",),
     "matchlib.distillation.defaults": ("Defaults",),
     "matchlib.distillation.family": ("Family",),
@@ -110,6 +113,7 @@ _HOMES = {
     ),
     "matchlib.runs.api": ("distill", "evaluate", "resume", "train"),
     "matchlib.runs.pipeline": ("Pipeline", "load"),
+    "matchlib.runs.scoring": ("score",),
     "matchlib.training.settings": ("TrainerSettings",),
     "matchlib.training.task": ("Learner", "Task"),
     "matchlib.training.trainer": ("Callback", "Trainer"),

@@ -23,9 +23,12 @@ def _run_plugins(paths: list[Path] | None) -> list[Path] | None:
 
 
 SEEDS = 2**63 - 1  # the largest
+BROKEN = 5  # samples that could not be read, as many as are shown
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings; options and --set overrule it.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="One setting, PATH=VALUE, e.g. teacher.interpolant.name=trigonometric.")]
-Data = Annotated[str | None, typer.Option("--data", help="Registered data set, FILE.npz, FILE.npy, or a folder of images.")]
+Data = Annotated[
+    str | None, typer.Option("--data", help="Registered or prepared data set, .npz, .npy, .tar, .parquet, or a folder of images.")
+]
 Out = Annotated[str | None, typer.Option("--out", help="Folder of the run [default: runs/DATE-NAME].")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, max=SEEDS, help="Seed of every random stream.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -106,6 +109,44 @@ def distill(
 
     trusted = trust or (teacher is not None and names_code(teacher))
     return _start("distill", recipe, config, options, set_, pictures, again=resume, time=time, trust=trusted)
+
+
+def prepare(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="Folder of images or of tar files, table of Hugging Face datasets, .parquet, .npz or .npy."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="A new folder, which is then given as --data.")],
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Cut images to squares, and scale them to SIZE x SIZE.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for colours [default: as the first image].")] = None,
+    held_out: Annotated[str | None, typer.Option("--held-out", help="A source for the held-out data [default: a fifth of SOURCE].")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End at what cannot be read, in place of leaving it out.")] = False,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads that decode [default: one for each core].")] = None,
+) -> int:
+    """Write data as arrays on disk, of which training reads what it draws."""
+    from matchlib.data.prepare import prepare as prepare_data
+    from matchlib_cli.errors import fail
+    from matchlib_cli.screen import counting
+    from matchlib_cli.signals import Stop, listening
+
+    stop = Stop()
+    with listening(stop), counting("samples") as on_progress:
+        found = prepare_data(
+            source,
+            out,
+            size=size,
+            channels=channels,
+            held_out=held_out,
+            strict=strict,
+            workers=workers,
+            on_progress=on_progress,
+            should_stop=lambda: stop.asked,
+        )
+    for line in found.broken[:BROKEN]:
+        fail(line)
+    also = f"; {len(found.broken)} could not be read and are listed in {out / 'meta.json'}" if found.broken else ""
+    print(f"wrote {out}: {found.n:,} samples of {found.dtype}, shape {found.shape}{also}")
+    return 0
 
 
 def score(
@@ -379,6 +420,7 @@ def schema() -> int:
 
 
 COMMANDS: Sequence[Callable[..., int]] = (
+    prepare,
     train,
     distill,
     sample,

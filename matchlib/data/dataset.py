@@ -1,4 +1,4 @@
-"""Data sets in memory: a fixed split, normalised once, drawn as a pure function of a generator."""
+"""Data sets: a fixed split, normalised once, drawn as a pure function of a generator; in memory, or on disk."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import Tensor
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import Moments, mean_square
 from matchlib.algebra.records import Batch
+from matchlib.data.stored import PARTS, Stored, balance, part_of
+from matchlib.data.units import FAR, HUGE, TINY, converted, exact, standardized
 from matchlib.errors import DataError
 
-__all__ = ["Dataset", "map_batch", "split"]
+__all__ = ["Chosen", "Dataset", "checked_labels", "map_batch", "split"]
 
 LARGE = 1 << 26  # bytes of a tensor that is worth being made smaller
 CHUNK = 1 << 20  # numbers that are looked at at once
 PAIRED = 4096  # training samples that second moments of pairs are measured on
-FAR = 256.0  # distance from zero, in standard deviations, beyond which float32 keeps too little of the data
-HUGE, TINY = 1e30, 1e-30  # numbers beyond are near the limits of float32
 EIGHT_BITS = (np.uint8, torch.uint8)
 CLASSES = 1000  # so many classes are accepted of however few samples
 
@@ -51,6 +51,19 @@ def _bytes_of(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Training samples that were drawn, before they are read.
+
+    Args:
+        index: of the samples, ``(b,)``.
+        turned: which are to be turned over left to right, ``(b,)``; None for none.
+    """
+
+    index: Tensor
+    turned: Tensor | None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Training and held-out data in model units; ``from_arrays`` makes them such that the training data have mean 0 and mean square 1.
 
@@ -62,6 +75,8 @@ class Dataset:
         limits: smallest and largest value in data units, 0 and 255 for bytes; for pictures and 8-bit files.
         tables: where the tensors of ``train`` hold codes in place of numbers (see ``compact``), the numbers that these stand for: of its
             data and of its source.
+        stored: where all training samples are, if they are not in memory; ``train`` and ``held_out`` are then fixed parts of them.
+        flip: whether samples are drawn turned over left to right half of the time, with their source.
     """
 
     name: str
@@ -72,6 +87,22 @@ class Dataset:
     classes: int | None
     limits: tuple[float, float]
     tables: tuple[Tensor | None, Tensor | None] = (None, None)
+    stored: Stored | None = None
+    flip: bool = False
+
+    @classmethod
+    def from_stored(cls, name: str, stored: Stored, held_out: Tensor, classes: int | None, limits: tuple[float, float]) -> Dataset:
+        """Returns a data set on disk.
+
+        Args:
+            stored: the training samples.
+            held_out: rows of the held-out ones.
+        """
+        index, (shift, scale) = stored.index, stored.units[-1]
+        train, held = (stored.rows(part_of(rows, stored.data.shape[1:], most)) for rows, most in zip((index, held_out), PARTS, strict=True))
+        if (train.data == train.data[0]).all():
+            raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
+        return cls(name, train, held, shift, scale, classes, limits, stored=stored)
 
     @classmethod
     def from_arrays(
@@ -96,7 +127,7 @@ class Dataset:
             DataError: naming the array and what is wrong with it.
         """
         x, z = _numbers(name, "data", data), None if source is None else _numbers(name, "source", source)
-        y, classes = _labels(name, labels, len(x))
+        y, classes = checked_labels(name, labels, len(x))
         if z is not None and z.shape != x.shape:
             raise DataError(f"{name}: 'source' must have the shape of 'data' {tuple(x.shape)}, got {tuple(z.shape)}")
         train_index, held_index = split(len(x)) if held_out is None else _chosen(name, held_out, len(x))
@@ -104,14 +135,24 @@ class Dataset:
         low, high = float(part.min()), float(part.max())
         if low == high:
             raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
+        if (part == part[0]).all():
+            raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
         width = high / 2 - low / 2
         unit = 1.0 if TINY < width < HUGE else width  # so that squares are numbers
         shift = float(part.mean())
         scale = float(((part - shift) / unit).square().mean().sqrt()) * unit
         limits = (0.0, 255.0) if getattr(data, "dtype", None) in EIGHT_BITS else (float(x.min()), float(x.max()))
-        both = Batch(((x - shift) / scale).float(), None if z is None else ((z - shift) / scale).float(), y)
+        both = Batch(standardized(x, shift, scale), None if z is None else standardized(z, shift, scale), y)
         train, held = (map_batch(both, lambda part, i=i: part[i]) for i in (train_index, held_index))  # type: ignore[misc]
         return cls(name, train, held, shift, scale, classes, limits)
+
+    def __len__(self) -> int:
+        return len(self.train.data) if self.stored is None else len(self.stored)
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Labels of all training samples."""
+        return self.train.label if self.stored is None or self.stored.label is None else self.stored.label[self.stored.index]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -136,6 +177,7 @@ class Dataset:
             train=map_batch(self.train, lambda x: x.to(device)),
             held_out=map_batch(self.held_out, lambda x: x.to(device)),
             tables=tuple(None if x is None else x.to(device) for x in self.tables),  # type: ignore[arg-type]
+            stored=None if self.stored is None else replace(self.stored, device=device),
         )
 
     def compact(self, least: int = LARGE) -> Dataset:
@@ -157,7 +199,9 @@ class Dataset:
 
     def without_labels(self) -> Dataset:
         """Returns the data set without its labels."""
-        return replace(self, train=replace(self.train, label=None), held_out=replace(self.held_out, label=None), classes=None)
+        stored = None if self.stored is None else replace(self.stored, label=None)
+        train, held_out = (replace(part, label=None) for part in (self.train, self.held_out))
+        return replace(self, train=train, held_out=held_out, classes=None, stored=stored)
 
     def balanced(self) -> Dataset:
         """Returns the data set with the training samples of rarer classes repeated until every class is as frequent.
@@ -167,30 +211,48 @@ class Dataset:
         """
         if self.classes is None or self.train.label is None:
             raise DataError(f"{self.name} has no classes to balance; leave data.balanced out")
-        members = [torch.nonzero(self.train.label == label)[:, 0] for label in range(self.classes)]
-        size = max(len(x) for x in members)
-        index = torch.cat([x[torch.arange(size, device=x.device) % len(x)] for x in members if len(x)])
-        return replace(self, train=map_batch(self.train, lambda x: x[index]))
+        index = balance(self.train.label, self.classes)
+        stored = None if self.stored is None else self.stored.balanced(self.classes)
+        return replace(self, train=map_batch(self.train, lambda x: x[index]), stored=stored)
 
     def normalized_as(self, shift: float, scale: float) -> Dataset:
         """Returns the data set in other model units, ``data units = shift + scale * model units``: those of a given teacher."""
         if (shift, scale) == (self.shift, self.scale):
             return self
 
-        def converted(x: Tensor) -> Tensor:
-            return ((self.shift - shift + self.scale * self._exact(x)) / scale).float()
-
-        def batch(part: Batch) -> Batch:
-            return Batch(converted(part.data), None if part.source is None else converted(part.source), part.label)
-
-        return replace(self, train=batch(self.train), held_out=batch(self.held_out), shift=shift, scale=scale)
+        old, new = (self.shift, self.scale), (shift, scale)
+        train, held_out = (
+            Batch(converted(part.data, old, new), None if part.source is None else converted(part.source, old, new), part.label)
+            for part in (self.train, self.held_out)
+        )
+        stored = None if self.stored is None else replace(self.stored, units=(*self.stored.units, new))
+        return replace(self, train=train, held_out=held_out, shift=shift, scale=scale, stored=stored)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draws ``size`` training samples with replacement."""
-        return self.take(torch.randint(len(self.train.data), (size,), generator=generator, device=generator.device))
+        return self.read(self.choose(size, generator))
+
+    def choose(self, size: int, generator: torch.Generator) -> Chosen:
+        """Draws which training samples ``draw`` returns."""
+        index = torch.randint(len(self), (size,), generator=generator, device=generator.device)
+        return Chosen(index, torch.rand(size, generator=generator, device=generator.device) < 0.5 if self.flip else None)
+
+    def read(self, chosen: Chosen) -> Batch:
+        """Returns the training samples that ``choose`` has drawn."""
+        batch = self.take(chosen.index)
+        if chosen.turned is None:
+            return batch
+        turned = chosen.turned.to(batch.data.device).reshape(-1, *(1,) * len(self.shape))
+
+        def flipped(x: Tensor | None) -> Tensor | None:
+            return None if x is None else torch.where(turned, x.flip(-1), x)
+
+        return Batch(flipped(batch.data), flipped(batch.source), batch.label)  # type: ignore[arg-type]
 
     def take(self, index: Tensor | slice) -> Batch:
-        """Returns chosen training samples."""
+        """Returns chosen training samples; a slice is one of ``train``."""
+        if self.stored is not None and isinstance(index, Tensor):
+            return self.stored.take(index)
         chosen = map_batch(self.train, lambda x: x[index])
         of_data, of_source = self.tables
         data = chosen.data if of_data is None else of_data[chosen.data.long()]
@@ -199,7 +261,7 @@ class Dataset:
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""
-        own = round(mean_square(self.train.data), 6)
+        own = round(self._mean_square(), 6)
         if coupling.gaussian_source:
             return Moments(own)
         some = map_batch(self.train, lambda x: x[:PAIRED])
@@ -207,13 +269,16 @@ class Dataset:
         cross = float((pair.data.double() * pair.source.double()).mean())
         return Moments(own, mean_square(pair.source), cross)
 
-    def _exact(self, x: Tensor) -> Tensor:
-        """The numbers in a type that holds them in data units as well."""
-        return x if TINY < self.scale < HUGE and abs(self.shift) < FAR * self.scale else x.double()
+    def _mean_square(self) -> float:
+        """Of all training data, in model units."""
+        if self.stored is None:
+            return mean_square(self.train.data)
+        shift, scale = self.stored.units[0]  # mean and standard deviation
+        return ((shift - self.shift) ** 2 + scale**2) / self.scale**2
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data; in float64 where float32 would not hold them."""
-        return self.shift + self.scale * self._exact(x)
+        return self.shift + self.scale * exact(x, self.shift, self.scale)
 
     def summary(self) -> str:
         """Returns one line: numbers of samples, shape, range, classes, and held-out samples that are training samples as well."""
@@ -222,8 +287,10 @@ class Dataset:
         )
         repeated = self.repeated()
         also = f"; {repeated:,} of the held-out samples are training samples as well, so scores flatter copies" if repeated else ""
+        if self.stored is not None:
+            also += f"; they stay on disk, and scores read {len(self.train.data):,} of them"
         return (
-            f"{self.name}: {len(self.train.data):,} training and {len(self.held_out.data):,} held-out "
+            f"{self.name}: {len(self):,} training and {len(self.held_out.data):,} held-out "
             f"{'pairs' if self.paired else 'samples'} of shape {self.shape}, "
             f"values {self.limits[0]:.6g} to {self.limits[1]:.6g}, {labels}{also}"
         )
@@ -261,8 +328,12 @@ def _is_near(array: np.ndarray) -> bool:
     return TINY < largest < HUGE and largest < FAR * float(array.std(dtype=np.float64))
 
 
-def _labels(name: str, labels: Any, n: int) -> tuple[Tensor | None, int | None]:
-    """Labels as a tensor, and the number of classes if they are integers."""
+def checked_labels(name: str, labels: Any, n: int) -> tuple[Tensor | None, int | None]:
+    """Returns labels as a tensor, and the number of classes if they are integers.
+
+    Raises:
+        DataError: they are no labels of ``n`` samples.
+    """
     if labels is None:
         return None, None
     array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)

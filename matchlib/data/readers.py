@@ -1,41 +1,39 @@
-"""Data by name or path: a registered set, arrays in an npz or npy file, or a folder of images."""
+"""Data by name or path: a registered set, a prepared folder, arrays, or a folder, tar file or table of images."""
 
 from __future__ import annotations
 
+import math
 import os
-import warnings
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from matchlib.data.dataset import Dataset
+from matchlib.data.dataset import Dataset, checked_labels, split
+from matchlib.data.npy import NpyFile
+from matchlib.data.sources import PAIRS, Fit, Source, open_source
+from matchlib.data.stored import IN_MEMORY, META, Stored, measured, read_meta
 from matchlib.errors import DataError, UnknownNameError, nearest
 from matchlib.registry import datasets
 
 __all__ = ["load_dataset"]
 
-PAIRS = "pairs:"
-ARRAYS = (".npz", ".npy")
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # no other decoder is started, whatever a file is called
-PUBLISHED = "arr_0"  # the images in a file of samples or of a reference that goes with a paper
-DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # grey modes of more than 8 bits
-UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, KeyError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
+ARRAYS = (".npz", ".npy", ".tar", ".parquet")
 
 
 def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None = None) -> Dataset:
     """Returns the data set that a name or a path stands for.
 
     Args:
-        name: of a registered set; or ``FILE.npz`` with an array ``data`` of shape ``(n, *event)`` and optionally ``labels`` and
-            ``source``, or with ``arr_0``, bytes of shape ``(n, height, width, channels)`` as published sample sets have them; or
-            ``FILE.npy`` with the data alone. A folder has images of one size, and its sub-folders, if there are any, are
-            the classes. ``pairs:FOLDER`` has images of the same names in ``FOLDER/source`` and ``FOLDER/data``. Grey images keep
-            their numbers, of 16 or 32 bits as well; colours are read with 8 bits a channel; what is transparent is laid over white.
+        name: of a registered set, or a folder that ``matchlib prepare`` wrote; or ``FILE.npz`` with an array ``data`` of shape
+            ``(n, *event)`` and optionally ``labels`` and ``source``, or with ``arr_0``, bytes of shape ``(n, height, width, channels)``
+            as published sample sets have them; or ``FILE.npy`` with the data alone. A folder has images of one size, and its
+            sub-folders, if there are any, are the classes; or it has tar files, in which ``KEY.cls`` is the class of ``KEY.png``; or it
+            is a table that Hugging Face datasets saved, or of parquet files. ``pairs:FOLDER`` has images of the same names in
+            ``FOLDER/source`` and ``FOLDER/data``. Grey images keep their numbers, of 16 or 32 bits as well; colours are read with 8 bits
+            a channel; what is transparent is laid over white. What is prepared or in FILE.npy stays on disk where it is large.
         options: settings of a registered set.
 
     Raises:
@@ -50,14 +48,14 @@ def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None =
         return datasets.build({"name": name, **(options or {})})
     if options:
         raise UnknownNameError(f"data {name!r} is a file or folder and has no settings, got {', '.join(options)}")
-    place = os.path.expanduser(name.removeprefix(PAIRS))
-    if name.startswith(PAIRS):
-        return _from_pairs(Path(place))
-    if os.path.isdir(place):
-        return _from_folder(Path(place))
-    if place.endswith(ARRAYS) and os.path.isfile(place):
-        return _from_arrays(Path(place))
-    if place.endswith(ARRAYS) and len(name) <= 200:
+    place = Path(os.path.expanduser(name))
+    if os.path.isfile(place / META):
+        return _prepared(name, place)
+    source = open_source(name)
+    if source is not None:
+        file = getattr(source, "file", None)
+        return _whole(source) if file is None else _of_array(name, file)
+    if place.suffix in ARRAYS and len(name) <= 200:
         raise DataError(f"there is no such file: {name}")
     known = ", ".join(datasets)
     raise DataError(
@@ -77,106 +75,81 @@ def _kind(value: Any) -> str:
     return f"{kind}; arrays become one by Dataset.from_arrays('name', array)"
 
 
-def _from_arrays(path: Path) -> Dataset:
-    """Reads arrays without running code."""
-    try:
-        if zipfile.is_zipfile(path):
-            _check_size(path)
-        file = np.load(path, allow_pickle=False)
-        if isinstance(file, np.ndarray):
-            return Dataset.from_arrays(str(path), file)
-        with file:
-            names = set(file.files)
-            if PUBLISHED in names and file[PUBLISHED].dtype == np.uint8 and file[PUBLISHED].ndim == 4:
-                return Dataset.from_arrays(str(path), file[PUBLISHED].transpose(0, 3, 1, 2))
-            if "data" not in names or names - {"data", "labels", "source"}:
-                listed = ", ".join(sorted(names)[:8]) or "nothing"
-                raise DataError(f"{path} must hold an array 'data' and may hold 'labels' and 'source', got {listed}")
-            arrays = {key: file[key] for key in names}
-    except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable file of plain arrays (npz or npy): {_reason(error)}") from error
-    return Dataset.from_arrays(str(path), arrays["data"], source=arrays.get("source"), labels=arrays.get("labels"))
+# -- in memory -------------------------------------------------------------------------------------------------------------
 
 
-def _check_size(path: Path) -> None:
-    """Refuses an archive that unpacks to more than this machine's memory."""
-    with zipfile.ZipFile(path) as archive:
-        size = sum(part.file_size for part in archive.infolist())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else size
-    if size > memory:
-        raise MemoryError(f"it unpacks to {size:,} bytes, more than this machine's memory")
+def _whole(source: Source) -> Dataset:
+    """Reads all of a source."""
+    data = _stacked(source)
+    pair = None if source.pair is None else _stacked(source.pair)
+    return Dataset.from_arrays(source.name, data, source=pair, labels=source.labels)
 
 
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if "pickle" in text:  # numpy's own advice would run the code of the file
-        return "it holds Python objects"
-    return next(iter(text.splitlines()), "") or type(error).__name__
-
-
-def _files(path: Path) -> list[Path]:
-    every = path.rglob("*") if os.path.isdir(path) else ()
-    files = [file for file in every if file.suffix.lower() in IMAGES and os.path.isfile(file)]
-    if not files:
-        raise DataError(f"{str(path)[:200]} holds no images ({', '.join(IMAGES)})")
-    return sorted(files, key=lambda file: file.with_suffix("").as_posix())
-
-
-def _images(path: Path, files: list[Path]) -> np.ndarray:
-    images = [_image(file) for file in files]
-    kinds = {(image.shape, str(image.dtype)) for image in images}
+def _stacked(source: Source) -> np.ndarray:
+    whole = getattr(source, "whole", None)
+    if whole is not None:
+        return np.asarray(whole)
+    first = source.read(0, Fit())
+    needed = 8 * len(source) * first.size  # in float64, while it is centred
+    if hasattr(os, "sysconf") and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise DataError(
+            f"{source.name}: {len(source):,} samples of shape {first.shape} do not fit into this machine's memory; "
+            f"put them on disk first: matchlib prepare {source.name} --out FOLDER"
+        )
+    rows = [first, *(source.read(i, Fit()) for i in range(1, len(source)))]
+    kinds = {(row.shape, str(row.dtype)) for row in rows}
     if len(kinds) > 1:
-        raise DataError(f"{path}: images must have one size, number of channels and depth, got {sorted(kinds)[:3]}")
-    return np.stack(images)
+        raise DataError(
+            f"{source.name}: images must have one size, number of channels and depth, got {sorted(kinds)[:3]}; "
+            f"matchlib prepare {source.name} --size N --out FOLDER makes them alike"
+        )
+    return np.stack(rows)
 
 
-def _labels(files: list[Path]) -> np.ndarray | None:
-    """The folders of files as classes, if there are several."""
-    classes = sorted({file.parent for file in files})
-    return np.array([classes.index(file.parent) for file in files]) if len(classes) > 1 else None
+# -- on disk ---------------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(path: Path) -> Dataset:
-    files = _files(path)
-    return Dataset.from_arrays(str(path), _images(path, files), labels=_labels(files))
+def _large(shape: tuple[int, ...]) -> bool:
+    return 4 * math.prod(shape) > IN_MEMORY
 
 
-def _from_pairs(path: Path) -> Dataset:
-    data, source = _files(path / "data"), _files(path / "source")
-    names = [
-        {file.relative_to(path / part).with_suffix("").as_posix() for file in files} for part, files in (("data", data), ("source", source))
-    ]
-    alone = sorted(names[0] ^ names[1])
-    if alone:
-        raise DataError(f"{path}: every image needs its pair in data/ and source/; {len(alone)} have none, such as {alone[0]}")
-    return Dataset.from_arrays(
-        f"{PAIRS}{path}", _images(path / "data", data), source=_images(path / "source", source), labels=_labels(data)
-    )
+def _of_array(name: str, data: NpyFile) -> Dataset:
+    """The data of FILE.npy, which stay on disk if they are large."""
+    if not _large(data.shape):
+        return Dataset.from_arrays(name, data.rows(0, len(data)))
+    train, held_out = split(len(data))
+    stats = measured(data, held_out.numpy())
+    stored = Stored(data, None, None, train, ((stats.shift, stats.scale),), stats.near, _stamp(data.path))
+    return Dataset.from_stored(name, stored, held_out, None, stats.limits)
 
 
-def _image(file: Path) -> np.ndarray:
-    """Reads an image as ``(channels, height, width)``; grey images have one channel, all others three."""
-    from PIL import Image  # imported here: only folders of images need it
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                pixels = _pixels(image)
-    except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{file} is not a readable image ({', '.join(FORMATS)}): {_reason(error)}") from error
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+def _stamp(path: Path) -> str:
+    status = os.stat(path)
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
-def _pixels(image: Any) -> np.ndarray:
-    """The numbers of an image, ``(height, width)`` if it is grey, else ``(height, width, 3)``."""
-    from PIL import Image
-
-    if image.mode in DEEP:
-        pixels = np.asarray(image)
-        return pixels.astype(pixels.dtype.newbyteorder("="))
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
-    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.asarray(image.convert(mode))
+def _prepared(name: str, folder: Path) -> Dataset:
+    """A set that ``matchlib prepare`` wrote."""
+    meta = read_meta(folder)
+    there = {"data": True, "source": meta.pairs, "labels": meta.labels, "held_out": meta.held_out}
+    files = {part: NpyFile(folder / f"{part}.npy") for part, is_there in there.items() if is_there}
+    data, source = files["data"], files.get("source")
+    if (len(data), tuple(data.shape[1:]), str(data.dtype)) != (meta.n, meta.shape, meta.dtype) or meta.n < 4:
+        raise DataError(f"{folder}: data.npy holds {data.dtype} of shape {data.shape}, not what {META} says")
+    if source is not None and source.shape != data.shape:
+        raise DataError(f"{folder}: source.npy has shape {source.shape}, but data.npy {data.shape}")
+    few = {part: files[part].rows(0, len(files[part])) for part in ("labels", "held_out") if part in files}
+    if not _large(data.shape):
+        arrays = [None if file is None else file.rows(0, len(file)) for file in (data, source)]
+        assert arrays[0] is not None
+        return Dataset.from_arrays(name, arrays[0], source=arrays[1], labels=few.get("labels"), held_out=few.get("held_out"))
+    label, classes = checked_labels(name, few.get("labels"), meta.n)
+    train, held_out = split(meta.n)
+    if "held_out" in few:
+        held_out = torch.as_tensor(few["held_out"].astype(np.int64))
+        train = torch.as_tensor(np.setdiff1d(np.arange(meta.n), few["held_out"]))
+    stats = meta.stats
+    if not (0 < stats.scale < math.inf and math.isfinite(stats.shift)):
+        raise DataError(f"{folder / META}: shift and scale must be finite, and scale positive, got {stats.shift} and {stats.scale}")
+    stored = Stored(data, source, label, train, ((stats.shift, stats.scale),), stats.near, " ".join(meta.digests.values()))
+    return Dataset.from_stored(name, stored, held_out, classes, stats.limits)

@@ -99,7 +99,7 @@ def evaluate(
     size, draws = protocol_of(settings, len(dataset.held_out.data))
     protocol = {
         "data": dataset.name,
-        "reference": "train",
+        "reference": "train" if dataset.stored is None else f"{len(dataset.train.data)} samples of train",
         "samples": size,
         "draws": draws,
         "subset": min(settings.subset, size),

@@ -13,6 +13,7 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import SettingError
 from matchlib.registry import tasks
+from matchlib.training.ahead import Ahead
 from matchlib.training.distributed import SingleProcess
 from matchlib.training.random import Streams, slice_position
 from matchlib.training.task import Learner, Task
@@ -52,6 +53,7 @@ class MatchingTask(Task):
         self.learners = {"field": learner}
         self.field: Field = field or learner.module
         self.model, self.dataset, self.streams = model, dataset, streams
+        self.data = Ahead(dataset, streams)
         self.batch_size, self.block_size = batch_size, model.coupling.block_size(batch_size)
 
     def learner(self, step: int) -> str:
@@ -61,7 +63,7 @@ class MatchingTask(Task):
         return self.model.loss(self.field, self._batch(rows, step), generator=self.streams("point", step)).mean()
 
     def _batch(self, rows: int, step: int) -> Batch:
-        batch = self.dataset.draw(rows, self.streams("real", step))
+        batch = self.data.draw(rows, "real", step)
         if batch.label is None or not self.label_dropout:
             return batch
         generator = self.streams("dropout", step)
@@ -105,6 +107,7 @@ class DistillationTask(Task):
         self.learners = {"student": student, "critic": critic}
         self.frozen = (distillation.teacher,)
         self.distillation, self.dataset, self.streams = distillation, dataset, streams
+        self.data = Ahead(dataset, streams)
         self.batch_size, self.block_size = batch_size, distillation.model.coupling.block_size(batch_size)
         self.cycle, self.steps, self.critic_steps_per_batch = critic_steps + 1, steps, critic_steps_per_batch
         self.strategy = strategy or SingleProcess()
@@ -123,8 +126,8 @@ class DistillationTask(Task):
         Args:
             real: whether the second is needed for its data; else the first stands for it, unless the data are pairs.
         """
-        prompt = self.dataset.draw(rows, self.streams("prompt", step))
-        return prompt, self.dataset.draw(rows, self.streams("real", step)) if real or self.dataset.paired else prompt
+        prompt = self.data.draw(rows, "prompt", step)
+        return prompt, self.data.draw(rows, "real", step) if real or self.dataset.paired else prompt
 
     def loss(self, learner: str, rows: int, step: int) -> Tensor:
         generator, progress = self.streams("point", step), self.progress(step)
@@ -141,7 +144,7 @@ class DistillationTask(Task):
         begin, _ = slice_position(rows)
         when, samples = self._shared.get(begin, (-1, None))
         if samples is None or when != first or len(samples.data) != rows:
-            prompt = self.dataset.draw(rows, self.streams("prompt", first))
+            prompt = self.data.draw(rows, "prompt", first)
             with torch.no_grad():
                 samples = self.distillation.generate(prompt, generator=self.streams("made", first))
             self._shared[begin] = first, samples

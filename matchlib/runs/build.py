@@ -222,11 +222,14 @@ def dataset_of_settings(data: DataSettings, given: Dataset | None = None) -> Dat
         raise ArtifactError(f"the data set {data.name.removeprefix(GIVEN)!r} was given in Python: give it again, data=...")
     dataset = load_dataset(data.name, data.options) if given is None else given
     dataset = dataset if data.labels else dataset.without_labels()
-    return dataset.balanced() if data.balanced else dataset
+    dataset = dataset.balanced() if data.balanced else dataset
+    if data.flip and len(dataset.shape) < 2:
+        raise SettingError(f"data.flip turns images over, but samples of {dataset.name} have shape {dataset.shape}; leave it out")
+    return replace(dataset, flip=data.flip)
 
 
 def _data_config(data: DataSettings, dataset: Dataset) -> DataConfig:
-    label, shares = dataset.train.label, None
+    label, shares = dataset.labels, None
     if dataset.classes is not None and label is not None:
         shares = tuple((torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist())
     return DataConfig(data.name, data.options, data.labels, data.balanced, dataset.shift, dataset.scale, dataset.limits, shares)

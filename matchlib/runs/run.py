@@ -235,8 +235,9 @@ class Run:
         training = self.settings.teacher.training.model_dump(exclude=set(NOT_OF_WEIGHTS))
         shapes = shapes_of(self.components.teacher.state_dict())
         text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
-        data = self.components.data.train
-        return data_digest(text.encode(), data.data, data.source, data.label)
+        data = self.components.data
+        kept = "" if data.stored is None else data.stored.digest
+        return data_digest((text + kept).encode(), data.train.data, data.train.source, data.train.label)
 
     def _train_teacher(self) -> None:
         training, config, field = self.settings.teacher.training, self.components.config, self.components.teacher.field

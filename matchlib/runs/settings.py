@@ -185,11 +185,13 @@ class DataSettings(OpenSettings):
 
     group: ClassVar[str] = "datasets"
     name: str = "digits"
-    """A registered data set, FILE.npz, FILE.npy, a folder of images, or pairs:FOLDER."""
+    """A registered data set, a prepared folder, FILE.npz, FILE.npy, FILE.tar, FILE.parquet, a folder of images, or pairs:FOLDER."""
     labels: bool = True
     """Whether labels that the data have are used."""
     balanced: bool = False
     """Whether training draws every class equally often."""
+    flip: bool = False
+    """Whether training draws images turned over left to right half of the time."""
 
 
 class TrackedTraining(TrainerSettings):

@@ -87,7 +87,7 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "snippet"}
     for body in blocks(page, "python"):
-        if "np.savez" in body:
+        if "np.savez" in body or ".save(" in body:
             exec(compile(body, str(page), "exec"), scope)
     for body in blocks(page, "console"):
         for line in body.splitlines():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import random
 import struct
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,6 +21,9 @@ import yaml
 from PIL import Image
 from pydantic import BaseModel
 
+from matchlib.data import readers
+from matchlib.data.prepare import prepare as prepare_data
+from matchlib.errors import Interrupted
 from matchlib.registry import ALL
 from matchlib.runs.settings import OpenSettings, RunSettings, _adapters, _places
 from tests.robustness.harness import Case
@@ -48,6 +53,13 @@ def template(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
         for i in range(4):
             Image.fromarray(rng.integers(0, 256, (4, 4), dtype=np.uint8)).save(folder / name / f"{i}.png")
+    with tarfile.open(folder / "shards.tar", "w") as archive:
+        for i in range(6):
+            for name, content in ((f"{i}.png", (folder / f"images/a/{i % 4}.png").read_bytes()), (f"{i}.cls", b"0" if i % 2 else b"1")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    prepare_data(folder / "images", folder / "set")
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -442,6 +454,55 @@ def by_images(rng: random.Random) -> Iterator[Case]:
         yield Case("images", f"{data} {seed}", ("distill", "--out", "out", *SMALL, "--data", data), prepare, whole=rng.random() < WHOLE)
 
 
+PREPARED = ("meta.json", "meta.json", "meta.json", "data.npy", "labels.npy", "")
+
+
+def by_prepared(rng: random.Random) -> Iterator[Case]:
+    """Prepared sets, tar files and unfinished preparations that are damaged, in memory and on disk."""
+    while True:
+        seed, what = rng.randrange(2**32), rng.choice(("set", "set", "set", "shards.tar", "unfinished"))
+
+        def prepare(folder: Path, seed: int = seed, what: str = what) -> None:
+            generator = random.Random(seed)
+            readers.IN_MEMORY = generator.choice((0, 1 << 30))
+            _damage_prepared(folder, what, generator)
+
+        options = ("--data", what) if what != "unfinished" else ()
+        command = ("distill", "--out", "out", *SMALL, *options) if options else ("prepare", "images", "--out", "begun")
+        if what == "shards.tar" and rng.random() < 0.5:
+            command = ("prepare", what, "--out", "out")
+        yield Case("prepared", f"{what} {seed}", command, prepare, whole=rng.random() < WHOLE)
+
+
+def _damage_prepared(folder: Path, what: str, rng: random.Random) -> None:
+    if what == "unfinished":  # what a killed preparation left, and something else happened to
+        stop = iter([False, False, False, True])
+        with contextlib.suppress(Interrupted):
+            prepare_data(folder / "images", folder / "begun", should_stop=lambda: next(stop, True))
+        path = folder / "begun" / rng.choice(("unfinished.json", "data.npy"))
+    else:
+        path = folder / what / rng.choice(PREPARED) if what == "set" else folder / what
+    if path.is_dir():
+        return
+    if rng.random() < 0.7 and path.suffix == ".json":
+        path.write_bytes(_mutation(path, rng))
+    elif rng.random() < 0.7:
+        path.write_bytes(damaged(path.read_bytes(), rng)[0])
+    else:
+        content = path.read_bytes()
+        path.unlink()
+        how = rng.choice(("missing", "folder", "link", "unreadable", "pipe"))
+        if how == "folder":
+            path.mkdir()
+        elif how == "link":
+            path.symlink_to(folder / "notes.txt")
+        elif how == "unreadable":
+            path.write_bytes(content)
+            path.chmod(0)
+        elif how == "pipe":
+            os.mkfifo(path)
+
+
 def rng_names(rng: random.Random) -> tuple[str, ...]:
     return rng.choice((("",), ("a", "b"), ("a", ""), ("é", "b\nc")))
 
@@ -460,13 +521,20 @@ WORDS = (
 OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments that work, and options
     "train": (("--data", "data.npz", "--out", "out", *SMALL), ("--family", "--recipe", "--config", "--data", "--out", "--seed",
     "--device", "--steps", "--time", "--plugins", "--pictures", "--resume")),
+    "prepare": (
+        ("images", "--out", "out", "--size", "4"),
+        ("--out", "--size", "--channels", "--held-out", "--workers", "--strict", ""),
+    ),
     "distill": (
         ("--data", "data.npz", "--out", "out", *SMALL),
         ("--teacher", "--student", "--loss", "--alpha", "--beta", "--gamma", "--recipe", "--config", "--data", "--out", "--seed",
         "--device", "--steps", "--time", "--plugins", "--pictures",
          "--resume", "--trust"),
     ),
-    "sample": (("run", "-n", "2", "--out", "out.npz"), ("-n", "--out", "--labels", "--of", "--seed", "--device", "--plugins", "--trust", "")),
+    "sample": (
+        ("run", "-n", "2", "--out", "out.npz"),
+        ("-n", "--out", "--labels", "--of", "--seed", "--device", "--plugins", "--trust", ""),
+    ),
     "evaluate": (("run", "--draws", "1"), ("--draws", "--seed", "--device", "")),
     "export": (("run", "--to", "pt2", "--out", "out"), ("--to", "--out", "--license", "--set", "--plugins", "--trust", "")),
     "score": (("data.npz", "data.npz"), ("-n", "--extractor", "--out", "--device", "")),
@@ -512,6 +580,7 @@ KINDS: dict[str, Callable[[random.Random], Iterator[Case]]] = {
     "arrays": by_arrays,
     "images": by_images,
     "option": by_option,
+    "prepared": by_prepared,
 }
 
 

@@ -179,7 +179,7 @@ def _faults_of_files(case: Case, before: dict[str, bytes], after: dict[str, byte
             continue
         top, *rest = Path(name).parts
         what = "lost" if name not in after else "written" if name not in before else "changed"
-        of_run = top in ("run", "cut") and bool(rest) and rest[0] in OWN
+        of_run = (top in ("run", "cut") and bool(rest) and rest[0] in OWN) or top == "begun"
         if what == "written" and code != 2 and "out" in case.name.split(":")[0]:  # the case says where to
             continue
         if not (of_run or (top in NEW and name not in before)):

@@ -13,7 +13,7 @@ from tests.robustness.generator import KINDS, cases, template
 from tests.robustness.harness import run
 
 SEED = 1  # another than that of ``make fuzz``
-COUNTS = {"set": 30, "config": 20, "python": 30, "run file": 15, "arrays": 15, "images": 15, "option": 25}
+COUNTS = {"set": 30, "config": 20, "python": 30, "run file": 15, "arrays": 15, "images": 15, "option": 25, "prepared": 25}
 
 
 @pytest.fixture(scope="module")

@@ -165,3 +165,8 @@ def test_summary_counts_held_out_samples_that_are_training_samples_as_well() -> 
     assert data.repeated() == 2
     assert data.summary().endswith("; 2 of the held-out samples are training samples as well, so scores flatter copies")
     assert Dataset.from_arrays("x", x, source=np.arange(40.0).reshape(20, 2) + 100, held_out=np.array([0, 1, 2])).repeated() == 0
+
+
+def test_from_arrays_refuses_samples_that_are_all_the_same() -> None:
+    with pytest.raises(DataError, match="all training samples are the same"):
+        Dataset.from_arrays("x", np.tile(np.arange(6.0), (20, 1)))

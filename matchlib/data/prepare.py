@@ -1,0 +1,348 @@
+"""Prepared sets: any source, read once, written as arrays of which training reads rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Gt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from matchlib.data.dataset import checked_labels, split
+from matchlib.data.npy import HEADER, NpyFile, header
+from matchlib.data.sources import Fit, Source, open_source
+from matchlib.data.stored import META, Meta, stats_of
+from matchlib.errors import ArtifactError, DataError, Interrupted, SettingError
+from matchlib.io import LOCK, is_empty, lock, read_json, unlock, write_atomically, write_json
+
+__all__ = ["Prepared", "prepare"]
+
+STATE = "unfinished.json"
+PARTS = ("data", "source", "labels", "held_out")  # the arrays of a prepared set
+SAVED = 1 << 26  # bytes written between two states that a killed preparation goes on from
+AHEAD = 16  # samples that each worker is given at once
+LEAST = 4  # samples of a set
+LARGEST = 8192  # side of an image
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of a preparation.
+
+    Args:
+        n: samples.
+        broken: what could not be read, each with the reason.
+    """
+
+    n: int
+    shape: tuple[int, ...]
+    dtype: str
+    broken: Sequence[str]
+
+
+class _State(BaseModel):
+    """How far a preparation is.
+
+    Args:
+        asked: what it is of: source and settings.
+        done: samples of the source that were looked at.
+        lacking: those of them that could not be read, and why.
+        shape, dtype: of a sample; None and empty before the first.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    asked: str
+    done: Annotated[int, Ge(0)] = 0
+    lacking: dict[int, str] = {}
+    shape: tuple[Annotated[int, Gt(0)], ...] | None = None
+    dtype: str = ""
+
+    @property
+    def rows(self) -> int:
+        return self.done - len(self.lacking)
+
+    @property
+    def row_bytes(self) -> int:
+        return 0 if self.shape is None else math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / STATE, self.model_dump())
+
+    @classmethod
+    def read(cls, folder: Path, asked: str, total: int) -> _State | None:
+        """Returns that of a folder, if it is one of the same source and settings."""
+        try:
+            state = cls(**read_json(folder / STATE))
+            fits = state.done <= total and all(0 <= i < state.done for i in state.lacking) and state.row_bytes >= 0
+        except (ArtifactError, ValidationError, TypeError, ValueError):
+            return None
+        return state if fits and state.asked == asked and bool(state.rows) == (state.shape is not None) else None
+
+
+def prepare(
+    source: str | Path,
+    out: str | Path,
+    *,
+    size: int | None = None,
+    channels: int | None = None,
+    held_out: str | Path | None = None,
+    strict: bool = False,
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Prepared:
+    """Writes data as a prepared set, a folder for ``data=``; the same call goes on where it was interrupted.
+
+    Args:
+        source: a folder of images of any sizes, tar files, a table of Hugging Face datasets, parquet, npz or npy; see ``load_dataset``.
+        out: a new folder, or one that this very call began.
+        size: of images, which are cut to squares and scaled; None if they have one size.
+        channels: 1 for grey, 3 for colours; None for colours if the first image has some.
+        held_out: a source of its own for the held-out data; by default a fixed fifth of ``source``.
+        strict: whether a sample that cannot be read is an error; else it is left out and listed.
+        workers: threads that read and decode; None for as many as there are cores.
+        on_progress: called with the samples done and all of them.
+        should_stop: asked now and then; True ends with what was written kept.
+
+    Raises:
+        DataError: nothing can be read, samples differ in shape, or, if ``strict``, one cannot be read.
+        ArtifactError: ``out`` holds something else.
+        Interrupted: ``should_stop`` said so.
+    """
+    if size is not None and not 1 <= size <= LARGEST:
+        raise SettingError(f"size must lie in 1 to {LARGEST}, got {size}")
+    if channels not in (None, 1, 3):
+        raise SettingError(f"channels must be 1 or 3, got {channels}")
+    sources = [_opened(name) for name in (source, held_out) if name is not None]
+    if any((other.pair is None, other.labels is None) != (sources[0].pair is None, sources[0].labels is None) for other in sources):
+        raise DataError(f"{sources[1].name} and {sources[0].name} must both have labels, or pairs, or neither")
+    folder, fit = Path(out).expanduser(), Fit(size, channels)
+    asked = json.dumps([[part.name, part.stamp()] for part in sources] + [size, channels, strict])
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is no folder; name a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder)
+    try:
+        state = _State.read(folder, asked, sum(len(part) for part in sources))
+        if state is None:
+            if not is_empty(folder):
+                what = "is a prepared set" if (folder / META).exists() else "holds something else"
+                raise ArtifactError(f"{folder} {what} already; name a new folder")
+            state = _State(asked=asked)
+            state.write(folder)
+        reader = _Reader(sources, fit, strict, workers or os.cpu_count() or 1)
+        _write_rows(folder, reader, state, on_progress, should_stop)
+        return _finish(folder, reader, state, str(source), size, channels)
+    except DataError:  # the source has to change, and is another one then
+        _remove(folder)
+        raise
+    finally:
+        unlock(folder)
+        if not any(path.name != LOCK for path in folder.iterdir()):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove(folder: Path) -> None:
+    """Removes what a preparation has written."""
+    for name in (STATE, *(f"{part}.npy" for part in PARTS)):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _opened(name: str | Path) -> Source:
+    source = open_source(name)
+    if source is None:
+        raise DataError(
+            f"{str(name)[:200]!r} cannot be prepared: give a folder of images, a .tar file or a folder of them, a table that Hugging Face "
+            "datasets saved, .parquet, .npz or .npy"
+        )
+    return source
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Samples of one source after another, with what they are paired with."""
+
+    sources: Sequence[Source]
+    fit: Fit
+    strict: bool
+    workers: int
+
+    def __len__(self) -> int:
+        return sum(len(source) for source in self.sources)
+
+    @property
+    def paired(self) -> bool:
+        return self.sources[0].pair is not None
+
+    def read(self, i: int, fit: Fit) -> list[np.ndarray] | str:
+        """Returns a sample and its pair, or why it cannot be read."""
+        source = self.sources[0]
+        if i >= len(source):
+            i, source = i - len(source), self.sources[1]
+        try:
+            return [part.read(i, fit) for part in (source, source.pair) if part is not None]
+        except DataError as error:
+            if self.strict:
+                raise
+            return str(error)
+
+    def following(self, begin: int, fit: Fit) -> Iterator[list[np.ndarray] | str]:
+        """Yields the samples from ``begin`` on, read by several threads some way ahead."""
+        step = AHEAD * self.workers
+        with ThreadPoolExecutor(self.workers) as pool:
+            waiting: list[Any] = []
+            for first in range(begin, len(self), step):
+                waiting.append([pool.submit(self.read, i, fit) for i in range(first, min(first + step, len(self)))])
+                if len(waiting) > 1:
+                    yield from (one.result() for one in waiting.pop(0))
+            for batch in waiting:
+                yield from (one.result() for one in batch)
+
+    def fitting(self) -> Fit:
+        """Returns how samples are made alike: as asked, and in colour if the first one that can be read is."""
+        if self.fit.channels is not None or self.fit == Fit():
+            return self.fit
+        found = next((x for i in range(len(self)) if not isinstance(x := self.read(i, self.fit), str)), None)
+        return Fit(self.fit.size, 3) if found is not None and len(found[0]) == 3 else self.fit
+
+
+def _write_rows(
+    folder: Path, reader: _Reader, state: _State, on_progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+) -> None:
+    """Appends samples to the files, and notes how far they are whenever they are safe on disk."""
+    names = ("data", "source")[: 1 + reader.paired]
+    files = [_opened_for_writing(folder / f"{name}.npy") for name in names]
+    try:
+        _go_back(files, state, folder)
+        written = 0
+        fit = reader.fitting()
+        for sample in reader.following(state.done, fit):
+            if isinstance(sample, str):
+                state.lacking[state.done] = sample
+            else:
+                _check(state, sample, reader, fit)
+                for file, x in zip(files, sample, strict=True):
+                    file.write(np.ascontiguousarray(x).data)
+                    written += x.nbytes
+            state.done += 1
+            if state.done % AHEAD == 0:
+                on_progress(state.done, len(reader))
+            stop = should_stop() and state.done < len(reader)
+            if written >= SAVED or stop:
+                _save(folder, files, state)
+                written = 0
+            if stop:
+                raise Interrupted(f"interrupted after {state.done:,} of {len(reader):,} samples; the same command goes on")
+        if state.shape is None or state.rows < LEAST:
+            why = next(iter(state.lacking.values()), "")
+            raise DataError(f"{reader.sources[0].name}: {state.rows} samples can be read, and a set needs {LEAST}{'; ' * bool(why)}{why}")
+        for file in files:
+            file.seek(0)
+            file.write(header((state.rows, *state.shape), np.dtype(state.dtype)))
+        _save(folder, files, state)
+    finally:
+        for file in files:
+            file.close()
+    on_progress(len(reader), len(reader))
+
+
+def _go_back(files: Sequence[Any], state: _State, folder: Path) -> None:
+    """Cuts files off behind the samples that were safe on disk."""
+    end = HEADER + state.rows * state.row_bytes
+    for file in files:
+        if state.rows and os.fstat(file.fileno()).st_size < end:
+            raise ArtifactError(f"a file of {folder} is shorter than {STATE} says; remove {folder} and begin anew")
+        file.truncate(end)
+        file.seek(end)
+
+
+def _opened_for_writing(path: Path) -> Any:
+    """Opens a file, made if it is not there; a link is not followed."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b")
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _check(state: _State, sample: list[np.ndarray], reader: _Reader, fit: Fit) -> None:
+    """Refuses samples that are not like the first."""
+    for x in sample:
+        kind = x.shape, x.dtype.str
+        if state.shape is None:
+            if x.dtype.kind not in "fiub" or not x.shape:
+                raise DataError(f"{reader.sources[0].name}: samples must be numbers of some shape, got {x.dtype} of shape {x.shape}")
+            state.shape, state.dtype = kind
+        if kind != (state.shape, state.dtype):
+            raise DataError(
+                f"{reader.sources[0].name}: sample {state.done} is {x.dtype} of shape {x.shape}, but those before are "
+                f"{np.dtype(state.dtype)} of shape {state.shape}; make images alike with --size N and --channels 1 or 3"
+            )
+
+
+def _save(folder: Path, files: Sequence[Any], state: _State) -> None:
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
+    state.write(folder)
+
+
+def _finish(folder: Path, reader: _Reader, state: _State, source: str, size: int | None, channels: int | None) -> Prepared:
+    """Measures and signs what was written."""
+    kept = np.array([i for i in range(len(reader)) if i not in state.lacking])
+    first = reader.sources[0]
+    if first.labels is not None:
+        labels = np.concatenate([np.asarray(part.labels) for part in reader.sources])[kept]
+        checked_labels(first.name, labels, len(kept))
+        _write_array(folder / "labels.npy", labels)
+    if len(reader.sources) > 1:
+        held_out = np.nonzero(kept >= len(first))[0]
+        if not 0 < len(held_out) < len(kept):
+            raise DataError(f"{reader.sources[1].name}: nothing of it can be read")
+        _write_array(folder / "held_out.npy", held_out)
+    else:
+        held_out = split(len(kept))[1].numpy()
+    data = NpyFile(folder / "data.npy")
+    stats = stats_of(data, held_out)
+    counts = np.bincount(labels).tolist() if first.labels is not None and labels.dtype.kind in "iub" else []
+    digests = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
+    meta = Meta(
+        n=len(data),
+        shape=data.shape[1:],
+        dtype=str(data.dtype),
+        labels=first.labels is not None,
+        pairs=reader.paired,
+        held_out=len(reader.sources) > 1,
+        classes=tuple(first.classes),
+        counts=tuple(counts),
+        stats=stats,
+        digests=digests,
+        source=source,
+        size=size,
+        channels=channels,
+        broken=tuple(state.lacking.values()),
+    )
+    write_json(folder / META, meta.model_dump())
+    (folder / STATE).unlink()
+    return Prepared(len(data), tuple(data.shape[1:]), str(data.dtype), list(state.lacking.values()))
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    content = header(array.shape, array.dtype) + np.ascontiguousarray(array).tobytes()
+    write_atomically(path, lambda partial: partial.write_bytes(content))
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
