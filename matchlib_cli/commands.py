@@ -219,6 +219,7 @@ def resume(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="One of RUN/checkpoints to go on from; by default the last.")
     ] = None,
+    changed_data: Annotated[bool, typer.Option("--changed-data", help="Go on though the data have changed since the run began.")] = False,
     trust: Trust = False,
     plugins: Plugins = None,
 ) -> int:
@@ -228,7 +229,7 @@ def resume(
     if is_finished(folder):
         print(f"{folder} is finished: there is nothing to resume")
         return 0
-    return _execute(lambda **hooks: open_run(folder, checkpoint=checkpoint, trust=trust, **hooks))
+    return _execute(lambda **hooks: open_run(folder, checkpoint=checkpoint, trust=trust, changed_data=changed_data, **hooks))
 
 
 def sample(

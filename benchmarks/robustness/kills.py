@@ -128,6 +128,8 @@ def main() -> None:
     given = parser.parse_args()
     name = "kills" if given.signals == ["KILL"] else "signals"
     name += "" if given.processes == 1 else f"-{given.processes}"
+    for asked in (signal.SIGINT, signal.SIGHUP):  # a shell's background jobs ignore them, and hand that on
+        signal.signal(asked, signal.SIG_DFL)
     place, expected = PLACE / f"{name}.json", dict[str, torch.Tensor]()
     PLACE.mkdir(parents=True, exist_ok=True)
     for folder in (*PLACE.glob("run-*"), *PLACE.glob("cache-*"), PLACE / "alone"):

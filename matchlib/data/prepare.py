@@ -7,9 +7,12 @@ import json
 import math
 import os
 import shutil
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matchlib.data.dataset import checked_labels, split
 from matchlib.data.npy import HEADER, NpyFile, header
-from matchlib.data.sources import Fit, Source, open_source
+from matchlib.data.sources import Fit, Source, bounded_images, open_source
 from matchlib.data.stored import META, Meta, stats_of
 from matchlib.errors import ArtifactError, DataError, Interrupted, SettingError
 from matchlib.io import LOCK, is_empty, lock, read_json, unlock, write_atomically, write_json
@@ -28,7 +31,7 @@ __all__ = ["Prepared", "prepare"]
 
 STATE = "unfinished.json"
 PARTS = ("data", "source", "labels", "held_out")  # the arrays of a prepared set
-SAVED = 1 << 26  # bytes written between two states that a killed preparation goes on from
+SAVED, PAUSE = 1 << 26, 2.0  # bytes written, and seconds, between two states that a killed preparation goes on from, at most
 AHEAD = 16  # samples that each worker is given at once
 LEAST = 4  # samples of a set
 LARGEST = 8192  # side of an image
@@ -197,21 +200,24 @@ class _Reader:
 
     def following(self, begin: int, fit: Fit) -> Iterator[list[np.ndarray] | str]:
         """Yields the samples from ``begin`` on, read by several threads some way ahead."""
-        step = AHEAD * self.workers
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting: list[Any] = []
-            for first in range(begin, len(self), step):
-                waiting.append([pool.submit(self.read, i, fit) for i in range(first, min(first + step, len(self)))])
-                if len(waiting) > 1:
-                    yield from (one.result() for one in waiting.pop(0))
-            for batch in waiting:
-                yield from (one.result() for one in batch)
+        starts = iter(range(begin, len(self), AHEAD))
+
+        def block(first: int) -> list[list[np.ndarray] | str]:
+            return [self.read(i, fit) for i in range(first, min(first + AHEAD, len(self)))]
+
+        with ThreadPoolExecutor(self.workers) as pool, bounded_images():
+            waiting = deque(pool.submit(block, first) for first in islice(starts, 2 * self.workers))
+            while waiting:
+                samples = waiting.popleft().result()
+                waiting.extend(pool.submit(block, first) for first in islice(starts, 1))
+                yield from samples
 
     def fitting(self) -> Fit:
         """Returns how samples are made alike: as asked, and in colour if the first one that can be read is."""
         if self.fit.channels is not None or self.fit == Fit():
             return self.fit
-        found = next((x for i in range(len(self)) if not isinstance(x := self.read(i, self.fit), str)), None)
+        with bounded_images():
+            found = next((x for i in range(len(self)) if not isinstance(x := self.read(i, self.fit), str)), None)
         return Fit(self.fit.size, 3) if found is not None and len(found[0]) == 3 else self.fit
 
 
@@ -223,7 +229,7 @@ def _write_rows(
     files = [_opened_for_writing(folder / f"{name}.npy") for name in names]
     try:
         _go_back(files, state, folder)
-        written = 0
+        written, saved = 0, time.monotonic()
         fit = reader.fitting()
         for sample in reader.following(state.done, fit):
             if isinstance(sample, str):
@@ -237,9 +243,9 @@ def _write_rows(
             if state.done % AHEAD == 0:
                 on_progress(state.done, len(reader))
             stop = should_stop() and state.done < len(reader)
-            if written >= SAVED or stop:
+            if written >= SAVED or time.monotonic() - saved > PAUSE or stop:
                 _save(folder, files, state)
-                written = 0
+                written, saved = 0, time.monotonic()
             if stop:
                 raise Interrupted(f"interrupted after {state.done:,} of {len(reader):,} samples; the same command goes on")
         if state.shape is None or state.rows < LEAST:

@@ -13,7 +13,7 @@ import torch
 
 from matchlib.data.dataset import Dataset, checked_labels, split
 from matchlib.data.npy import NpyFile
-from matchlib.data.sources import PAIRS, Fit, Source, open_source
+from matchlib.data.sources import PAIRS, Fit, Source, bounded_images, open_source
 from matchlib.data.stored import IN_MEMORY, META, Stored, measured, read_meta
 from matchlib.errors import DataError, UnknownNameError, nearest
 from matchlib.registry import datasets
@@ -89,14 +89,16 @@ def _stacked(source: Source) -> np.ndarray:
     whole = getattr(source, "whole", None)
     if whole is not None:
         return np.asarray(whole)
-    first = source.read(0, Fit())
+    with bounded_images():
+        first = source.read(0, Fit())
     needed = 8 * len(source) * first.size  # in float64, while it is centred
     if hasattr(os, "sysconf") and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise DataError(
             f"{source.name}: {len(source):,} samples of shape {first.shape} do not fit into this machine's memory; "
             f"put them on disk first: matchlib prepare {source.name} --out FOLDER"
         )
-    rows = [first, *(source.read(i, Fit()) for i in range(1, len(source)))]
+    with bounded_images():
+        rows = [first, *(source.read(i, Fit()) for i in range(1, len(source)))]
     kinds = {(row.shape, str(row.dtype)) for row in rows}
     if len(kinds) > 1:
         raise DataError(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import tarfile
 import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tokenize import TokenError
@@ -21,7 +23,19 @@ import numpy as np
 from matchlib.data.npy import NpyFile, open_plain
 from matchlib.errors import DataError, MatchlibError
 
-__all__ = ["PAIRS", "UNREADABLE", "Arrays", "ArrowTable", "Fit", "ImageFiles", "Source", "TarShards", "open_source", "reason"]
+__all__ = [
+    "PAIRS",
+    "UNREADABLE",
+    "Arrays",
+    "ArrowTable",
+    "Fit",
+    "ImageFiles",
+    "Source",
+    "TarShards",
+    "bounded_images",
+    "open_source",
+    "reason",
+]
 
 PAIRS = "pairs:"
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -118,7 +132,7 @@ def _folder(name: str, place: Path) -> Source:
 
 def _pairs(name: str, place: Path) -> Source:
     data, source = ImageFiles(name, place / "data"), ImageFiles(name, place / "source")
-    names = [{file.relative_to(part.place).with_suffix("").as_posix() for file in part.files} for part in (data, source)]
+    names = [{os.path.splitext(os.path.relpath(file, part.place))[0] for file in part.files} for part in (data, source)]
     alone = sorted(names[0] ^ names[1])
     if alone:
         raise DataError(f"{place}: every image needs its pair in data/ and source/; {len(alone)} have none, such as {alone[0]}")
@@ -134,7 +148,7 @@ def reason(error: BaseException) -> str:
     return next(iter(text.splitlines()), "") or type(error).__name__
 
 
-def _stamp_of(files: Sequence[Path]) -> str:
+def _stamp_of(files: Sequence[str | Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
         status = os.stat(file)
@@ -154,35 +168,52 @@ class ImageFiles(Source):
 
     def __init__(self, name: str, place: Path) -> None:
         self.name, self.place = name, place
-        every = place.rglob("*") if os.path.isdir(place) else ()
-        found = [file for file in every if file.suffix.lower() in IMAGES and os.path.isfile(file)]
+        found = [  # as text: paths by the million are slow
+            os.path.join(folder, file)
+            for folder, _, files in os.walk(place)
+            for file in files
+            if os.path.splitext(file)[1].lower() in IMAGES and os.path.isfile(os.path.join(folder, file))
+        ]
         if not found:
             raise DataError(f"{str(place)[:200]} holds no images ({', '.join(IMAGES)})")
-        self.files = sorted(found, key=lambda file: file.with_suffix("").as_posix())
-        classes = {folder: k for k, folder in enumerate(sorted({file.parent for file in self.files}))}
+        self.files = sorted(found, key=lambda file: os.path.splitext(file)[0])
+        folders = [os.path.dirname(file) for file in self.files]
+        classes = {folder: k for k, folder in enumerate(sorted(set(folders), key=Path))}
         if len(classes) > 1:
-            self.labels = np.array([classes[file.parent] for file in self.files])
-            self.classes = [folder.relative_to(place).as_posix() for folder in classes]
+            self.labels = np.array([classes[folder] for folder in folders])
+            self.classes = [Path(folder).relative_to(place).as_posix() for folder in classes]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, i: int, fit: Fit) -> np.ndarray:
-        return _decoded(self.files[i], str(self.files[i]), fit)
+        return _decoded(self.files[i], self.files[i], fit)
 
     def stamp(self) -> str:
         return _stamp_of(self.files)
 
 
-def _decoded(file: Path | BinaryIO, name: str, fit: Fit) -> np.ndarray:
+@contextmanager
+def bounded_images() -> Iterator[None]:
+    """A context in which images that unpack to very many pixels are refused in silence; ``_decoded`` says so."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
+
+
+def _decoded(file: str | BinaryIO, name: str, fit: Fit) -> np.ndarray:
     from PIL import Image  # imported here: only images need it
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                return fit(image)
-    except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise DataError(
+                    f"{name} is a decompression bomb: {image.width} x {image.height} pixels, at most {Image.MAX_IMAGE_PIXELS:,} are read"
+                )
+            return fit(image)
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(f"{name} is not a readable image ({', '.join(FORMATS)}): {reason(error)}") from error
 
 

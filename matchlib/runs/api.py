@@ -150,6 +150,7 @@ def resume(
     data: Dataset | None = None,
     checkpoint: str | Path | None = None,
     trust: bool = False,
+    changed_data: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Pipeline:
     """Goes on with a run from its last checkpoint, as ``matchlib resume`` does; a finished one is loaded.
@@ -159,12 +160,14 @@ def resume(
         teacher, data: those that the run was made from, where they were made in Python.
         checkpoint: one of ``RUN/checkpoints``; None for the latest.
         trust: whether Python code that ``config.yaml`` names may be run.
+        changed_data: whether it goes on where the data are others than those that it began with.
 
     Returns:
         What the run makes, ready to sample.
 
     Raises:
         ArtifactError: there is no run, or ``teacher`` answers otherwise than the one that it began with.
+        DataError: the data have changed since it began.
     """
     path = None if checkpoint is None else Path(checkpoint)
     with _messages(on_progress) as show:
@@ -174,7 +177,8 @@ def resume(
                 _check_teacher(Path(run), load(run, "teacher", teacher=teacher, trust=trust))
             device = str(device_of(_settings_of(Path(run)).device))
             return load(run, device=device, teacher=teacher, data=data, trust=trust)
-        opened = open_run(Path(run), teacher=teacher, data=data, checkpoint=path, trust=trust, on_progress=show)
+        given = {"checkpoint": path, "changed_data": changed_data, "on_progress": show}
+        opened = open_run(Path(run), teacher=teacher, data=data, trust=trust, **given)
         opened.execute()
     return opened.pipelines.get("student", opened.pipelines["teacher"])
 

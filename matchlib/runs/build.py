@@ -24,14 +24,14 @@ from matchlib.distillation.defaults import Defaults, learning_rate
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer, guess_normalization
 from matchlib.evaluation.features import FileFeatures
 from matchlib.evaluation.score import OWN
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
-from matchlib.io import copy_fitting
+from matchlib.io import copy_fitting, read_json, write_json
 from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
@@ -542,3 +542,32 @@ def data_digest(text: bytes, *tensors: Tensor | None) -> str:
     for tensor in tensors:
         digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
     return digest.hexdigest()[:20]
+
+
+DATA = "data.json"  # of a run's folder: which data it is of
+
+
+def keep_data(folder: Path, dataset: Dataset, *, changed: bool = False) -> None:
+    """Notes in a run's folder which data it is of, or compares them with those that it began with.
+
+    Args:
+        changed: whether other data are accepted.
+
+    Raises:
+        DataError: they are others, and not accepted.
+    """
+    kept = "" if dataset.stored is None else dataset.stored.digest
+    parts = [x for part in (dataset.train, dataset.held_out) for x in (part.data, part.source, part.label)]
+    now = {"digest": data_digest(kept.encode(), *parts), "training samples": len(dataset)}
+    try:
+        before = read_json(folder / DATA)
+    except ArtifactError:  # it begins, or is of an older version
+        before = now
+    if before.get("digest") != now["digest"] and not changed:
+        raise DataError(
+            f"{dataset.name} has changed since {folder} began ({before.get('training samples')} training samples then, "
+            f"{now['training samples']} now): restore it, start a new run, or go on all the same with --changed-data "
+            "(in Python changed_data=True)"
+        )
+    if before is now or before != now:
+        write_json(folder / DATA, now)

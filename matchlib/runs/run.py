@@ -30,7 +30,7 @@ from matchlib.io import cache_folder, lock, read_tensors, unlock
 from matchlib.registry import metrics, samplers, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, settings_digest
+from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, keep_data, settings_digest
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
@@ -66,6 +66,7 @@ class Run:
         checkpoint: to go on from; None for the latest.
         on_progress: called with a Progress now and then.
         should_stop: asked after every step; True ends the run with a checkpoint.
+        changed_data: whether a run goes on with other data than it began with.
 
     Attributes:
         pipelines: ``teacher`` and perhaps ``student``, ready to sample, once they are made.
@@ -81,8 +82,10 @@ class Run:
         checkpoint: Path | None = None,
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
+        changed_data: bool = False,
     ) -> None:
         self.settings, self.components, self.folder, self.checkpoint = settings, components, folder, checkpoint
+        self.changed_data = changed_data
         if checkpoint is not None and all(step_of(checkpoint, phase) is None for phase in ("teacher", "student")):
             raise ArtifactError(f"{checkpoint} is no checkpoint of a run: they are {folder / 'checkpoints'}/PHASE-STEP.safetensors")
         self.device = init_distributed(device_of(settings.device))
@@ -100,9 +103,12 @@ class Run:
         Raises:
             Interrupted: ``should_stop`` said so; a checkpoint is written.
             DivergedError: training stopped itself.
+            DataError: the data have changed since the run began.
         """
-        self._processes("student").on_main_process(lambda: lock(self.folder))
+        processes = self._processes("student")
+        processes.on_main_process(lambda: lock(self.folder))
         try:
+            processes.on_main_process(lambda: keep_data(self.folder, self.components.data, changed=self.changed_data))
             result = self._execute()
             if not self._trackings:  # the last phase was done before
                 self._track("student" if self.components.distillation else "teacher", done=True)

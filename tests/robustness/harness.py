@@ -22,6 +22,7 @@ LIMIT = 15  # seconds that a case may take
 GIVEN_UP = "given up"
 OWN = {  # what a command may write into the folder of a run that it was pointed at
     "config.yaml", "metrics.jsonl", "samples.png", "evaluation.json", "report.html", "report.safetensors", "comparison.html", ".lock",
+    "data.json",
     "teacher", "student", "checkpoints", "evaluation",
 }  # fmt: skip
 NEW = {"out", "out.npz", "out.png", "out.html", "out.safetensors", "comparison.html", "runs"}  # what it may make in the working folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -115,3 +116,33 @@ def test_train_of_a_phase_alone_leaves_no_page_and_says_nothing(tmp_path: Path, 
     run.train("teacher")
     assert not (tmp_path / "report.html").exists()
     assert not [record for record in caplog.records if "report.html" in record.message]
+
+
+@pytest.mark.runs
+def test_a_run_notices_that_its_data_changed_and_goes_on_only_if_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matchlib.errors import DataError, Interrupted
+    from matchlib.runs.api import start_run
+
+    def write(seed: int) -> None:
+        np.savez(tmp_path / "d.npz", data=np.random.default_rng(seed).normal(size=(60, 3)))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write(0)
+    small = {
+        "teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 5, "trainer.steps": 5,
+        "trainer.batch_size": 8, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",),
+    }  # fmt: skip
+    settings = resolve("distill", options={"data.name": str(tmp_path / "d.npz"), "out": str(tmp_path / "run")}, settings=small)
+    with pytest.raises(Interrupted):
+        start_run(settings, should_stop=lambda: True).execute()
+    write(1)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    with pytest.raises(DataError, match=r"d\.npz has changed since .*run began .*--changed-data"):
+        matchlib.resume(tmp_path / "run")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+    write(0)
+    os.utime(tmp_path / "d.npz", (1, 1))  # the same data, written again
+    with pytest.raises(Interrupted):
+        start_run(settings, again=True, should_stop=lambda: True).execute()
+    write(1)
+    assert matchlib.resume(tmp_path / "run", changed_data=True).sample(2).shape == (2, 3)
