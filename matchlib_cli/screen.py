@@ -327,3 +327,16 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]], protocol: str) -> None:
     out = console()
     out.print(table)
     out.print(protocol, markup=False)
+    out.print(_legend(shown), markup=False)
+
+
+def _legend(shown: Sequence[str]) -> str:
+    """What the columns mean: which way is better, and the abbreviations."""
+    from matchlib.registry import metrics
+
+    parts = ["NFE: evaluations of the network for a sample"] if "nfe" in shown else []
+    for word, sign in (("lower", -1), ("higher", 1)):
+        names = [COLUMNS[key] for key in shown if (name := key.replace("_", "-")) in metrics and metrics[name].better == sign]
+        if names:
+            parts.append(f"{word} is better: {', '.join(names)}")
+    return "; ".join(parts)

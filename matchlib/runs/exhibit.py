@@ -82,7 +82,7 @@ def description(config: Any, modules: Mapping[str, torch.nn.Module]) -> dict[str
     """Returns what a page says of the networks: the model, specs, numbers of weights."""
     return {
         "model": describe_model(config.model),
-        "network": config.network,
+        "network": config.network or _of_the_user(modules["teacher"]),
         "shape": list(config.network_spec.shape),
         "classes": config.network_spec.classes,
         "sampler": config.sampler,
@@ -91,6 +91,12 @@ def description(config: Any, modules: Mapping[str, torch.nn.Module]) -> dict[str
         "weights": {name: sum(w.numel() for w in module.parameters()) for name, module in modules.items()},
         "versions": versions(),
     }
+
+
+def _of_the_user(teacher: torch.nn.Module) -> str:
+    """What a teacher's network is called that matchlib did not make."""
+    kinds = (type(module) for module in teacher.modules())
+    return next((kind.__name__ for kind in kinds if kind.__module__.split(".")[0] != "matchlib"), "a function")
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from matchlib.distillation.predictions import Predictions
 from matchlib.errors import MatchlibError
 from matchlib.evaluation.plots import Line, line_plot
-from matchlib.registry import ALL, interpolants
+from matchlib.registry import ALL, families, interpolants
 from matchlib.runs.record import group
 
 __all__ = ["definitions", "model_section", "plain_value", "table", "typeset"]
@@ -64,7 +64,9 @@ def _cells(tag: str, row: Sequence[str]) -> str:
 
 
 def said(group: str, spec: Any) -> str:
-    """Returns a plugin's name, what its documentation says first, and its settings, as HTML."""
+    """Returns a plugin's name, what its documentation says first, and its settings, as HTML; of what is no plugin its name alone."""
+    if isinstance(spec, str):
+        return f"<b>{escape(spec)}</b>"
     if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
         return "not stated"
     name = spec["name"]
@@ -85,7 +87,7 @@ def model_section(about: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     data = f"<b>{escape(plain_value(group(settings, 'data').get('name')))}</b>, events of shape {escape(plain_value(about.get('shape')))}"
     pairs = [
         ("data", data),
-        ("teacher", said("families", {"name": teacher.get("name")})),
+        ("teacher", said("families", {"name": name} if (name := teacher.get("name")) in families else name)),
         *pieces,
         ("network", said("networks", about.get("network"))),
         ("sampler", said("samplers", about.get("sampler"))),
