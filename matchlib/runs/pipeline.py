@@ -21,6 +21,7 @@ from matchlib.io import content_digest
 from matchlib.registry import samplers
 from matchlib.runs.artifact import ArtifactConfig, dataset_of, find_artifact, load_artifact
 from matchlib.training.distributed import SingleProcess
+from matchlib.training.precision import compute_in
 from matchlib.training.random import Streams
 
 __all__ = ["Pipeline", "load"]
@@ -51,6 +52,26 @@ class Pipeline:
         self.module = module.to(self.device).eval()
         self.sampler: Sampler = sampler or samplers.build(config.sampler)
         self.nfe = 0  # evaluations that each of the latest samples cost
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Pipeline:
+        """Moves the network to a device, or lets it compute in another type of numbers.
+
+        Args:
+            device: None leaves it.
+            dtype: torch.float32, or torch.bfloat16 or torch.float16, in which the network's weights then are; states and all that is
+                done with its answers stay in float32. None leaves it.
+
+        Returns:
+            The pipeline itself.
+
+        Raises:
+            SettingError: it is another type, or the network is not made by matchlib.
+        """
+        if dtype is not None:
+            compute_in(self.module, dtype)
+        self.device = self.device if device is None else torch.device(device)
+        self.module.to(self.device)
+        return self
 
     def digest(self) -> str:
         """Returns a digest of the weights and the sampler, by which samples of other ones are told apart."""

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from matchlib.errors import SettingError
 from matchlib.fields.preconditioned import Preconditioned
 
 if TYPE_CHECKING:
     from matchlib.training.settings import Compile, Precision
 
-__all__ = ["Checkpointed", "prepare"]
+__all__ = ["Checkpointed", "compute_in", "prepare"]
 
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16}
 VARIANTS = 64  # of one network's code: three networks, with and without a gradient, at several batches; torch gives up compiling after 8
@@ -62,3 +63,22 @@ def prepare(
         for network in [field.network for field in fields] or [module]:
             network.compile(mode=compile)  # in place: the state's names stay
     return module
+
+
+def compute_in(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps the weights of the networks inside a student or teacher that never learns again in another type, and computes in it.
+
+    Args:
+        dtype: torch.float32, torch.bfloat16 or torch.float16; what is done with the networks' answers stays in float32.
+
+    Raises:
+        SettingError: it is another type, or there is no ``Preconditioned`` field.
+    """
+    if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise SettingError(f"networks compute in torch.float32, torch.bfloat16 or torch.float16, got {dtype}")
+    fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
+    if not fields and dtype != torch.float32:
+        raise SettingError(f"the network is a module of your own: cast it before it becomes a teacher, for example with .to({dtype})")
+    for field in fields:
+        field.precision = None if dtype == torch.float32 else dtype
+        field.network.to(dtype)
