@@ -140,7 +140,7 @@ def prepare(
             strict=strict,
             workers=workers,
             on_progress=on_progress,
-            should_stop=lambda: stop.asked,
+            should_stop=lambda: bool(stop),
         )
     for line in found.broken[:BROKEN]:
         fail(line)

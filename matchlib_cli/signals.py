@@ -17,17 +17,21 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stop:
-    """Turns the first signal into a request to stop after the step; a second one interrupts at once."""
+    """Turns the first signal into a request to stop after the step; a second one interrupts at once.
+
+    So does the first while nobody has asked for the request yet: nothing has begun that could be lost.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self._looked_at = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or not self._looked_at:
             raise KeyboardInterrupt
         self.asked = True
 
     def __bool__(self) -> bool:
+        self._looked_at = True
         return self.asked
 
 

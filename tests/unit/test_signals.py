@@ -32,6 +32,7 @@ def environment(cache: Path) -> dict[str, str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_listening_asks_at_the_first_signal_and_interrupts_at_the_second(number: signal.Signals) -> None:
     stop = Stop()
+    assert not stop  # somebody looks at it
     outside = signal.signal(number, signal.default_int_handler)  # whoever runs the tests may let them ignore it
     try:
         with listening(stop):
@@ -43,6 +44,19 @@ def test_listening_asks_at_the_first_signal_and_interrupts_at_the_second(number:
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, outside)
+
+
+def test_a_signal_interrupts_at_once_before_anybody_looks() -> None:
+    """A command that still imports and builds has nothing to lose, and would hear of the request seconds later."""
+    stop = Stop()
+    outside = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with listening(stop), pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+        assert not stop
+    finally:
+        signal.signal(signal.SIGTERM, outside)
 
 
 def test_listening_leaves_a_signal_ignored_that_nohup_ignores() -> None:
