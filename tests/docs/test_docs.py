@@ -88,8 +88,10 @@ def test_commands_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "snippet"}
     for body in blocks(page, "python"):
-        if any(made in body for made in ("np.savez", ".save(", "save_pretrained")):
-            exec(compile(LONG.sub("400", body) if page.parent.name == "tutorials" else body, str(page), "exec"), scope)
+        if page.name == "own-images.md":  # what it makes in Python is what its commands are given
+            exec(compile(LONG.sub("400", body), str(page), "exec"), scope)
+        elif "np.savez" in body or "image.save(" in body or ".save(folder" in body:
+            exec(compile(body, str(page), "exec"), scope)
     for body in blocks(page, "console"):
         for line in body.splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)

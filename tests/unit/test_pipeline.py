@@ -55,3 +55,17 @@ def test_distill_takes_any_event_shape(tmp_path: Path, shape: tuple[int, ...]) -
     made = matchlib.distill(data=tmp_path / "data.npz", steps=2, out=tmp_path / "run", settings=settings)
     assert made.sample(1).shape == (1, *shape)
     assert (tmp_path / "run" / "samples.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("of", ["student", "teacher"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_to_lets_the_network_compute_in_another_type(finished: Path, of: str, dtype: torch.dtype) -> None:
+    pipeline = matchlib.load(finished, of)
+    expected = pipeline.sample(50, seed=3)
+    found = pipeline.to("cpu", dtype).sample(50, seed=3)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert (found - expected).abs().max() < 0.1 * expected.std()
+    assert any(weight.dtype == dtype for weight in pipeline.module.parameters())
+    for wrong in (torch.float64, torch.int32):
+        with pytest.raises(SettingError, match=r"float32, torch.bfloat16 or torch.float16, got"):
+            pipeline.to(dtype=wrong)
