@@ -34,6 +34,8 @@ SCORING = 0.2  # of all the time, at most, for samples and scores
 TRAINED = 0.94  # of the time for training that steps take; the rest is for measurements during it and for checkpoints
 ENOUGH = 2500  # steps of a teacher, below which a smaller network does better
 FEWEST = 200  # steps of a phase that are worth starting
+WANTED = {"teacher": ENOUGH, "student": 1600}  # steps, for which batches are made smaller ...
+SMALLEST = 32  # ... but not below this many samples
 LOOK = 64  # samples that the cost of scoring is measured on first
 LOOKS = 0.08  # of the time, after which no further look at the cost of scoring is begun
 FEWEST_SAMPLES = 500  # in a score
@@ -171,6 +173,7 @@ def fitted(
     logger.info("time: measuring what steps, samples and scores cost on this machine")
     settings, components = _network(settings, rebuild, seconds, should_stop)
     costs = measured(settings, components, seconds, should_stop)
+    settings, costs = _batches(settings, components, costs, seconds, should_stop)
     size, draws, scoring = _samples(settings, components, costs, seconds)
     left = (seconds - (time.perf_counter() - begin) - scoring) * TRAINED
     given = {phase: training.steps for phase, training in _trainings(settings).items() if "steps" in training.model_fields_set}
@@ -211,6 +214,29 @@ def _network(
             if chosen is None or step > chosen[0]:
                 chosen = step, tried, components_tried
     return (settings, components) if chosen is None else chosen[1:]
+
+
+def _batches(
+    settings: RunSettings, components: Components, costs: Costs, seconds: float, should_stop: Callable[[], bool]
+) -> tuple[RunSettings, Costs]:
+    """Returns settings with batches that leave time for enough steps, and what steps cost then.
+
+    A network that is slow on this machine learns more from many small steps than from a few large ones. A batch is halved until its
+    share of the time holds the steps that are wanted.
+    """
+    step, left = dict(costs.step), (1 - SCORING) * seconds
+    shares = {phase: SHARES[phase] for phase in step}
+    for phase, training in _trainings(settings).items():
+        if phase not in step or {"batch_size", "steps"} & training.model_fields_set:
+            continue
+        size, time_of_phase = training.batch_size, left * shares[phase] / sum(shares.values())
+        while size > SMALLEST and step[phase] * size / training.batch_size * WANTED[phase] > time_of_phase:
+            size = max(SMALLEST, size // 2)
+        if size < training.batch_size:
+            settings = _with(settings, {phase: {"batch_size": size}})
+            step[phase] = seconds_per_step(settings, components, phase, should_stop=should_stop)
+            logger.info("time: batches of %d samples for the %s, so that there is time for more steps", size, phase)
+    return settings, replace(costs, step=step)
 
 
 def _samples(settings: RunSettings, components: Components, costs: Costs, seconds: float) -> tuple[int, int, float]:

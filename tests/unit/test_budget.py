@@ -149,3 +149,25 @@ def test_cost_of_scoring_is_a_line_through_looks(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(budget, "reference_of", lambda *_, **__: None)
         monkeypatch.setattr(budget, "_seconds_of_scoring", lambda s, c, n, w, first=first: next(first, 0.0) + 0.5 + 0.002 * n)
         assert budget._cost_of_scoring(settings, components, seconds, Work()) == pytest.approx(expected)
+
+
+def test_fitted_halves_batches_that_leave_no_time_for_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a second for 256 samples, 1,000 s hold 320 steps of a student: half of the samples make room for 1,600."""
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"student": 1.0}, (1.0, 0.0)))
+
+    def price(settings: RunSettings, components: object, phase: str, **_: object) -> float:
+        return settings.trainer.batch_size / 256
+
+    monkeypatch.setattr(budget, "seconds_per_step", price)
+    free = {"teacher.network": SMALL["teacher.network"], "data.name": "moons", "teacher.training.steps": 1}
+
+    def chosen(**settings: object) -> tuple[int, int]:
+        found = fitted(resolve("distill", settings={**free, **settings}), build, 1000).trainer
+        return found.batch_size, found.steps
+
+    batch, steps = chosen()
+    assert batch == 128 and steps == pytest.approx(0.94 * 999 * 2, rel=0.02)
+    assert chosen(**{"trainer.batch_size": 256})[0] == 256  # what is set stays
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"student": 100.0}, (1.0, 0.0)))
+    monkeypatch.setattr(budget, "seconds_per_step", lambda settings, *_, **__: settings.trainer.batch_size / 2560)
+    assert chosen()[0] == 32
