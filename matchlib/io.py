@@ -470,7 +470,7 @@ def read_checkpoint(path: str | Path, entry: str = "") -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ArtifactError(
             f"{path} cannot be read without running code that it holds; if you trust who wrote it: "
-            f"matchlib convert {path} --trust --out {path.with_suffix('.safetensors').name}"
+            f"matchlib convert {path} --unpickle --out {path.with_suffix('.safetensors').name}"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise ArtifactError(f"{path} is damaged: {_reason(error)}") from error

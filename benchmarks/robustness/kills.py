@@ -40,7 +40,7 @@ SETTINGS = [
 
 def command(run: Path, processes: int, *, resume: bool) -> list[str]:
     """Returns how a run is begun or gone on with."""
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     asked = ["resume", str(run)] if resume else ["distill", "--out", str(run), *(x for piece in SETTINGS for x in ("--set", piece))]
     return [sys.executable, *torchrun, "-m", "matchlib_cli", *asked]
 
@@ -116,7 +116,7 @@ def disturbed(
                 wrong.append(f"{name}: {error.strip().splitlines()[-1]}")
             continue
         if process.returncode:
-            wrong.append(error.strip().splitlines()[-1] if error.strip() else f"exit {process.returncode}")
+            wrong.append(error.strip()[-400:] if error.strip() else f"exit {process.returncode}")
         return sent, weights(run) if not process.returncode else {}, wrong
 
 

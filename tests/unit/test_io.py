@@ -209,7 +209,7 @@ def test_readers_refuse_in_one_line(tmp_path: Path, read: Callable, name: str) -
     with pytest.raises(ArtifactError) as refusal:
         read(tmp_path / name)
     assert "\n" not in str(refusal.value)
-    assert "--trust" not in str(refusal.value)
+    assert "--unpickle" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "5", '{"a": ', "[" * 100_000, "{1: 2}", "a: b: c", "!!python/object/apply:os.system [x]"])
@@ -258,14 +258,14 @@ class _Evil:
         return (open, ("evil", "w"))
 
 
-def test_read_checkpoint_runs_no_code_unless_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: object) -> None:
+def test_read_checkpoint_runs_no_code_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: object) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"weights": {"a": torch.ones(2)}, "evil": _Evil()}, "bad.pt", pickle_module=pickle)
     code, _, err = cli("convert", "bad.pt", "--entry", "weights", "--out", "a.safetensors")
     assert code == 2
-    assert "--trust" in err
+    assert "--unpickle" in err
     assert not Path("evil").exists()
-    code, out, _ = cli("convert", "bad.pt", "--entry", "weights", "--trust", "--out", "a.safetensors")
+    code, out, _ = cli("convert", "bad.pt", "--entry", "weights", "--unpickle", "--out", "a.safetensors")
     assert code == 0
     assert "any code in it runs now" in out
     assert torch.equal(read_checkpoint("a.safetensors")["a"], torch.ones(2))
@@ -274,8 +274,8 @@ def test_read_checkpoint_runs_no_code_unless_trusted(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"], ids=["empty", "text", "cut"])
-def test_read_checkpoint_advises_trust_only_where_there_is_code(tmp_path: Path, content: bytes) -> None:
+def test_read_checkpoint_advises_unpickling_only_where_there_is_code(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(ArtifactError) as refusal:
         read_checkpoint(tmp_path / "a.pt")
-    assert "--trust" not in str(refusal.value)
+    assert "--unpickle" not in str(refusal.value)
