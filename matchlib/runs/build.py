@@ -44,6 +44,8 @@ from matchlib.runs.artifact import (
 )
 from matchlib.runs.explain import cautioned, explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
+from matchlib.training.lora import adapt
+from matchlib.training.settings import LoRASettings
 
 __all__ = [
     "GIVEN",
@@ -87,6 +89,8 @@ class StudentComponents:
         student_lr, critic_lr: Adam's step sizes.
         copies_teacher: whether the student, and whether the critic, starts from weights that the teacher is still to get.
         init_from_teacher: whether a network of the student's own takes the teacher's weights that fit.
+        lora: low-rank adapters of the student and of the critic.
+        seed: of the adapters.
     """
 
     student: Student
@@ -98,6 +102,8 @@ class StudentComponents:
     critic_lr: float
     copies_teacher: tuple[bool, bool]
     init_from_teacher: bool
+    lora: tuple[LoRASettings | None, LoRASettings | None] = (None, None)
+    seed: int = 0
 
     def take_weights(self, teacher: Teacher) -> list[str]:
         """Gives student and critic the weights of the finished teacher, where they start from them; returns notes for the user."""
@@ -107,6 +113,19 @@ class StudentComponents:
         if not self.init_from_teacher:
             return []
         return [f"student: initialised from the teacher, {copy_fitting(self.student, teacher.state_dict())}"]
+
+    def adapt(self) -> list[str]:
+        """Freezes student and critic where they learn by adapters, and gives them these; returns notes for the user."""
+        notes = []
+        for i, (kind, module) in enumerate({"student": self.student, "critic": self.critic}.items()):
+            lora = self.lora[i]
+            if lora is not None:
+                whole = sum(weight.numel() for weight in module.parameters())
+                with torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(self.seed + 2 + i)
+                    learned = adapt(module, lora.rank, lora.targets)
+                notes.append(f"{kind}: adapters of rank {lora.rank}, {learned:,} numbers to learn beside {whole:,} frozen ones")
+        return notes
 
 
 @dataclass(frozen=True)
@@ -469,6 +488,8 @@ def _check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
 
 def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
+    if t.engine.parallel == "fsdp" and (settings.student.lora or t.critic_lora):
+        raise SettingError("student.lora and trainer.critic_lora need trainer.engine.parallel=ddp: fsdp cuts the weights of adapted layers")
     loss: DistillationLoss = losses.build(settings.loss)
     if (caution := cautioned(loss)) is not None:
         logger.warning("loss: %s", caution)
@@ -491,6 +512,8 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr * learning_rate(critic) / like_teacher,
         (trains and fresh and not own, trains and t.critic_network is None and learns),
         fresh and settings.student.init_from_teacher and own,
+        (settings.student.lora, t.critic_lora),
+        settings.seed,
     )
 
 

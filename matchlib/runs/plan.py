@@ -80,6 +80,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
         components = build(settings.model_copy(update={"device": "cpu"}), data=dataset, trust=trust)
     chosen, t, e = components.distillation, settings.trainer, settings.trainer.engine
     assert chosen is not None, "a plan is of a distillation"
+    chosen.adapt()
     modules = copy.deepcopy(components.teacher), chosen.student, chosen.critic
     shapes = FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:

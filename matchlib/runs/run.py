@@ -39,6 +39,7 @@ from matchlib.runs.settings import RunSettings, plain
 from matchlib.training.callbacks import Progress, ProxyScoring, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
+from matchlib.training.lora import merge, share
 from matchlib.training.monitor import DistillationMonitor, Monitor
 from matchlib.training.precision import prepare
 from matchlib.training.random import Streams
@@ -269,10 +270,12 @@ class Run:
     def _train_student(self) -> tuple[ArtifactConfig, nn.Module]:
         t, parts, teacher = self.settings.trainer, self.components.distillation, self.components.teacher
         assert parts is not None, "a run that distils has the components for it"
-        for note in parts.take_weights(teacher):
+        for note in (*parts.take_weights(teacher), *parts.adapt()):
             logger.info(note)
         frozen = self._place(copy.deepcopy(teacher), "student", frozen=True)
         modules = self._place(parts.student, "student"), self._place(parts.critic, "student")
+        for module in (parts.critic, frozen):  # what adapters leave frozen is kept once
+            share(module, parts.student)
         engine = t.engine
         distillation = Distillation(frozen, *modules, parts.loss, parts.times, two_pass=engine.split, joint_forward=engine.joint_forward)
         data = self.components.data.compact().to(self.device)
@@ -291,9 +294,9 @@ class Run:
         monitor, every = self._monitor(distillation, data), self.settings.evaluation.every
         scoring = ProxyScoring(self._scores_of(PROXIES), every) if every else None
         trainer = self._trainer(task, t, "student", monitor, self._checkpoint_score(), scoring)
-        student = trainer.fit()["student"]
+        student = merge(trainer.fit()["student"])
         for decay, module in trainer.averages("student").items():
-            self._save_average(decay, module)
+            self._save_average(decay, merge(module))
         return replace(parts.config, settings=settings_digest(self.settings, "student")), student
 
     def _save_average(self, decay: float, module: nn.Module) -> None:

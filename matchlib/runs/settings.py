@@ -23,7 +23,7 @@ from matchlib.io import parse_yaml, read_text
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.settings import Settings
-from matchlib.training.settings import EngineSettings, OnAlarm, TrainerSettings
+from matchlib.training.settings import EngineSettings, LoRASettings, OnAlarm, TrainerSettings
 
 __all__ = [
     "GIVEN",
@@ -266,6 +266,8 @@ class StudentSettings(OpenSettings):
     """A network of the student's own; null copies the teacher's with its weights, if it has any."""
     init_from_teacher: bool = False
     """Whether such a network takes those of the teacher's weights that fit by name and shape."""
+    lora: LoRASettings | None = None
+    """Low-rank adapters on the student's network, which stays frozen otherwise; they are added to its weights when it is saved."""
 
 
 class StudentTraining(TrackedTraining):
@@ -281,6 +283,8 @@ class StudentTraining(TrackedTraining):
     """Critic steps in a row that see the same generated samples, at other times and with other real data."""
     critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None
     """A network for a critic that starts from scratch; null copies the teacher's with its weights, if it has any."""
+    critic_lora: LoRASettings | None = None
+    """Low-rank adapters on the critic's network, which stays frozen otherwise."""
     student_lr: Positive | None = None
     """Adam's step size of the student; null for 0.155 over the mean inputs of its units, at most 1e-3, times a factor of the family's."""
     critic_lr: Positive | None = None

@@ -27,7 +27,7 @@ class EMA:
     """``average += (1 - decay_n)(weights - average)``, with ``decay_n = min(decay, (1 + n)/(10 + n))`` after n updates.
 
     Args:
-        module: whose parameters are averaged; buffers are taken as they are.
+        module: whose parameters that learn now are averaged; the others, and buffers, are taken as they are.
         decays: one average for each, in [0, 1); 0 keeps no average, the weights themselves stand for it.
         strategy: which part of every weight this process holds.
     """
@@ -35,7 +35,8 @@ class EMA:
     def __init__(self, module: nn.Module, decays: Sequence[float], strategy: SingleProcess | None = None) -> None:
         self.module, self.decays, self.updates = module, tuple(decays), 0
         self.strategy = strategy or SingleProcess()
-        self.parameters = list(module.parameters())
+        self.learns = [weight.requires_grad for weight in module.parameters()]
+        self.parameters = [weight for weight in module.parameters() if weight.requires_grad]
         self.weights: list[Tensor] = [self.strategy.to_local(w) for w in self.parameters]
         self.averages: list[list[Tensor]] = [[w.detach().clone() for w in self.weights] if decay else [] for decay in decays]
 
@@ -52,7 +53,8 @@ class EMA:
         """Returns a copy of the whole module with the weights of one average."""
         module = self.strategy.copy(self.module)
         means = self.averages[index] or self.weights
-        for copied, weight, mean in zip(module.parameters(), self.parameters, means, strict=True):
+        copies = [weight for weight, learns in zip(module.parameters(), self.learns, strict=True) if learns]
+        for copied, weight, mean in zip(copies, self.parameters, means, strict=True):
             copied.copy_(self.strategy.full_tensor(mean, weight))
         return module
 
@@ -166,7 +168,7 @@ class TrainState:
         for key, x in self.learner.module.state_dict().items():
             yield f"module/{key}", strategy.full_tensor(strategy.to_local(named[key]), named[key]) if key in named else x
         for name, average in self._averages():
-            for i, (mean, weight) in enumerate(zip(average, named.values(), strict=True)):
+            for i, (mean, weight) in enumerate(zip(average, self.weights, strict=True)):
                 yield f"{name}/{i}", strategy.full_tensor(mean, weight)
         yield "counts", torch.stack([torch.tensor(float(self.ema.updates)), self.skipped.cpu()])
         yield "typical_norm", self.typical_norm
@@ -186,7 +188,7 @@ class TrainState:
             saved, weight = rest.pop(f"module/{key}"), self.named.get(key)
             _fill(x, saved) if weight is None else _fill(self.strategy.to_local(weight), shard(saved, weight))
         for name, average in self._averages():
-            for i, (mean, weight) in enumerate(zip(average, self.named.values(), strict=True)):
+            for i, (mean, weight) in enumerate(zip(average, self.weights, strict=True)):
                 _fill(mean, shard(rest.pop(f"{name}/{i}"), weight))
         updates, skipped = rest.pop("counts").tolist()
         self.ema.updates = int(updates)

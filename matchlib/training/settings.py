@@ -10,7 +10,7 @@ from pydantic import Field
 
 from matchlib.settings import Settings
 
-__all__ = ["EngineSettings", "OnAlarm", "TrainerSettings"]
+__all__ = ["EngineSettings", "LoRASettings", "OnAlarm", "TrainerSettings"]
 
 Count = Annotated[int, Ge(1)]
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -39,6 +39,15 @@ class EngineSettings(Settings):
     """Whether the student's gradient is made in two passes, of which one is in memory at a time; None where that costs nothing."""
     joint_forward: bool | None = None
     """Whether the critic evaluates generated and real points in one forward pass; None for small states."""
+
+
+class LoRASettings(Settings):
+    """Low-rank adapters: a network's weights stay frozen, and small differences to them are learned."""
+
+    rank: Count = 16
+    """Rank of each difference."""
+    targets: tuple[str, ...] | None = None
+    """Parts of layers' names; a linear or convolutional layer gets an adapter if its name holds one. null for all of them."""
 
 
 class TrainerSettings(Settings):
