@@ -60,7 +60,7 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 
-_FILES: dict[Path, list[tuple[str, str]]] = {}  # run in this process, and what they registered
+_FILES: dict[tuple[Path, bytes], list[tuple[str, str]]] = {}  # run in this process, with their contents, and what they registered
 
 
 def import_file(path: Path) -> list[tuple[str, str]]:
@@ -71,10 +71,11 @@ def import_file(path: Path) -> list[tuple[str, str]]:
         SettingError: it registers a name that is taken.
     """
     whole = path.expanduser().absolute()
-    if whole in _FILES:
-        return _FILES[whole]
     if not whole.is_file():
         raise ArtifactError(f"there is no file {path} of plugins")
+    key = whole, whole.read_bytes()
+    if key in _FILES:
+        return _FILES[key]
     before = {group: set(registry) for group, registry in ALL.items()}
     stem = re.sub(r"\W", "_", path.stem)
     name = stem if stem not in sys.modules and importlib.util.find_spec(stem) is None else f"{stem}_{len(_FILES)}"
@@ -91,8 +92,8 @@ def import_file(path: Path) -> list[tuple[str, str]]:
     except (SystemExit, Exception) as error:
         del sys.modules[name]
         raise ArtifactError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}"[:400]) from error
-    _FILES[whole] = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
-    return _FILES[whole]
+    _FILES[key] = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
+    return _FILES[key]
 
 
 def fields_of(plugin: Any) -> dict[str, inspect.Parameter]:

@@ -215,6 +215,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 MIB = 2**20
+FEW = 50  # samples in a score, below which it says little
 
 COLUMNS = {
     "nfe": "NFE",
@@ -312,6 +313,8 @@ def show_report(report: Mapping[str, Any]) -> None:
     note = advice(report)
     if note is not None:
         console().print(note, markup=False)
+    if report["samples"] < FEW:
+        console().print(f"note: scores of {report['samples']} samples are mostly noise; hold more data out", markup=False)
 
 
 def show_scores(scores: Mapping[str, Mapping[str, Any]], protocol: str) -> None:
@@ -339,4 +342,7 @@ def _legend(shown: Sequence[str]) -> str:
         names = [COLUMNS[key] for key in shown if (name := key.replace("_", "-")) in metrics and metrics[name].better == sign]
         if names:
             parts.append(f"{word} is better: {', '.join(names)}")
+    near = [COLUMNS[key] for key in shown if (name := key.replace("_", "-")) in metrics and metrics[name].better == 0]
+    if near:
+        parts.append(f"as held-out data have it is best: {', '.join(near)}")
     return "; ".join(parts)

@@ -83,8 +83,11 @@ class Conversion:
             raise ConversionError(refusal(model, self.predicted, wanted), model, self.predicted, wanted)
         self.chosen = chosen
 
-    def check_at(self, t: float) -> None:
+    def check_at(self, t: float, cure: str) -> None:
         """Refuses a time at which the conversion is singular, such as an end of the interval.
+
+        Args:
+            cure: a setting that keeps away from it, with a value.
 
         Raises:
             ConversionError: some coefficient is not finite at ``t``, or would be but for rounding.
@@ -93,8 +96,7 @@ class Conversion:
         if not all(abs(float(k)) < SINGULAR for k in coefficients):
             raise ConversionError(
                 f"{' and '.join(map(_class_name, self.predicted))} read as {_class_name(self.wanted)} is singular at t = {t:g} for "
-                f"{type(self.model.interpolant).__name__}; keep away from it, for example with teacher.times.t_min=0.001, "
-                "teacher.times.t_max=0.999 or student.t_start=0.99"
+                f"{type(self.model.interpolant).__name__}; keep away from it, for example with {cure}"
             )
 
     def coefficients(self, at: Coefficients) -> list[Tensor | float]:

@@ -20,7 +20,10 @@ def advice(report: Mapping[str, Any]) -> str | None:
     ratios = [report.get(kind, {}).get(KEY, 0.0) / report["held_out"].get(KEY, float("inf")) for kind in ("teacher", "student")]
     if min(ratios) <= LIMIT:
         return None
-    far = f"note: teacher and student are {ratios[0]:.1f} and {ratios[1]:.1f} times as far from the training data as held-out data are; "
+    far = (
+        f"note: the Frechet distances of student and teacher from the training data are {ratios[1]:.1f} and {ratios[0]:.1f} times that of "
+        "held-out data; "
+    )
     if min(ratios) > LOST:
         return f"{far}its units or its convention may be wrong: examine it with matchlib doctor"
     return f"{far}train the teacher longer, or let real data correct it: --recipe correct, which needs more steps than the default loss"

@@ -38,7 +38,8 @@ GUESSED = ("the data as they are", "data scaled to [-1, 1]", "data scaled to [0,
 NEAR = 1.1  # readings whose errors are within this factor of the least are as good, and the simplest of them is named
 UNKNOWN = (
     "the teacher knows no more than a multiple of the state, in every convention that was tried: its weights were not loaded or hardly "
-    "trained, or its data, its time, the scale of its states or the order of its arguments are others"
+    "trained, or its data, its time, its sign, the scale of its states or the order of its arguments are others; where its units are "
+    "known, state them (normalization=): a weak teacher tells less than they do"
 )
 LINEAR = 0.97  # a teacher whose error is nowhere below this knows no more than a multiple of the state
 
@@ -331,8 +332,8 @@ def _other_schedule(probe: Probe) -> Finding:
 
 def _useless_labels(probe: Probe, stated: Finding) -> list[str]:
     """Whether labels help."""
-    if probe.batch.label is None:
-        return []
+    if probe.batch.label is None or "label" not in getattr(probe.teacher.field, "arguments", ("label",)):
+        return []  # it is not said to take any
     others = Finding("", "", probe.errors_if_any(Convention(labels=lambda label: label.flip(0))))
     if stated.error < HELPFUL * others.error:
         return []

@@ -181,7 +181,7 @@ class Sampler(ABC):
             IncompatibleError: saying what is missing.
         """
         for wanted in self.reads(model):
-            conversion(model, wanted).check_at(model.times.t_max)
+            conversion(model, wanted).check_at(model.times.t_max, "teacher.times.t_max=0.999")
         if self.denoises(model):
             conversion(model, _data())
 

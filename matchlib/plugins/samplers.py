@@ -187,7 +187,7 @@ class ODE(Sampler):
         return (Velocity(),)
 
     def check(self, model: MatchingModel) -> None:
-        conversion(model, Velocity()).check_at(model.times.t_min)
+        conversion(model, Velocity()).check_at(model.times.t_min, "teacher.times.t_min=0.001")
         super().check(model)
 
     def grid(self, model: MatchingModel, like: Tensor) -> Tensor:

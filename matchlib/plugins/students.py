@@ -49,7 +49,7 @@ class OneStep(Student):
         self.model, self.moments, self.t_start, self.nfe = model, teacher.moments, t_start, 1
         self.split = predicts.split
         self.conversion = conversion(predicts, Data())
-        self.conversion.check_at(t_start)
+        self.conversion.check_at(t_start, "student.t_start=0.99")
         at = model.interpolant.coefficients(torch.tensor([t_start], dtype=torch.float64))
         self.weights = [float(k) for k in self.conversion.coefficients(at)]  # constant, since the time is
 

@@ -145,7 +145,11 @@ def compare(runs: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
             if report.get(key) != reports[first].get(key):
                 raise IncompatibleError(
                     f"the scores of {first} and {run} cannot be compared: {key} is {reports[first].get(key)!r} and {report.get(key)!r}; "
-                    "make them alike with matchlib evaluate"
+                    + (
+                        "score samples of both against one data set with matchlib score"
+                        if key == "data"
+                        else "make them alike with matchlib evaluate"
+                    )
                 )
     rows: dict[str, dict[str, Any]] = {}
     for run, report in reports.items():

@@ -13,7 +13,7 @@ def report(teacher: float, student: float | None, held_out: float = 1.0) -> dict
 
 
 def test_a_wrong_teacher_is_named_with_its_distance() -> None:
-    assert "3.0 and 2.0 times" in (advice(report(3.0, 2.0)) or "")
+    assert "2.0 and 3.0 times" in (advice(report(3.0, 2.0)) or "")
     assert "--recipe correct" in (advice(report(3.0, 2.0)) or "")
 
 

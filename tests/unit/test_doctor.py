@@ -355,3 +355,18 @@ def test_check_answer_says_which_times_an_embedding_was_given(time: Callable, sa
 def test_teacher_refuses_a_model_that_is_only_a_name() -> None:
     with pytest.raises(SettingError, match=r"model is a matchlib.MatchingModel, such as matchlib.families\['diffusion-vp'\]"):
         Teacher.from_callable(Levels(), "diffusion-vp")
+
+
+def test_a_teacher_that_takes_no_labels_is_not_blamed_for_ignoring_them() -> None:
+    """Of labelled data: it is called with state and time alone, so there is nothing to ignore."""
+    model = matchlib.families.flow().model(paired=False)
+    data = matchlib.datasets.moons(samples=600)
+
+    def velocity(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Exact for the empirical distribution of the training points."""
+        weights = (-((x[:, None] - (1 - t)[:, None, None] * data.train.data[None]).square().sum(-1)) / (2 * t[:, None] ** 2)).softmax(-1)
+        mean = weights @ data.train.data
+        return (x - mean) / t[:, None]
+
+    teacher = Teacher.from_callable(velocity, model, arguments=("state", "time"), normalization=(data.shift, data.scale))
+    assert not examine(teacher, data).mistakes
