@@ -176,8 +176,9 @@ class TimeSettings(Settings):
 
     @model_serializer
     def changes(self) -> dict[str, Any]:
-        """Returns what was given: what was not is no part of ``config.yaml`` either."""
-        return {key: getattr(self, key) for key in self.model_fields_set}
+        """Returns what was given: what was not is no part of ``config.yaml`` either, and a time that is null is not given."""
+        given = {key: getattr(self, key) for key in self.model_fields_set}
+        return {key: value for key, value in given.items() if value is not None or key == "log_sigma"}
 
 
 class DataSettings(OpenSettings):

@@ -131,14 +131,16 @@ def rounded(value: float) -> str:
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
 def test_results_are_those_of_the_benchmarks(page: str) -> None:
     results = ROOT / "benchmarks" / "results"
-    names = ("demo", "gpu-mnist", "gpu-step", "budget-mnist-30m", "defaults")
-    demo, mnist, step, budget, defaults = (json.loads((results / f"{name}.json").read_text()) for name in names)
+    names = ("demo", "gpu-mnist", "gpu-step", "budget-mnist-30m", "defaults", "restoration")
+    demo, mnist, step, budget, defaults, pairs = (json.loads((results / f"{name}.json").read_text()) for name in names)
     text = (ROOT / page).read_text()
     for score in ("frechet", "frechet_raw"):
         assert f"| {rounded(demo['teacher'][score])} ({demo['teacher']['nfe']}) | {rounded(demo['student'][score])} |" in text
     students = {(row["loss"], row["mean"]): rounded(row["frechet"]) for row in mnist["students"]}
     teacher = f"{rounded(mnist['teacher']['frechet'])} ({mnist['teacher']['nfe']})"
     assert f"| {teacher} | {students['realuid', 1.7]} |" in text
+    restored = next(row for row in pairs["rows"] if row["data"] == "mnist")
+    assert f"| {rounded(restored['teacher']['frechet'])} ({restored['teacher']['nfe']}) | {rounded(restored['student']['frechet'])} |" in text
     of = {row["kind"]: row for row in budget["rows"]}
     assert f"| {rounded(of['teacher']['frechet'])} ({of['teacher']['nfe']}) | {rounded(of['student']['frechet'])} |" in text
     if page == "README.md":

@@ -209,3 +209,13 @@ def test_resolve_names_the_plugins_that_have_a_setting(settings: dict[str, Any],
 
 def test_resolve_takes_the_name_of_one_tracker() -> None:
     assert resolve("distill", settings={"trainer.trackers": "tensorboard"}).trainer.trackers[0]["name"] == "tensorboard"
+
+
+def test_a_time_that_is_null_stays_as_the_family_has_it() -> None:
+    from matchlib.runs.build import build
+
+    small = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "data.name": "moons"}
+    expected = build(resolve("train", settings=small)).config.model.times
+    found = build(resolve("train", settings={**small, "teacher.times": {"t_min": None, "t_max": None}})).config.model.times
+    assert found == expected
+    assert build(resolve("train", settings={**small, "teacher.times.t_max": 0.9})).config.model.times.t_max == 0.9
