@@ -319,8 +319,8 @@ def public(_: str = "") -> Iterator[str]:
 
 BRIEF = {"MatchlibError"}
 SUBJECTS = {
-    "Runs": "distill train resume evaluate load Pipeline export Exporter",
-    "Data": "Dataset Batch Condition",
+    "Runs": "distill train resume evaluate score load Pipeline export Exporter",
+    "Data": "Dataset prepare Batch Condition",
     "Teachers and students": "Teacher Student NetworkSpec Preconditioned Sampler",
     "Matching models": "MatchingModel Coupling Interpolant ScheduledInterpolant Objective TimeDistribution Moments",
     "Rows and families": "Row Coefficients Family Defaults",
