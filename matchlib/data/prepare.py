@@ -128,6 +128,10 @@ def prepare(
     sources = [_opened(name) for name in (source, held_out) if name is not None]
     if any((other.pair is None, other.labels is None) != (sources[0].pair is None, sources[0].labels is None) for other in sources):
         raise DataError(f"{sources[1].name} and {sources[0].name} must both have labels, or pairs, or neither")
+    if any(list(other.classes) != list(sources[0].classes) for other in sources):
+        raise DataError(
+            f"{sources[1].name} and {sources[0].name} must have the same classes, got {sources[1].classes} and {sources[0].classes}"
+        )
     folder, fit = Path(out).expanduser(), Fit(size, channels)
     asked = json.dumps([[part.name, part.stamp()] for part in sources] + [size, channels, strict])
     if folder.exists() and not folder.is_dir():

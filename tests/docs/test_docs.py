@@ -140,7 +140,9 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
     teacher = f"{rounded(mnist['teacher']['frechet'])} ({mnist['teacher']['nfe']})"
     assert f"| {teacher} | {students['realuid', 1.7]} |" in text
     restored = next(row for row in pairs["rows"] if row["data"] == "mnist")
-    assert f"| {rounded(restored['teacher']['frechet'])} ({restored['teacher']['nfe']}) | {rounded(restored['student']['frechet'])} |" in text
+    assert (
+        f"| {rounded(restored['teacher']['frechet'])} ({restored['teacher']['nfe']}) | {rounded(restored['student']['frechet'])} |" in text
+    )
     of = {row["kind"]: row for row in budget["rows"]}
     assert f"| {rounded(of['teacher']['frechet'])} ({of['teacher']['nfe']}) | {rounded(of['student']['frechet'])} |" in text
     if page == "README.md":

@@ -400,6 +400,10 @@ def test_held_out_data_may_be_given(tmp_path: Path) -> None:
     data = load_dataset(tmp_path / "set")
     assert torch.equal(data.denormalize(data.held_out.data).round(), torch.as_tensor(x[40:]).float())
     assert data.held_out.label is not None and data.held_out.label.tolist() == y[40:].tolist()
+    one, other = folder_of(tmp_path / "one", x[:20], y[:20]), folder_of(tmp_path / "other", x[40:], y[40:])
+    with pytest.raises(DataError, match="must have the same classes"):
+        prepare(one, tmp_path / "classes", held_out=other)
+    assert not (tmp_path / "classes").exists()
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------------
