@@ -153,3 +153,11 @@ def test_sparkline_and_duration() -> None:
     assert sparkline([]) == ""
     assert len(sparkline([0.0] * 99)) == 24
     assert [duration(x) for x in (0.4, 59, 61, 3700)] == ["0 s", "59 s", "1 min 1 s", "1 h 1 min"]
+
+
+def test_a_row_with_a_number_beyond_all_bounds_is_a_row() -> None:
+    from matchlib.runs.record import parse_row
+
+    row = parse_row('{"phase": "student", "step": 3, "loss/critic": 1' + "0" * 400 + ', "seconds": 2}')
+    assert row is not None and row["loss/critic"] == float("inf") and row["step"] == 3 and row["seconds"] == 2
+    assert parse_row('{"phase": "student", "step": 1' + "0" * 400 + "}") is None
