@@ -66,6 +66,8 @@ def _refused(error: Exception, given: str) -> int:
     if isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY):
         why = next(iter(str(error).splitlines()), "") or "MemoryError"
         fail(f"there is not enough memory: {why} (matchlib plan says how much a distillation needs)")
+    elif isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser's word for ~NAME
+        fail("a path begins with ~ and the name of nobody on this machine; write it out")
     elif isinstance(error, OSError) and error.filename is not None:
         fail(f"{os.fsdecode(error.filename)[:200]!r} cannot be used: {error.strerror}")
     else:

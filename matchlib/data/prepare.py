@@ -134,16 +134,13 @@ def prepare(
         )
     folder, fit = Path(out).expanduser(), Fit(size, channels)
     asked = json.dumps([[part.name, part.stamp()] for part in sources] + [size, channels, strict])
-    if folder.exists() and not folder.is_dir():
-        raise ArtifactError(f"{folder} is no folder; name a new one")
+    total = sum(len(part) for part in sources)
+    _check_place(folder, asked, total)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
     try:
-        state = _State.read(folder, asked, sum(len(part) for part in sources))
+        state = _State.read(folder, asked, total)
         if state is None:
-            if not is_empty(folder):
-                what = "is a prepared set" if (folder / META).exists() else "holds something else"
-                raise ArtifactError(f"{folder} {what} already; name a new folder")
             state = _State(asked=asked)
             state.write(folder)
         reader = _Reader(sources, fit, strict, workers or os.cpu_count() or 1)
@@ -156,6 +153,17 @@ def prepare(
         unlock(folder)
         if not any(path.name != LOCK for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_place(folder: Path, asked: str, total: int) -> None:
+    """Refuses a place that holds something else, before anything is written there."""
+    if str(folder) == ".":
+        raise ArtifactError("name a new folder for the prepared set, and not the working folder")
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is no folder; name a new one")
+    if folder.exists() and not is_empty(folder) and _State.read(folder, asked, total) is None:
+        what = "is a prepared set" if (folder / META).exists() else "holds something else"
+        raise ArtifactError(f"{folder} {what} already; name a new folder")
 
 
 def _remove(folder: Path) -> None:

@@ -36,6 +36,7 @@ def raising(error: BaseException) -> Callable[[], None]:
         (PermissionError(13, "Permission denied", "/root"), 2, "'/root' cannot be used: Permission denied"),
         (MemoryError(), 2, "not enough memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), 2, "not enough memory"),
+        (RuntimeError("Could not determine home directory."), 2, "begins with ~"),
         (SettingError("a\nb" * 5000), 2, " ... "),
         (DivergedError("no"), 3, "no"),
         (KeyboardInterrupt(), 130, ""),

@@ -476,6 +476,9 @@ def test_a_folder_that_holds_something_else_is_not_written_into(tmp_path: Path) 
     with pytest.raises(ArtifactError, match="holds something else already"):
         prepare(tmp_path / "d.npz", tmp_path / "mine")
     assert (tmp_path / "mine" / "data.npy").read_text() == "mine"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["data.npy"]
+    with pytest.raises(ArtifactError, match="name a new folder"):
+        prepare(tmp_path / "d.npz", "")
     with pytest.raises(DataError, match="cannot be prepared: give a folder of images"):
         prepare("digits", tmp_path / "set")
 
