@@ -73,6 +73,8 @@ def import_file(path: Path) -> list[tuple[str, str]]:
     whole = path.expanduser().absolute()
     if not whole.is_file():
         raise ArtifactError(f"there is no file {path} of plugins")
+    if whole.suffix != ".py":
+        raise ArtifactError(f"plugins stand in a file of Python, FILE.py, got {str(path)!r}")
     key = whole, whole.read_bytes()
     if key in _FILES:
         return _FILES[key]
@@ -80,8 +82,8 @@ def import_file(path: Path) -> list[tuple[str, str]]:
     stem = re.sub(r"\W", "_", path.stem)
     name = stem if stem not in sys.modules and importlib.util.find_spec(stem) is None else f"{stem}_{len(_FILES)}"
     spec = importlib.util.spec_from_file_location(name, whole)
-    if spec is None or spec.loader is None:
-        raise ArtifactError(f"plugins stand in a file of Python, FILE.py, got {str(path)!r}")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where classes and annotations are looked up
     try:

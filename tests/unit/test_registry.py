@@ -127,6 +127,11 @@ def test_import_file_refuses_what_fails_in_one_line(tmp_path: Path, text: str, m
 
 def test_import_file_refuses_what_is_no_file_of_python(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("")
-    for path, message in ((tmp_path / "no.py", "there is no file"), (tmp_path, "there is no file"), (tmp_path / "x.txt", "FILE.py")):
+    for path, message in (
+        (tmp_path / "no.py", "there is no file"),
+        (tmp_path, "there is no file"),
+        (tmp_path / "x.txt", "FILE.py"),
+        (Path("/proc/self/mem"), "FILE.py|no file"),
+    ):
         with pytest.raises(ArtifactError, match=message):
             import_file(path)
