@@ -125,7 +125,6 @@ def prepare(
 ) -> int:
     """Write data as arrays on disk, of which training reads what it draws."""
     from matchlib.data.prepare import prepare as prepare_data
-    from matchlib_cli.errors import fail
     from matchlib_cli.screen import counting
     from matchlib_cli.signals import Stop, listening
 
@@ -143,7 +142,7 @@ def prepare(
             should_stop=lambda: bool(stop),
         )
     for line in found.broken[:BROKEN]:
-        fail(line)
+        print(f"left out: {line}")
     also = f"; {len(found.broken)} could not be read and are listed in {out / 'meta.json'}" if found.broken else ""
     print(f"wrote {out}: {found.n:,} samples of {found.dtype}, shape {found.shape}{also}")
     return 0

@@ -338,11 +338,7 @@ def _legend(shown: Sequence[str]) -> str:
     from matchlib.registry import metrics
 
     parts = ["NFE: evaluations of the network for a sample"] if "nfe" in shown else []
-    for word, sign in (("lower", -1), ("higher", 1)):
+    for words, sign in (("lower is better", -1), ("higher is better", 1), ("best at the value of held-out data", 0)):
         names = [COLUMNS[key] for key in shown if (name := key.replace("_", "-")) in metrics and metrics[name].better == sign]
-        if names:
-            parts.append(f"{word} is better: {', '.join(names)}")
-    near = [COLUMNS[key] for key in shown if (name := key.replace("_", "-")) in metrics and metrics[name].better == 0]
-    if near:
-        parts.append(f"as held-out data have it is best: {', '.join(near)}")
+        parts += [f"{words}: {', '.join(names)}"] if names else []
     return "; ".join(parts)

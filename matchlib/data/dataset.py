@@ -261,20 +261,13 @@ class Dataset:
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""
-        own = round(self._mean_square(), 6)
+        own = round(mean_square(self.train.data), 6)
         if coupling.gaussian_source:
             return Moments(own)
         some = map_batch(self.train, lambda x: x[:PAIRED])
         pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
         cross = float((pair.data.double() * pair.source.double()).mean())
         return Moments(own, mean_square(pair.source), cross)
-
-    def _mean_square(self) -> float:
-        """Of all training data, in model units."""
-        if self.stored is None:
-            return mean_square(self.train.data)
-        shift, scale = self.stored.units[0]  # mean and standard deviation
-        return ((shift - self.shift) ** 2 + scale**2) / self.scale**2
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data; in float64 where float32 would not hold them."""

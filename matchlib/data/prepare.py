@@ -354,13 +354,13 @@ def _finish(folder: Path, reader: _Reader, state: _State, source: str, size: int
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:
-    content = header(array.shape, array.dtype) + np.ascontiguousarray(array).tobytes()
-    write_atomically(path, lambda partial: partial.write_bytes(content))
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:  # np.save would add an ending to a path
+            np.save(file, array)
+
+    write_atomically(path, write)
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -221,15 +221,13 @@ def _batches(
 ) -> tuple[RunSettings, Costs]:
     """Returns settings with batches that leave time for enough steps, and what steps cost then.
 
-    A network that is slow on this machine learns more from many small steps than from a few large ones. A batch is halved until its
-    share of the time holds the steps that are wanted.
+    A batch is halved until its phase's share of the time holds the steps that are wanted.
     """
-    step, left = dict(costs.step), (1 - SCORING) * seconds
-    shares = {phase: SHARES[phase] for phase in step}
+    step, whole = dict(costs.step), sum(SHARES[phase] for phase in costs.step)
     for phase, training in _trainings(settings).items():
         if phase not in step or {"batch_size", "steps"} & training.model_fields_set:
             continue
-        size, time_of_phase = training.batch_size, left * shares[phase] / sum(shares.values())
+        size, time_of_phase = training.batch_size, (1 - SCORING) * seconds * SHARES[phase] / whole
         while size > SMALLEST and step[phase] * size / training.batch_size * WANTED[phase] > time_of_phase:
             size = max(SMALLEST, size // 2)
         if size < training.batch_size:

@@ -42,10 +42,7 @@ class Ahead:
             return self.dataset.draw(rows, self.streams(stream, step))
         key = stream, rows, slice_position(rows)[0]
         when, batch = self._next.pop(key, (-1, None))
-        now = batch.result() if batch is not None and when == step else self._read(rows, stream, step)
+        now = batch.result() if batch is not None and when == step else self.dataset.draw(rows, self._host(stream, step))
         chosen = self.dataset.choose(rows, self._host(stream, step + 1))
         self._next[key] = step + 1, self._readers.submit(self.dataset.read, chosen)
         return now
-
-    def _read(self, rows: int, stream: str, step: int) -> Batch:
-        return self.dataset.read(self.dataset.choose(rows, self._host(stream, step)))

@@ -162,6 +162,24 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
         assert f"| {row['batch']} | {row['ms']['matchlib']:.0f} | {ratios} |" in text
 
 
+def test_numbers_of_restoration_pipelines_and_serving_are_those_of_the_benchmarks() -> None:
+    rows = {
+        name: json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["rows"]
+        for name in ("mnist-diffusers", "serving", "restoration")
+    }
+    results = " ".join((ROOT / "docs" / "results" / "index.md").read_text().split())
+    clusters, labelled = ([row for row in rows["mnist-diffusers"] if row["features"].startswith(kind)] for kind in ("clusters", "of a"))
+    student, teacher, held_out = (rounded(row["frechet"]) for row in labelled)
+    assert f"are {student} for the student, {teacher} for diffusers' own DDIM of 50 steps, and {held_out} for held-out data" in results
+    assert f"{rounded(clusters[0]['frechet'])} against {rounded(clusters[1]['frechet'])}" in results
+    mnist = next(row for row in rows["restoration"] if row["data"] == "mnist")
+    assert f"PSNR {mnist['teacher']['psnr']:.1f} of the teacher and {mnist['student']['psnr']:.1f} of the student" in results
+    page = (ROOT / "docs" / "guides" / "export.md").read_text()
+    for form in {row["form"] for row in rows["serving"]}:
+        times = [f"{row['ms']:.2f}" if row["ms"] < 10 else f"{row['ms']:.0f}" for row in rows["serving"] if row["form"] == form]
+        assert f" | {' | '.join(times)} |" in page, form
+
+
 def test_alarms_have_their_limits_on_the_page() -> None:
     from matchlib.training.alarms import GUIDE, Limits
 
