@@ -112,14 +112,14 @@ def distill(
 
 
 def prepare(
-    source: Annotated[
+    data: Annotated[
         str,
-        typer.Argument(metavar="SOURCE", help="Folder of images or of tar files, table of Hugging Face datasets, .parquet, .npz or .npy."),
+        typer.Argument(metavar="DATA", help="Folder of images or of tar files, table of Hugging Face datasets, .parquet, .npz or .npy."),
     ],
     out: Annotated[Path, typer.Option("--out", help="A new folder, which is then given as --data.")],
     size: Annotated[int | None, typer.Option("--size", min=1, help="Cut images to squares, and scale them to SIZE x SIZE.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for colours [default: as the first image].")] = None,
-    held_out: Annotated[str | None, typer.Option("--held-out", help="A source for the held-out data [default: a fifth of SOURCE].")] = None,
+    held_out: Annotated[str | None, typer.Option("--held-out", help="The held-out data, likewise [default: a fifth of DATA].")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at what cannot be read, in place of leaving it out.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads that decode [default: one for each core].")] = None,
 ) -> int:
@@ -131,7 +131,7 @@ def prepare(
     stop = Stop()
     with listening(stop), counting("samples") as on_progress:
         found = prepare_data(
-            source,
+            data,
             out,
             size=size,
             channels=channels,

@@ -56,11 +56,11 @@ class Chosen:
 
     Args:
         index: of the samples, ``(b,)``.
-        turned: which are to be turned over left to right, ``(b,)``; None for none.
+        flipped: which are to be flipped horizontally, ``(b,)``; None for none.
     """
 
     index: Tensor
-    turned: Tensor | None
+    flipped: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Dataset:
         tables: where the tensors of ``train`` hold codes in place of numbers (see ``compact``), the numbers that these stand for: of its
             data and of its source.
         stored: where all training samples are, if they are not in memory; ``train`` and ``held_out`` are then fixed parts of them.
-        flip: whether samples are drawn turned over left to right half of the time, with their source.
+        flip: whether samples are drawn flipped horizontally half of the time, with their source.
     """
 
     name: str
@@ -240,14 +240,14 @@ class Dataset:
     def read(self, chosen: Chosen) -> Batch:
         """Returns the training samples that ``choose`` has drawn."""
         batch = self.take(chosen.index)
-        if chosen.turned is None:
+        if chosen.flipped is None:
             return batch
-        turned = chosen.turned.to(batch.data.device).reshape(-1, *(1,) * len(self.shape))
+        where = chosen.flipped.to(batch.data.device).reshape(-1, *(1,) * len(self.shape))
 
-        def flipped(x: Tensor | None) -> Tensor | None:
-            return None if x is None else torch.where(turned, x.flip(-1), x)
+        def flip(x: Tensor | None) -> Tensor | None:
+            return None if x is None else torch.where(where, x.flip(-1), x)
 
-        return Batch(flipped(batch.data), flipped(batch.source), batch.label)  # type: ignore[arg-type]
+        return Batch(flip(batch.data), flip(batch.source), batch.label)  # type: ignore[arg-type]
 
     def take(self, index: Tensor | slice) -> Batch:
         """Returns chosen training samples; a slice is one of ``train``."""

@@ -1,4 +1,4 @@
-"""Prepared sets: any source, read once, written as arrays of which training reads rows."""
+"""Prepared sets: data of any format, read once, written as arrays of which training reads rows."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from matchlib.data.dataset import checked_labels, split
+from matchlib.data.formats import ImageTransform, Reader, bounded_images, open_reader
 from matchlib.data.npy import HEADER, NpyFile, header
-from matchlib.data.sources import Fit, Source, bounded_images, open_source
 from matchlib.data.stored import META, Meta, stats_of
 from matchlib.errors import ArtifactError, DataError, Interrupted, SettingError
 from matchlib.io import LOCK, is_empty, lock, read_json, unlock, write_atomically, write_json
@@ -56,14 +56,14 @@ class _State(BaseModel):
     """How far a preparation is.
 
     Args:
-        asked: what it is of: source and settings.
-        done: samples of the source that were looked at.
+        request: the data and how they are to be prepared.
+        done: samples that were looked at.
         lacking: those of them that could not be read, and why.
         shape, dtype: of a sample; None and empty before the first.
     """
 
     model_config = ConfigDict(extra="forbid")
-    asked: str
+    request: str
     done: Annotated[int, Ge(0)] = 0
     lacking: dict[int, str] = {}
     shape: tuple[Annotated[int, Gt(0)], ...] | None = None
@@ -81,18 +81,18 @@ class _State(BaseModel):
         write_json(folder / STATE, self.model_dump())
 
     @classmethod
-    def read(cls, folder: Path, asked: str, total: int) -> _State | None:
-        """Returns that of a folder, if it is one of the same source and settings."""
+    def read(cls, folder: Path, request: str, total: int) -> _State | None:
+        """Returns that of a folder, if it is one of the same request."""
         try:
             state = cls(**read_json(folder / STATE))
             fits = state.done <= total and all(0 <= i < state.done for i in state.lacking) and state.row_bytes >= 0
         except (ArtifactError, ValidationError, TypeError, ValueError):
             return None
-        return state if fits and state.asked == asked and bool(state.rows) == (state.shape is not None) else None
+        return state if fits and state.request == request and bool(state.rows) == (state.shape is not None) else None
 
 
 def prepare(
-    source: str | Path,
+    data: str | Path,
     out: str | Path,
     *,
     size: int | None = None,
@@ -106,15 +106,15 @@ def prepare(
     """Writes data as a prepared set, a folder for ``data=``; the same call goes on where it was interrupted.
 
     Args:
-        source: a folder of images of any sizes, tar files, a table of Hugging Face datasets, parquet, npz or npy; see ``load_dataset``.
+        data: a folder of images of any sizes, tar files, a table of Hugging Face datasets, parquet, npz or npy; see ``load_dataset``.
         out: a new folder, or one that this very call began.
         size: of images, which are cut to squares and scaled; None if they have one size.
         channels: 1 for grey, 3 for colours; None for colours if the first image has some.
-        held_out: a source of its own for the held-out data; by default a fixed fifth of ``source``.
+        held_out: the held-out data, likewise; by default a fixed fifth of ``data``.
         strict: whether a sample that cannot be read is an error; else it is left out and listed.
         workers: threads that read and decode; None for as many as there are cores.
         on_progress: called with the samples done and all of them.
-        should_stop: asked now and then; True ends with what was written kept.
+        should_stop: request now and then; True ends with what was written kept.
 
     Raises:
         DataError: nothing can be read, samples differ in shape, or, if ``strict``, one cannot be read.
@@ -125,28 +125,28 @@ def prepare(
         raise SettingError(f"size must lie in 1 to {LARGEST}, got {size}")
     if channels not in (None, 1, 3):
         raise SettingError(f"channels must be 1 or 3, got {channels}")
-    sources = [_opened(name) for name in (source, held_out) if name is not None]
-    if any((other.pair is None, other.labels is None) != (sources[0].pair is None, sources[0].labels is None) for other in sources):
-        raise DataError(f"{sources[1].name} and {sources[0].name} must both have labels, or pairs, or neither")
-    if any(list(other.classes) != list(sources[0].classes) for other in sources):
+    readers = [_opened(name) for name in (data, held_out) if name is not None]
+    if any((other.pair is None, other.labels is None) != (readers[0].pair is None, readers[0].labels is None) for other in readers):
+        raise DataError(f"{readers[1].name} and {readers[0].name} must both have labels, or pairs, or neither")
+    if any(list(other.classes) != list(readers[0].classes) for other in readers):
         raise DataError(
-            f"{sources[1].name} and {sources[0].name} must have the same classes, got {sources[1].classes} and {sources[0].classes}"
+            f"{readers[1].name} and {readers[0].name} must have the same classes, got {readers[1].classes} and {readers[0].classes}"
         )
-    folder, fit = Path(out).expanduser(), Fit(size, channels)
-    asked = json.dumps([[part.name, part.stamp()] for part in sources] + [size, channels, strict])
-    total = sum(len(part) for part in sources)
-    _check_place(folder, asked, total)
+    folder, transform = Path(out).expanduser(), ImageTransform(size, channels)
+    request = json.dumps([[part.name, part.stamp()] for part in readers] + [size, channels, strict])
+    total = sum(len(part) for part in readers)
+    _check_place(folder, request, total)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
     try:
-        state = _State.read(folder, asked, total)
+        state = _State.read(folder, request, total)
         if state is None:
-            state = _State(asked=asked)
+            state = _State(request=request)
             state.write(folder)
-        reader = _Reader(sources, fit, strict, workers or os.cpu_count() or 1)
-        _write_rows(folder, reader, state, on_progress, should_stop)
-        return _finish(folder, reader, state, str(source), size, channels)
-    except DataError:  # the source has to change, and is another one then
+        samples = _Samples(readers, transform, strict, workers or os.cpu_count() or 1)
+        _write_rows(folder, samples, state, on_progress, should_stop)
+        return _finish(folder, samples, state, str(data), size, channels)
+    except DataError:  # the data have to change, and are others then
         _remove(folder)
         raise
     finally:
@@ -155,13 +155,13 @@ def prepare(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_place(folder: Path, asked: str, total: int) -> None:
+def _check_place(folder: Path, request: str, total: int) -> None:
     """Refuses a place that holds something else, before anything is written there."""
     if str(folder) == ".":
         raise ArtifactError("name a new folder for the prepared set, and not the working folder")
     if folder.exists() and not folder.is_dir():
         raise ArtifactError(f"{folder} is no folder; name a new one")
-    if folder.exists() and not is_empty(folder) and _State.read(folder, asked, total) is None:
+    if folder.exists() and not is_empty(folder) and _State.read(folder, request, total) is None:
         what = "is a prepared set" if (folder / META).exists() else "holds something else"
         raise ArtifactError(f"{folder} {what} already; name a new folder")
 
@@ -172,50 +172,50 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _opened(name: str | Path) -> Source:
-    source = open_source(name)
-    if source is None:
+def _opened(name: str | Path) -> Reader:
+    reader = open_reader(name)
+    if reader is None:
         raise DataError(
             f"{str(name)[:200]!r} cannot be prepared: give a folder of images, a .tar file or a folder of them, a table that Hugging Face "
             "datasets saved, .parquet, .npz or .npy"
         )
-    return source
+    return reader
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Samples of one source after another, with what they are paired with."""
+class _Samples:
+    """Samples of one reader after another, with what they are paired with."""
 
-    sources: Sequence[Source]
-    fit: Fit
+    readers: Sequence[Reader]
+    transform: ImageTransform
     strict: bool
     workers: int
 
     def __len__(self) -> int:
-        return sum(len(source) for source in self.sources)
+        return sum(len(reader) for reader in self.readers)
 
     @property
     def paired(self) -> bool:
-        return self.sources[0].pair is not None
+        return self.readers[0].pair is not None
 
-    def read(self, i: int, fit: Fit) -> list[np.ndarray] | str:
+    def read(self, i: int, transform: ImageTransform) -> list[np.ndarray] | str:
         """Returns a sample and its pair, or why it cannot be read."""
-        source = self.sources[0]
-        if i >= len(source):
-            i, source = i - len(source), self.sources[1]
+        reader = self.readers[0]
+        if i >= len(reader):
+            i, reader = i - len(reader), self.readers[1]
         try:
-            return [part.read(i, fit) for part in (source, source.pair) if part is not None]
+            return [part.read(i, transform) for part in (reader, reader.pair) if part is not None]
         except DataError as error:
             if self.strict:
                 raise
             return str(error)
 
-    def following(self, begin: int, fit: Fit) -> Iterator[list[np.ndarray] | str]:
+    def following(self, begin: int, transform: ImageTransform) -> Iterator[list[np.ndarray] | str]:
         """Yields the samples from ``begin`` on, read by several threads some way ahead."""
         starts = iter(range(begin, len(self), AHEAD))
 
         def block(first: int) -> list[list[np.ndarray] | str]:
-            return [self.read(i, fit) for i in range(first, min(first + AHEAD, len(self)))]
+            return [self.read(i, transform) for i in range(first, min(first + AHEAD, len(self)))]
 
         with ThreadPoolExecutor(self.workers) as pool, bounded_images():
             waiting = deque(pool.submit(block, first) for first in islice(starts, 2 * self.workers))
@@ -224,45 +224,45 @@ class _Reader:
                 waiting.extend(pool.submit(block, first) for first in islice(starts, 1))
                 yield from samples
 
-    def fitting(self) -> Fit:
-        """Returns how samples are made alike: as asked, and in colour if the first one that can be read is."""
-        if self.fit.channels is not None or self.fit == Fit():
-            return self.fit
+    def common_transform(self) -> ImageTransform:
+        """Returns how samples are made alike: as request, and in colour if the first one that can be read is."""
+        if self.transform.channels is not None or self.transform == ImageTransform():
+            return self.transform
         with bounded_images():
-            found = next((x for i in range(len(self)) if not isinstance(x := self.read(i, self.fit), str)), None)
-        return Fit(self.fit.size, 3) if found is not None and len(found[0]) == 3 else self.fit
+            found = next((x for i in range(len(self)) if not isinstance(x := self.read(i, self.transform), str)), None)
+        return ImageTransform(self.transform.size, 3) if found is not None and len(found[0]) == 3 else self.transform
 
 
 def _write_rows(
-    folder: Path, reader: _Reader, state: _State, on_progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    folder: Path, samples: _Samples, state: _State, on_progress: Callable[[int, int], None], should_stop: Callable[[], bool]
 ) -> None:
     """Appends samples to the files, and notes how far they are whenever they are safe on disk."""
-    names = ("data", "source")[: 1 + reader.paired]
+    names = ("data", "source")[: 1 + samples.paired]
     files = [_opened_for_writing(folder / f"{name}.npy") for name in names]
     try:
         _go_back(files, state, folder)
         written, saved = 0, time.monotonic()
-        fit = reader.fitting()
-        for sample in reader.following(state.done, fit):
+        transform = samples.common_transform()
+        for sample in samples.following(state.done, transform):
             if isinstance(sample, str):
                 state.lacking[state.done] = sample
             else:
-                _check(state, sample, reader, fit)
+                _check(state, sample, samples)
                 for file, x in zip(files, sample, strict=True):
                     file.write(np.ascontiguousarray(x).data)
                     written += x.nbytes
             state.done += 1
             if state.done % AHEAD == 0:
-                on_progress(state.done, len(reader))
-            stop = should_stop() and state.done < len(reader)
+                on_progress(state.done, len(samples))
+            stop = should_stop() and state.done < len(samples)
             if written >= SAVED or time.monotonic() - saved > PAUSE or stop:
                 _save(folder, files, state)
                 written, saved = 0, time.monotonic()
             if stop:
-                raise Interrupted(f"interrupted after {state.done:,} of {len(reader):,} samples; the same command goes on")
+                raise Interrupted(f"interrupted after {state.done:,} of {len(samples):,} samples; the same command goes on")
         if state.shape is None or state.rows < LEAST:
             why = next(iter(state.lacking.values()), "")
-            raise DataError(f"{reader.sources[0].name}: {state.rows} samples can be read, and a set needs {LEAST}{'; ' * bool(why)}{why}")
+            raise DataError(f"{samples.readers[0].name}: {state.rows} samples can be read, and a set needs {LEAST}{'; ' * bool(why)}{why}")
         for file in files:
             file.seek(0)
             file.write(header((state.rows, *state.shape), np.dtype(state.dtype)))
@@ -270,7 +270,7 @@ def _write_rows(
     finally:
         for file in files:
             file.close()
-    on_progress(len(reader), len(reader))
+    on_progress(len(samples), len(samples))
 
 
 def _go_back(files: Sequence[Any], state: _State, folder: Path) -> None:
@@ -291,17 +291,17 @@ def _opened_for_writing(path: Path) -> Any:
         raise ArtifactError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _check(state: _State, sample: list[np.ndarray], reader: _Reader, fit: Fit) -> None:
+def _check(state: _State, sample: list[np.ndarray], samples: _Samples) -> None:
     """Refuses samples that are not like the first."""
     for x in sample:
         kind = x.shape, x.dtype.str
         if state.shape is None:
             if x.dtype.kind not in "fiub" or not x.shape:
-                raise DataError(f"{reader.sources[0].name}: samples must be numbers of some shape, got {x.dtype} of shape {x.shape}")
+                raise DataError(f"{samples.readers[0].name}: samples must be numbers of some shape, got {x.dtype} of shape {x.shape}")
             state.shape, state.dtype = kind
         if kind != (state.shape, state.dtype):
             raise DataError(
-                f"{reader.sources[0].name}: sample {state.done} is {x.dtype} of shape {x.shape}, but those before are "
+                f"{samples.readers[0].name}: sample {state.done} is {x.dtype} of shape {x.shape}, but those before are "
                 f"{np.dtype(state.dtype)} of shape {state.shape}; make images alike with --size N and --channels 1 or 3"
             )
 
@@ -313,18 +313,18 @@ def _save(folder: Path, files: Sequence[Any], state: _State) -> None:
     state.write(folder)
 
 
-def _finish(folder: Path, reader: _Reader, state: _State, source: str, size: int | None, channels: int | None) -> Prepared:
+def _finish(folder: Path, samples: _Samples, state: _State, name: str, size: int | None, channels: int | None) -> Prepared:
     """Measures and signs what was written."""
-    kept = np.array([i for i in range(len(reader)) if i not in state.lacking])
-    first = reader.sources[0]
+    kept = np.array([i for i in range(len(samples)) if i not in state.lacking])
+    first = samples.readers[0]
     if first.labels is not None:
-        labels = np.concatenate([np.asarray(part.labels) for part in reader.sources])[kept]
+        labels = np.concatenate([np.asarray(part.labels) for part in samples.readers])[kept]
         checked_labels(first.name, labels, len(kept))
         _write_array(folder / "labels.npy", labels)
-    if len(reader.sources) > 1:
+    if len(samples.readers) > 1:
         held_out = np.nonzero(kept >= len(first))[0]
         if not 0 < len(held_out) < len(kept):
-            raise DataError(f"{reader.sources[1].name}: nothing of it can be read")
+            raise DataError(f"{samples.readers[1].name}: nothing of it can be read")
         _write_array(folder / "held_out.npy", held_out)
     else:
         held_out = split(len(kept))[1].numpy()
@@ -337,13 +337,13 @@ def _finish(folder: Path, reader: _Reader, state: _State, source: str, size: int
         shape=data.shape[1:],
         dtype=str(data.dtype),
         labels=first.labels is not None,
-        pairs=reader.paired,
-        held_out=len(reader.sources) > 1,
+        pairs=samples.paired,
+        held_out=len(samples.readers) > 1,
         classes=tuple(first.classes),
         counts=tuple(counts),
         stats=stats,
         digests=digests,
-        source=source,
+        made_from=name,
         size=size,
         channels=channels,
         broken=tuple(state.lacking.values()),

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from matchlib.data.dataset import Dataset, checked_labels, split
+from matchlib.data.formats import PAIRS, ImageTransform, Reader, bounded_images, open_reader
 from matchlib.data.npy import NpyFile
-from matchlib.data.sources import PAIRS, Fit, Source, bounded_images, open_source
 from matchlib.data.stored import IN_MEMORY, META, Stored, measured, read_meta
 from matchlib.errors import DataError, UnknownNameError, nearest
 from matchlib.registry import datasets
@@ -51,10 +51,9 @@ def load_dataset(name: str | Path | Dataset, options: Mapping[str, Any] | None =
     place = Path(os.path.expanduser(name))
     if os.path.isfile(place / META):
         return _prepared(name, place)
-    source = open_source(name)
-    if source is not None:
-        file = getattr(source, "file", None)
-        return _whole(source) if file is None else _of_array(name, file)
+    reader = open_reader(name)
+    if reader is not None:
+        return _whole(reader) if reader.file is None else _of_array(name, reader.file)
     if place.suffix in ARRAYS and len(name) <= 200:
         raise DataError(f"there is no such file: {name}")
     known = ", ".join(datasets)
@@ -78,32 +77,31 @@ def _kind(value: Any) -> str:
 # -- in memory -------------------------------------------------------------------------------------------------------------
 
 
-def _whole(source: Source) -> Dataset:
-    """Reads all of a source."""
-    data = _stacked(source)
-    pair = None if source.pair is None else _stacked(source.pair)
-    return Dataset.from_arrays(source.name, data, source=pair, labels=source.labels)
+def _whole(reader: Reader) -> Dataset:
+    """Reads all samples of a reader."""
+    data = _stacked(reader)
+    pair = None if reader.pair is None else _stacked(reader.pair)
+    return Dataset.from_arrays(reader.name, data, source=pair, labels=reader.labels)
 
 
-def _stacked(source: Source) -> np.ndarray:
-    whole = getattr(source, "whole", None)
-    if whole is not None:
-        return np.asarray(whole)
+def _stacked(reader: Reader) -> np.ndarray:
+    if reader.whole is not None:
+        return np.asarray(reader.whole)
     with bounded_images():
-        first = source.read(0, Fit())
-    needed = 8 * len(source) * first.size  # in float64, while it is centred
+        first = reader.read(0, ImageTransform())
+    needed = 8 * len(reader) * first.size  # in float64, while it is centred
     if hasattr(os, "sysconf") and needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise DataError(
-            f"{source.name}: {len(source):,} samples of shape {first.shape} do not fit into this machine's memory; "
-            f"put them on disk first: matchlib prepare {source.name} --out FOLDER"
+            f"{reader.name}: {len(reader):,} samples of shape {first.shape} do not fit into this machine's memory; "
+            f"put them on disk first: matchlib prepare {reader.name} --out FOLDER"
         )
     with bounded_images():
-        rows = [first, *(source.read(i, Fit()) for i in range(1, len(source)))]
+        rows = [first, *(reader.read(i, ImageTransform()) for i in range(1, len(reader)))]
     kinds = {(row.shape, str(row.dtype)) for row in rows}
     if len(kinds) > 1:
         raise DataError(
-            f"{source.name}: images must have one size, number of channels and depth, got {sorted(kinds)[:3]}; "
-            f"matchlib prepare {source.name} --size N --out FOLDER makes them alike"
+            f"{reader.name}: images must have one size, number of channels and depth, got {sorted(kinds)[:3]}; "
+            f"matchlib prepare {reader.name} --size N --out FOLDER makes them alike"
         )
     return np.stack(rows)
 

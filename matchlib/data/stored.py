@@ -54,7 +54,7 @@ class Meta(BaseModel):
         classes: their names, if they have some.
         counts: of the samples of each class.
         digests: SHA-256 of each file.
-        source, size, channels: what it was prepared from, and how.
+        made_from, size, channels: what it was prepared from, and how.
         broken: what could not be read.
     """
 
@@ -71,7 +71,7 @@ class Meta(BaseModel):
     counts: tuple[int, ...] = ()
     stats: Stats
     digests: dict[str, str]
-    source: str
+    made_from: str
     size: int | None
     channels: int | None
     broken: tuple[str, ...] = ()

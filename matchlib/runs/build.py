@@ -243,7 +243,7 @@ def dataset_of_settings(data: DataSettings, given: Dataset | None = None) -> Dat
     dataset = dataset if data.labels else dataset.without_labels()
     dataset = dataset.balanced() if data.balanced else dataset
     if data.flip and len(dataset.shape) < 2:
-        raise SettingError(f"data.flip turns images over, but samples of {dataset.name} have shape {dataset.shape}; leave it out")
+        raise SettingError(f"data.flip is for images, but samples of {dataset.name} have shape {dataset.shape}; leave it out")
     return replace(dataset, flip=data.flip)
 
 

@@ -192,7 +192,7 @@ class DataSettings(OpenSettings):
     balanced: bool = False
     """Whether training draws every class equally often."""
     flip: bool = False
-    """Whether training draws images turned over left to right half of the time."""
+    """Whether training draws images flipped horizontally half of the time."""
 
 
 class TrackedTraining(TrainerSettings):

@@ -160,9 +160,9 @@ def test_samples_on_disk_are_those_in_memory(tmp_path: Path, dtype: str, far: fl
 
 
 def test_large_npy_stays_on_disk_and_is_measured_once(tmp_path: Path, on_disk: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matchlib.data import sources, stored
+    from matchlib.data import formats, stored
 
-    monkeypatch.setattr(sources, "LARGE", 0)
+    monkeypatch.setattr(formats, "LARGE", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     x = np.random.default_rng(0).standard_normal((50, 6)) * 3 + 1
     np.save(tmp_path / "x.npy", x)
@@ -226,15 +226,15 @@ def test_flip_turns_half_of_the_images_over_with_their_source() -> None:
     turning = replace(data, flip=True)
     chosen = turning.choose(2000, torch.Generator().manual_seed(0))
     batch = turning.read(chosen)
-    assert chosen.turned is not None and 0.45 < chosen.turned.float().mean() < 0.55
+    assert chosen.flipped is not None and 0.45 < chosen.flipped.float().mean() < 0.55
     plain = data.take(chosen.index).data
-    for turned, expected in ((True, plain.flip(-1)), (False, plain)):
-        assert torch.equal(batch.data[chosen.turned == turned], expected[chosen.turned == turned])
+    for flipped, expected in ((True, plain.flip(-1)), (False, plain)):
+        assert torch.equal(batch.data[chosen.flipped == flipped], expected[chosen.flipped == flipped])
     assert batch.source is not None and torch.equal(batch.source, batch.data)
 
 
 def test_flip_is_refused_for_what_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(MatchlibError, match=r"data.flip turns images over, but samples of moons have shape \(2,\)"):
+    with pytest.raises(MatchlibError, match=r"data.flip is for images, but samples of moons have shape \(2,\)"):
         matchlib.train("flow", "moons", steps=1, out=tmp_path / "run", settings={"data.flip": True})
 
 

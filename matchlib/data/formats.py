@@ -1,4 +1,4 @@
-"""Sources: samples by number, read one by one from folders of images, tar files, Arrow or arrays, so that none need fit into memory."""
+"""Formats of data: samples by number, read one by one from folders of images, tar files, Arrow or arrays larger than memory."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = [
     "UNREADABLE",
     "Arrays",
     "ArrowTable",
-    "Fit",
     "ImageFiles",
-    "Source",
+    "ImageTransform",
+    "Reader",
     "TarShards",
     "bounded_images",
-    "open_source",
+    "open_reader",
     "reason",
 ]
 
@@ -49,7 +49,7 @@ LABEL = ".cls"  # the extension of labels in tar files
 
 
 @dataclass(frozen=True)
-class Fit:
+class ImageTransform:
     """How images of different sizes and kinds become alike.
 
     Args:
@@ -66,7 +66,7 @@ class Fit:
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-class Source(ABC):
+class Reader(ABC):
     """Samples by number.
 
     Attributes:
@@ -74,19 +74,23 @@ class Source(ABC):
         labels: of every sample: integers or floats, shape ``(n, ...)``; None without.
         classes: names of the classes; empty if they have none.
         pair: what the samples are paired with, sample by sample.
+        whole: all samples, where reading one means reading all.
+        file: the array that holds them, where it is one on disk.
     """
 
     name: str
     labels: np.ndarray | None = None
     classes: Sequence[str] = ()
-    pair: Source | None = None
+    pair: Reader | None = None
+    whole: np.ndarray | None = None
+    file: NpyFile | None = None
 
     @abstractmethod
     def __len__(self) -> int:
         """How many samples there are."""
 
     @abstractmethod
-    def read(self, i: int, fit: Fit) -> np.ndarray:
+    def read(self, i: int, transform: ImageTransform) -> np.ndarray:
         """Returns a sample, shape ``event``.
 
         Raises:
@@ -98,8 +102,8 @@ class Source(ABC):
         """Returns what changes when the files do: names, sizes, times."""
 
 
-def open_source(name: str | Path) -> Source | None:
-    """Returns the source that a path names; None where it names none.
+def open_reader(name: str | Path) -> Reader | None:
+    """Returns the reader of what a path names; None where it names nothing that has one.
 
     Raises:
         DataError: it holds nothing that can be read.
@@ -119,10 +123,10 @@ def open_source(name: str | Path) -> Source | None:
     return ArrowTable(str(name), [place]) if suffix == ".parquet" else Arrays(str(name), place)
 
 
-def _folder(name: str, place: Path) -> Source:
+def _folder(name: str, place: Path) -> Reader:
     if any(os.path.isfile(place / part) for part in ARROW):
         return ArrowTable(name, [])
-    kinds: dict[str, Callable[[str, list[Path]], Source]] = {".tar": TarShards, ".parquet": ArrowTable}
+    kinds: dict[str, Callable[[str, list[Path]], Reader]] = {".tar": TarShards, ".parquet": ArrowTable}
     for suffix, kind in kinds.items():
         shards = sorted(place.glob(f"*{suffix}"))
         if shards:
@@ -130,7 +134,7 @@ def _folder(name: str, place: Path) -> Source:
     return ImageFiles(name, place)
 
 
-def _pairs(name: str, place: Path) -> Source:
+def _pairs(name: str, place: Path) -> Reader:
     data, source = ImageFiles(name, place / "data"), ImageFiles(name, place / "source")
     names = [{os.path.splitext(os.path.relpath(file, part.place))[0] for file in part.files} for part in (data, source)]
     alone = sorted(names[0] ^ names[1])
@@ -159,7 +163,7 @@ def _stamp_of(files: Sequence[str | Path]) -> str:
 # -- images ----------------------------------------------------------------------------------------------------------------
 
 
-class ImageFiles(Source):
+class ImageFiles(Reader):
     """The images of a folder and of its sub-folders, which are the classes if there are several.
 
     Raises:
@@ -186,8 +190,8 @@ class ImageFiles(Source):
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, i: int, fit: Fit) -> np.ndarray:
-        return _decoded(self.files[i], self.files[i], fit)
+    def read(self, i: int, transform: ImageTransform) -> np.ndarray:
+        return _decoded(self.files[i], self.files[i], transform)
 
     def stamp(self) -> str:
         return _stamp_of(self.files)
@@ -203,7 +207,7 @@ def bounded_images() -> Iterator[None]:
         yield
 
 
-def _decoded(file: str | BinaryIO, name: str, fit: Fit) -> np.ndarray:
+def _decoded(file: str | BinaryIO, name: str, transform: ImageTransform) -> np.ndarray:
     from PIL import Image  # imported here: only images need it
 
     try:
@@ -212,44 +216,44 @@ def _decoded(file: str | BinaryIO, name: str, fit: Fit) -> np.ndarray:
                 raise DataError(
                     f"{name} is a decompression bomb: {image.width} x {image.height} pixels, at most {Image.MAX_IMAGE_PIXELS:,} are read"
                 )
-            return fit(image)
+            return transform(image)
     except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError(f"{name} is not a readable image ({', '.join(FORMATS)}): {reason(error)}") from error
 
 
-def _pixels(image: Any, fit: Fit) -> np.ndarray:
+def _pixels(image: Any, transform: ImageTransform) -> np.ndarray:
     """The numbers of an image, ``(height, width)`` if it is to be grey, else ``(height, width, 3)``."""
     from PIL import Image, ImageOps
 
-    if image.mode in DEEP and fit.channels != 3:
-        if fit.size is None:
+    if image.mode in DEEP and transform.channels != 3:
+        if transform.size is None:
             pixels = np.asarray(image)
             return pixels.astype(pixels.dtype.newbyteorder("="))
         kind = np.asarray(image).dtype.newbyteorder("=")
         floats = Image.fromarray(np.asarray(image).astype(np.float32))
-        scaled = np.asarray(ImageOps.fit(floats, (fit.size, fit.size), method=Image.Resampling.BICUBIC))
+        scaled = np.asarray(ImageOps.fit(floats, (transform.size, transform.size), method=Image.Resampling.BICUBIC))
         limits = None if kind.kind == "f" else np.iinfo(kind)
         return scaled.astype(kind) if limits is None else scaled.round().clip(limits.min, limits.max).astype(kind)
     if image.mode in DEEP:
         raise ValueError(f"a grey image of mode {image.mode}, which has no colours of 8 bits")
     grey = image.mode in ("1", "L", "LA", "La")
-    mode = ("L" if grey else "RGB") if fit.channels is None else {1: "L", 3: "RGB"}[fit.channels]
-    if fit.size is not None:
-        image.draft(mode, (2 * fit.size, 2 * fit.size))  # JPEG decodes at a part of the size where that is more than enough
+    mode = ("L" if grey else "RGB") if transform.channels is None else {1: "L", 3: "RGB"}[transform.channels]
+    if transform.size is not None:
+        image.draft(mode, (2 * transform.size, 2 * transform.size))  # JPEG decodes at a part of the size where that is more than enough
         image = ImageOps.exif_transpose(image)
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     image = image.convert(mode)
-    if fit.size is not None:
-        image = ImageOps.fit(image, (fit.size, fit.size), method=Image.Resampling.BICUBIC)
+    if transform.size is not None:
+        image = ImageOps.fit(image, (transform.size, transform.size), method=Image.Resampling.BICUBIC)
     return np.asarray(image)
 
 
 # -- tar files -------------------------------------------------------------------------------------------------------------
 
 
-class TarShards(Source):
+class TarShards(Reader):
     """Images in tar files, ``KEY.png`` beside ``KEY.cls`` with a whole number where there are labels, as WebDataset lays them out.
 
     Only an index of offsets is read at first, and nothing is unpacked to disk.
@@ -281,12 +285,12 @@ class TarShards(Source):
     def __len__(self) -> int:
         return len(self._images)
 
-    def read(self, i: int, fit: Fit) -> np.ndarray:
+    def read(self, i: int, transform: ImageTransform) -> np.ndarray:
         k, key, offset, size = self._images[i]
         if k not in self._open:
             self._open[k] = open_plain(self.files[k])
         content = os.pread(self._open[k], size, offset)
-        return _decoded(io.BytesIO(content), f"{key} of {self.files[k]}", fit)
+        return _decoded(io.BytesIO(content), f"{key} of {self.files[k]}", transform)
 
     def stamp(self) -> str:
         return _stamp_of(self.files)
@@ -323,7 +327,7 @@ def _class_of(text: bytes, where: str) -> int:
 # -- Arrow -----------------------------------------------------------------------------------------------------------------
 
 
-class ArrowTable(Source):
+class ArrowTable(Reader):
     """A folder that ``save_to_disk`` of Hugging Face datasets wrote, or parquet files: a column of images or arrays, one of labels.
 
     Raises:
@@ -371,13 +375,13 @@ class ArrowTable(Source):
     def __len__(self) -> int:
         return len(self._table)
 
-    def read(self, i: int, fit: Fit) -> np.ndarray:
+    def read(self, i: int, transform: ImageTransform) -> np.ndarray:
         value = self._table[i][self._column]
         if not self._is_image:
             return np.asarray(value)
         if not value.get("bytes"):
             raise DataError(f"sample {i} of {self.name} is the path of a file elsewhere; tables are read that hold their images")
-        return _decoded(io.BytesIO(value["bytes"]), f"sample {i} of {self.name}", fit)
+        return _decoded(io.BytesIO(value["bytes"]), f"sample {i} of {self.name}", transform)
 
     def stamp(self) -> str:
         return _stamp_of(self.files)
@@ -386,12 +390,10 @@ class ArrowTable(Source):
 # -- arrays ----------------------------------------------------------------------------------------------------------------
 
 
-class Arrays(Source):
+class Arrays(Reader):
     """The arrays of an npz file (``data``, ``labels``, ``source``), or the one of an npy file.
 
-    Attributes:
-        whole: the data, read.
-        file: a large npy file, of which rows are read when they are asked for.
+    A large npy file is not read whole.
 
     Raises:
         DataError: it is not such a file.
@@ -399,7 +401,6 @@ class Arrays(Source):
 
     def __init__(self, name: str, place: Path, whole: np.ndarray | None = None) -> None:
         self.name, self.place, self.whole = name, place, whole
-        self.file: NpyFile | None = None
         if whole is not None:
             return
         if place.suffix.lower() == ".npy" and os.path.getsize(place) > LARGE and not zipfile.is_zipfile(place):
@@ -417,8 +418,8 @@ class Arrays(Source):
     def _rows(self) -> Any:
         return self.whole if self.file is None else self.file
 
-    def read(self, i: int, fit: Fit) -> np.ndarray:
-        if fit != Fit():
+    def read(self, i: int, transform: ImageTransform) -> np.ndarray:
+        if transform != ImageTransform():
             raise DataError(f"{self.name} holds arrays, which are taken as they are: size and channels are for images")
         return np.asarray(self.whole[i] if self.whole is not None else self._rows.take(np.array([i]))[0])
 
