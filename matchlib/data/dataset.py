@@ -100,8 +100,7 @@ class Dataset:
         """
         index, (shift, scale) = stored.index, stored.units[-1]
         train, held = (stored.rows(part_of(rows, stored.data.shape[1:], most)) for rows, most in zip((index, held_out), PARTS, strict=True))
-        if (train.data == train.data[0]).all():
-            raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
+        _check_differ(name, train.data)
         return cls(name, train, held, shift, scale, classes, limits, stored=stored)
 
     @classmethod
@@ -135,8 +134,7 @@ class Dataset:
         low, high = float(part.min()), float(part.max())
         if low == high:
             raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
-        if (part == part[0]).all():
-            raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
+        _check_differ(name, part)
         width = high / 2 - low / 2
         unit = 1.0 if TINY < width < HUGE else width  # so that squares are numbers
         shift = float(part.mean())
@@ -297,6 +295,11 @@ class Dataset:
 
         seen = set(keys(self.train))
         return sum(key in seen for key in keys(self.held_out))
+
+
+def _check_differ(name: str, samples: Tensor) -> None:
+    if (samples == samples[0]).all():
+        raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
 
 
 def _numbers(name: str, key: str, array: Any) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from matchlib.data.dataset import checked_labels, split
 from matchlib.data.formats import ImageTransform, Reader, bounded_images, open_reader
 from matchlib.data.npy import HEADER, NpyFile, header
-from matchlib.data.stored import META, Meta, stats_of
+from matchlib.data.stored import META, Meta, digest_of, stats_of
 from matchlib.errors import ArtifactError, DataError, Interrupted, SettingError
 from matchlib.io import LOCK, is_empty, lock, read_json, unlock, write_atomically, write_json
 
@@ -331,7 +330,7 @@ def _finish(folder: Path, samples: _Samples, state: _State, name: str, size: int
     data = NpyFile(folder / "data.npy")
     stats = stats_of(data, held_out)
     counts = np.bincount(labels).tolist() if first.labels is not None and labels.dtype.kind in "iub" else []
-    digests = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
+    digests = {path.name: digest_of(path) for path in sorted(folder.glob("*.npy"))}
     meta = Meta(
         n=len(data),
         shape=data.shape[1:],
@@ -359,8 +358,3 @@ def _write_array(path: Path, array: np.ndarray) -> None:
             np.save(file, array)
 
     write_atomically(path, write)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -119,13 +119,8 @@ def _of_array(name: str, data: NpyFile) -> Dataset:
         return Dataset.from_arrays(name, data.rows(0, len(data)))
     train, held_out = split(len(data))
     stats = measured(data, held_out.numpy())
-    stored = Stored(data, None, None, train, ((stats.shift, stats.scale),), stats.near, _stamp(data.path))
+    stored = Stored(data, None, None, train, ((stats.shift, stats.scale),), stats.near, stats.digest)
     return Dataset.from_stored(name, stored, held_out, None, stats.limits)
-
-
-def _stamp(path: Path) -> str:
-    status = os.stat(path)
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _prepared(name: str, folder: Path) -> Dataset:

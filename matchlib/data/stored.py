@@ -21,7 +21,7 @@ from matchlib.data.units import FAR, HUGE, TINY, converted, standardized
 from matchlib.errors import ArtifactError, DataError
 from matchlib.io import cache_folder, read_json, write_json
 
-__all__ = ["IN_MEMORY", "META", "Meta", "Stats", "Stored", "measured", "part_of", "read_meta", "stats_of"]
+__all__ = ["IN_MEMORY", "META", "Measurement", "Meta", "Stats", "Stored", "digest_of", "measured", "part_of", "read_meta", "stats_of"]
 
 META = "meta.json"
 IN_MEMORY = 1 << 30  # bytes in float32; what takes more stays on disk
@@ -130,18 +130,30 @@ def stats_of(file: NpyFile, held_out: np.ndarray, on_rows: Callable[[int], None]
     return Stats(shift=shift, scale=scale, limits=(0.0, 255.0) if file.dtype == np.uint8 else (low, high), near=near)
 
 
-def measured(file: NpyFile, held_out: np.ndarray) -> Stats:
-    """Returns ``stats_of`` a file, from the cache if it was measured before and has not changed since."""
+class Measurement(Stats):
+    """``stats_of`` a file, and the SHA-256 of it."""
+
+    digest: str
+
+
+def measured(file: NpyFile, held_out: np.ndarray) -> Measurement:
+    """Measures a file, or returns what the cache has of it, if its size and time are as they were."""
     status = os.stat(file.path)
     key = f"{file.path.resolve()} {status.st_size} {status.st_mtime_ns} {len(held_out)}"
     path = cache_folder() / "data" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     try:
-        return Stats(**read_json(path))
+        return Measurement(**read_json(path))
     except (ArtifactError, ValidationError, TypeError):
-        stats = stats_of(file, held_out)
+        stats = Measurement(**stats_of(file, held_out).model_dump(), digest=digest_of(file.path))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, stats.model_dump())
     return stats
+
+
+def digest_of(path: Path) -> str:
+    """Returns the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _chunks(file: NpyFile) -> Iterator[tuple[int, np.ndarray]]:

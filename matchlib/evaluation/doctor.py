@@ -24,6 +24,7 @@ from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.errors import IncompatibleError, SettingError
 from matchlib.evaluation.probe import LEVELS, Convention, Finding, Normalization, Probe, as_trained, check_answer, enough
+from matchlib.fields.callable import CallableField
 from matchlib.fields.teacher import Teacher
 from matchlib.registry import interpolants, objectives
 
@@ -332,8 +333,9 @@ def _other_schedule(probe: Probe) -> Finding:
 
 def _useless_labels(probe: Probe, stated: Finding) -> list[str]:
     """Whether labels help."""
-    if probe.batch.label is None or "label" not in getattr(probe.teacher.field, "arguments", ("label",)):
-        return []  # it is not said to take any
+    field = probe.teacher.field
+    if probe.batch.label is None or (isinstance(field, CallableField) and "label" not in field.arguments):
+        return []
     others = Finding("", "", probe.errors_if_any(Convention(labels=lambda label: label.flip(0))))
     if stated.error < HELPFUL * others.error:
         return []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from matchlib import adapters
 from matchlib.algebra.convert import view
@@ -24,14 +24,14 @@ from matchlib.distillation.defaults import Defaults, learning_rate
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, SettingError, UnknownNameError, nearest
+from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer, guess_normalization
 from matchlib.evaluation.features import FileFeatures
 from matchlib.evaluation.score import OWN
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
-from matchlib.io import copy_fitting, read_json, write_json
+from matchlib.io import copy_fitting
 from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
@@ -557,40 +557,3 @@ def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teach
         raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
     own = {key: getattr(other, key) for key in ("student", "network", "origin", "model", "moments")}
     return replace(config, kind="student", **own), student
-
-
-def data_digest(text: bytes, *tensors: Tensor | None) -> str:
-    """Returns a digest of a text and of tensors."""
-    digest = hashlib.sha256(text)
-    for tensor in tensors:
-        digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()[:20]
-
-
-DATA = "data.json"  # of a run's folder: which data it is of
-
-
-def keep_data(folder: Path, dataset: Dataset, *, changed: bool = False) -> None:
-    """Notes in a run's folder which data it is of, or compares them with those that it began with.
-
-    Args:
-        changed: whether other data are accepted.
-
-    Raises:
-        DataError: they are others, and not accepted.
-    """
-    kept = "" if dataset.stored is None else dataset.stored.digest
-    parts = [x for part in (dataset.train, dataset.held_out) for x in (part.data, part.source, part.label)]
-    now = {"digest": data_digest(kept.encode(), *parts), "training samples": len(dataset)}
-    try:
-        before = read_json(folder / DATA)
-    except ArtifactError:  # it begins, or is of an older version
-        before = now
-    if before.get("digest") != now["digest"] and not changed:
-        raise DataError(
-            f"{dataset.name} has changed since {folder} began ({before.get('training samples')} training samples then, "
-            f"{now['training samples']} now): restore it, start a new run, or go on all the same with --changed-data "
-            "(in Python changed_data=True)"
-        )
-    if before is now or before != now:
-        write_json(folder / DATA, now)

@@ -30,7 +30,8 @@ from matchlib.io import cache_folder, lock, read_tensors, unlock
 from matchlib.registry import metrics, samplers, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import NOT_OF_WEIGHTS, Components, data_digest, device_of, keep_data, settings_digest
+from matchlib.runs.build import NOT_OF_WEIGHTS, Components, device_of, settings_digest
+from matchlib.runs.data_record import data_digest, record_data
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline
@@ -109,7 +110,7 @@ class Run:
         processes = self._processes("student")
         processes.on_main_process(lambda: lock(self.folder))
         try:
-            processes.on_main_process(lambda: keep_data(self.folder, self.components.data, changed=self.changed_data))
+            processes.on_main_process(lambda: record_data(self.folder, self.components.data, changed=self.changed_data))
             result = self._execute()
             if not self._trackings:  # the last phase was done before
                 self._track("student" if self.components.distillation else "teacher", done=True)

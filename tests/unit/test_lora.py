@@ -113,6 +113,9 @@ def test_a_run_with_adapters_leaves_the_base_as_it_is_and_resumes_bit_for_bit(tm
     assert len(frozen) == len(teacher)
     for name, weight in frozen.items():
         assert torch.equal(weight, teacher[name.replace("parametrizations.", "").removesuffix(".original")]), name
+    of_critic = dict(parts.critic.named_parameters())
+    for name, weight in frozen.items():  # student and critic have one copy
+        assert of_critic[name.removeprefix("field.")].data_ptr() == weight.data_ptr(), name
     changed = {key: x - teacher[key] for key, x in found[0].items() if x.ndim == 2}
     assert any(x.abs().max() > 0 for x in changed.values())
     assert all(torch.linalg.matrix_rank(x, rtol=1e-4) <= 2 for x in changed.values())

@@ -169,6 +169,13 @@ def test_large_npy_stays_on_disk_and_is_measured_once(tmp_path: Path, on_disk: N
     first = load_dataset(tmp_path / "x.npy")
     monkeypatch.setattr(stored, "stats_of", lambda *a: pytest.fail("measured again"))
     again = load_dataset(tmp_path / "x.npy")
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(formats, "LARGE", 0)
+    monkeypatch.setattr(readers, "IN_MEMORY", 0)
+    np.save(tmp_path / "x.npy", x)  # the same, written again
+    touched = load_dataset(tmp_path / "x.npy")
+    assert touched.stored is not None and first.stored is not None and touched.stored.digest == first.stored.digest
     assert first.stored is not None and equal(first, again)
     assert torch.allclose(first.denormalize(first.take(torch.arange(40)).data.double()), torch.as_tensor(x)[first.stored.index], atol=1e-5)
 
