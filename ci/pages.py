@@ -320,7 +320,7 @@ def public(_: str = "") -> Iterator[str]:
 BRIEF = {"MatchlibError"}
 SUBJECTS = {
     "Runs": "distill train resume evaluate score load Pipeline export Exporter",
-    "Data": "Dataset prepare Batch Condition",
+    "Data": "Dataset prepare Codec Batch Condition",
     "Teachers and students": "Teacher Student NetworkSpec Preconditioned Sampler",
     "Matching models": "MatchingModel Coupling Interpolant ScheduledInterpolant Objective TimeDistribution Moments",
     "Rows and families": "Row Coefficients Family Defaults",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matchlib.algebra.rows import Coefficients as Coefficients
     from matchlib.algebra.rows import Row as Row
     from matchlib.algebra.times import TimeDistribution as TimeDistribution
+    from matchlib.data.codec import Codec as Codec
     from matchlib.data.dataset import Dataset as Dataset
     from matchlib.data.prepare import prepare as prepare
     from matchlib.distillation.defaults import Defaults as Defaults
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from matchlib.plugins.losses import UID as UID
     from matchlib.plugins.losses import RealUID as RealUID
     from matchlib.plugins.losses import SiD as SiD
+    from matchlib.registry import codecs as codecs
     from matchlib.registry import couplings as couplings
     from matchlib.registry import datasets as datasets
     from matchlib.registry import exports as exports
@@ -81,6 +83,7 @@ _HOMES = {
     "matchlib.algebra.records": ("Batch", "Condition"),
     "matchlib.algebra.rows": ("Coefficients", "Row"),
     "matchlib.algebra.times": ("TimeDistribution",),
+    "matchlib.data.codec": ("Codec",),
     "matchlib.data.dataset": ("Dataset",),
     "matchlib.data.prepare": ("prepare",),
     "matchlib.distillation.distillation": ("Distillation",),
@@ -97,6 +100,7 @@ _HOMES = {
     "matchlib.fields.teacher": ("Teacher",),
     "matchlib.plugins.losses": ("FGM", "IBMD", "RealUID", "SiD", "UID"),
     "matchlib.registry": (
+        "codecs",
         "couplings",
         "datasets",
         "exports",

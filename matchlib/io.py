@@ -23,12 +23,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from matchlib.errors import ArtifactError, nearest
+from matchlib.errors import ArtifactError, IncompatibleError, nearest
 
 __all__ = [
     "CopiedWeights",
     "append_text",
+    "at_most",
     "cache_folder",
     "check_new_folder",
     "content_digest",
@@ -408,6 +410,27 @@ def tensor_shapes(path: Path) -> dict[str, torch.Size]:
     """
     with _reading(path), safe_open(path, framework="pt") as file:
         return {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+MARGIN = 64  # parameters that a network may register and replace while it is made
+
+
+@contextmanager
+def at_most(tensors: int) -> Iterator[None]:
+    """A context in which networks that register many more parameters than a file has are refused, before they use up the memory."""
+    count, most = 0, 4 * tensors + MARGIN
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal count
+        count += 1
+        if count > most:
+            raise IncompatibleError(f"the network has more than {most} tensors, and the file {tensors}")
+
+    hook = register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 # -- weights of others ------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from matchlib.algebra.coupling import Coupling
     from matchlib.algebra.interpolant import Interpolant
     from matchlib.algebra.objective import Objective
+    from matchlib.data.codec import Codec
     from matchlib.distillation.family import Family
     from matchlib.distillation.loss import DistillationLoss
     from matchlib.distillation.student import Student
@@ -39,6 +40,7 @@ __all__ = [
     "Metric",
     "MetricRegistry",
     "Registry",
+    "codecs",
     "couplings",
     "datasets",
     "exports",
@@ -320,6 +322,7 @@ students: Registry[type[Student]] = Registry("students")
 losses: Registry[type[DistillationLoss]] = Registry("losses")
 networks: Registry[Any] = Registry("networks")
 datasets: Registry[Any] = Registry("datasets")
+codecs: Registry[type[Codec]] = Registry("codecs")
 samplers: Registry[type[Sampler]] = Registry("samplers")
 metrics = MetricRegistry("metrics")
 tasks: Registry[type[Task]] = Registry("tasks")
@@ -335,6 +338,7 @@ _REGISTRIES = (
     losses,
     networks,
     datasets,
+    codecs,
     samplers,
     metrics,
     tasks,

@@ -120,6 +120,7 @@ def prepare(
     size: Annotated[int | None, typer.Option("--size", min=1, help="Cut images to squares, and scale them to SIZE x SIZE.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for colours [default: as the first image].")] = None,
     held_out: Annotated[str | None, typer.Option("--held-out", help="The held-out data, likewise [default: a fifth of DATA].")] = None,
+    encode: Annotated[str | None, typer.Option("--encode", help="Write latents: vae:FOLDER, an AutoencoderKL of diffusers.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at what cannot be read, in place of leaving it out.")] = False,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads that decode [default: one for each core].")] = None,
 ) -> int:
@@ -136,6 +137,7 @@ def prepare(
             size=size,
             channels=channels,
             held_out=held_out,
+            encode=encode,
             strict=strict,
             workers=workers,
             on_progress=on_progress,
@@ -242,6 +244,7 @@ def sample(
     ] = None,
     of: Annotated[str | None, typer.Option("--of", help="student or teacher [default: the student if there is one].")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=SEEDS, help="The same seed gives the same samples.")] = 0,
+    latents: Annotated[bool, typer.Option("--latents", help="Write the latents of a model of latents as they are.")] = False,
     device: Device = None,
     trust: Trust = False,
     plugins: Plugins = None,
@@ -256,9 +259,10 @@ def sample(
         raise SettingError(f"--out must end in .png or .npz, got {str(out)!r}")
     pipeline = load(folder, of, device=str(device_of(device or "cpu")), trust=trust)
     batch = pipeline.sample_batch(n, seed=seed, labels=None if labels is None else parse_labels(labels))
-    samples = pipeline.denormalize(batch.data).cpu().numpy()
+    data = (pipeline.denormalize if latents else pipeline.decode)(batch.data)
+    samples, limits = data.cpu().numpy(), pipeline.config.data.limits if latents else pipeline.limits
     check_finite(samples, pipeline.config.kind)
-    write_samples(out, samples, pipeline.config.data.limits, None if batch.label is None else batch.label.cpu().numpy())
+    write_samples(out, samples, limits, None if batch.label is None else batch.label.cpu().numpy())
     print(f"wrote {out}: {n} samples of shape {samples.shape[1:]}, {pipeline.nfe} evaluation{'s' if pipeline.nfe > 1 else ''} each")
     return 0
 

@@ -9,21 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matchlib.adapters.denoisers import EDMPrecond, edm
+    from matchlib.adapters.denoisers import EDMPrecond, azula, edm
     from matchlib.adapters.flows import flow_matching, realuid, torchcfm
     from matchlib.adapters.networks import build, describe
     from matchlib.adapters.origin import PREFIXES, open_teacher, rebuild
-    from matchlib.adapters.pipelines import diffusers, of_unet
+    from matchlib.adapters.pipelines import OfDiffusers, diffusers, of_model
 
 __all__ = [
     "PREFIXES",
     "EDMPrecond",
+    "OfDiffusers",
+    "azula",
     "build",
     "describe",
     "diffusers",
     "edm",
     "flow_matching",
-    "of_unet",
+    "of_model",
     "open_teacher",
     "realuid",
     "rebuild",
@@ -32,13 +34,15 @@ __all__ = [
 
 _HOMES = {
     "EDMPrecond": "denoisers",
+    "OfDiffusers": "pipelines",
     "PREFIXES": "origin",
+    "azula": "denoisers",
     "build": "networks",
     "describe": "networks",
     "diffusers": "pipelines",
     "edm": "denoisers",
     "flow_matching": "flows",
-    "of_unet": "pipelines",
+    "of_model": "pipelines",
     "open_teacher": "origin",
     "realuid": "flows",
     "rebuild": "origin",

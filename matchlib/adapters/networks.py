@@ -59,6 +59,8 @@ def _of_preconditioned(network: Any) -> Description | None:
 
 CLASSES: dict[str, Callable[[Any], Description | None]] = {
     "diffusers:UNet2DModel": _of_diffusers,
+    "diffusers:UNet2DConditionModel": _of_diffusers,
+    "diffusers:DiTTransformer2DModel": _of_diffusers,
     "torchcfm.models.unet.unet:UNetModelWrapper": _of_unet,
     "torchcfm.models.models:MLP": _of_mlp,
     "matchlib.adapters.denoisers:EDMPrecond": _of_preconditioned,

@@ -24,10 +24,11 @@ from matchlib.fields.teacher import Teacher
 __all__ = ["open_teacher", "rebuild"]
 
 MAKERS: Mapping[str, Callable[..., Teacher]] = {
-    "diffusers": pipelines.of_unet,
+    "diffusers": pipelines.of_model,
     "torchcfm": flows.torchcfm,
     "flow_matching": flows.flow_matching,
     "edm": denoisers.edm,
+    "azula": denoisers.azula,
 }
 PREFIXES = tuple(MAKERS)  # of PREFIX:PATH where a teacher is named
 PYTHON = "python"  # the adapter of a file that makes the teacher itself
@@ -37,8 +38,9 @@ def open_teacher(spec: str, *, trust: bool) -> Teacher | None:
     """Returns the teacher of ``PREFIX:PATH`` or ``FILE.py:NAME``; None for a name of another form.
 
     Args:
-        spec: ``diffusers:FOLDER``; ``torchcfm:FILE.py:NAME``, ``flow_matching:FILE.py:NAME`` or ``edm:FILE.py:NAME``, where NAME is a
-            network in the package's convention or a function without arguments that returns one; or ``FILE.py:NAME`` of a ``Teacher``.
+        spec: ``diffusers:FOLDER``; ``torchcfm:FILE.py:NAME``, ``flow_matching:FILE.py:NAME``, ``edm:FILE.py:NAME`` or
+            ``azula:FILE.py:NAME``, where NAME is a network in the package's convention or a function without arguments that returns one;
+            or ``FILE.py:NAME`` of a ``Teacher``.
         trust: whether the code of FILE.py may be run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Unconditional and class-conditional image pipelines of diffusers, from a folder on this machine.
+"""Pipelines of diffusers, of images or of latents, from a folder on this machine.
 
 References:
     von Platen et al., "Diffusers: State-of-the-art diffusion models", 2022, https://github.com/huggingface/diffusers
@@ -6,45 +6,145 @@ References:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
+from matchlib.adapters.components import digest_of, read_component
 from matchlib.adapters.denoisers import EDMPrecond, edm
 from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
-from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError
+from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
 from matchlib.registry import couplings, families, interpolants, objectives
 
-__all__ = ["diffusers", "of_unet"]
+__all__ = ["OfDiffusers", "diffusers", "of_model"]
 
+Units = tuple[float, float]  # (shift, scale)
 ROWS = {"epsilon": "source", "sample": "data", "v_prediction": "v"}  # diffusers' prediction types and our rows
 IMAGES = (127.5, 127.5)  # 8-bit images, scaled to [-1, 1]
+LATENTS = (0.0, 1.0)  # latents, as a codec scales them
 
 
-class _Plain(nn.Module):
-    """A UNet2DModel that answers with a tensor."""
+class OfDiffusers(nn.Module):
+    """A network of diffusers that answers with a tensor in the shape of its state: of a learned variance nothing is left.
 
-    def __init__(self, unet: nn.Module) -> None:
+    Attributes:
+        folder: where a pipeline has it.
+    """
+
+    folder: ClassVar[str] = "unet"
+
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.unet = unet
+        setattr(self, self.folder, network)
+
+    @property
+    def network(self) -> Any:
+        return getattr(self, self.folder)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What it takes by position."""
+        return ("state", "time")
+
+    def check(self, scheduler: Mapping[str, Any]) -> None:
+        """Refuses channels that are neither the state's nor those and a learned variance."""
+        config = self.network.config
+        wide = config["out_channels"] == 2 * config["in_channels"] and str(scheduler.get("variance_type", "")).startswith("learned")
+        if config["out_channels"] != config["in_channels"] and not wide:
+            raise IncompatibleError(
+                f"the {type(self.network).__name__} answers {config['in_channels']} channels with {config['out_channels']} (a learned "
+                "variance? the scheduler's variance_type says no); a teacher answers in the shape of its state: wrap it and use "
+                "Teacher.from_callable"
+            )
+
+
+class _UNet(OfDiffusers):
+    """A UNet2DModel."""
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        config = self.network.config
+        return ("state", "time", "label") if config.get("num_class_embeds") or config.get("class_embed_type") else ("state", "time")
 
     def forward(self, state: Tensor, time: Tensor, *label: Tensor) -> Tensor:
-        return self.unet(state, time, *label, return_dict=False)[0]
+        return self.network(state, time, *label, return_dict=False)[0][:, : state.shape[1]]
 
 
-def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None = IMAGES) -> Teacher:
-    """Returns the teacher of a pipeline that ``save_pretrained`` wrote: a ``UNet2DModel`` and its scheduler.
+class _DiT(OfDiffusers):
+    """A DiTTransformer2DModel: a label that is missing is the class behind the last one, which it was trained with."""
+
+    folder = "transformer"
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return ("state", "time", "label")
+
+    def check(self, scheduler: Mapping[str, Any]) -> None:
+        config = self.network.config
+        if config["out_channels"] not in (None, config["in_channels"], 2 * config["in_channels"]):
+            super().check(scheduler)
+
+    def forward(self, state: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        nothing = self.network.config["num_embeds_ada_norm"]
+        label = torch.full(time.shape, nothing, device=state.device) if label is None else label.where(label >= 0, nothing)
+        return self.network(state, timestep=time, class_labels=label, return_dict=False)[0][:, : state.shape[1]]
+
+
+class _Conditioned(OfDiffusers):
+    """A UNet2DConditionModel: labels are embeddings ``(b, tokens, width)`` of what it is told, such as a text.
 
     Args:
-        folder: with ``unet/`` and ``scheduler/``.
-        normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1].
+        nothing: the embedding of nothing, ``(tokens, width)``, which stands for labels that are missing; None if it is not known.
+    """
+
+    nothing: Tensor | None
+
+    def __init__(self, network: nn.Module, nothing: Tensor | None = None) -> None:
+        super().__init__(network)
+        self.register_buffer("nothing", nothing)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return ("state", "time", "label")
+
+    def check(self, scheduler: Mapping[str, Any]) -> None:
+        config = self.network.config
+        more = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds") if config.get(key)]
+        if more:
+            raise IncompatibleError(f"a UNet2DConditionModel with {', '.join(more)} takes several conditions; use Teacher.from_callable")
+        super().check(scheduler)
+
+    def forward(self, state: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.nothing is not None:
+            rows = self.nothing.expand(len(state), *self.nothing.shape)
+            label = rows if label is None else torch.where(label.isnan(), rows, label)
+        if label is None:
+            raise IncompatibleError(
+                "the UNet2DConditionModel was asked without a label, and the embedding of nothing is not known: give nothing= to "
+                "matchlib.adapters.diffusers"
+            )
+        return self.network(state, time, encoder_hidden_states=label, return_dict=False)[0][:, : state.shape[1]]
+
+
+NETWORKS: dict[str, type[OfDiffusers]] = {"UNet2DModel": _UNet, "UNet2DConditionModel": _Conditioned, "DiTTransformer2DModel": _DiT}
+
+
+def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None = None, nothing: Tensor | None = None) -> Teacher:
+    """Returns the teacher of a pipeline that ``save_pretrained`` wrote: its network and its scheduler.
+
+    Args:
+        folder: with ``unet/`` (a ``UNet2DModel`` or ``UNet2DConditionModel``) or ``transformer/`` (a ``DiTTransformer2DModel``), and
+            ``scheduler/``.
+        normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1], and the latents of a pipeline with ``vae/`` as
+            ``matchlib prepare --encode vae:FOLDER`` writes them.
+        nothing: for a ``UNet2DConditionModel`` with guidance, the embedding of nothing, ``(tokens, width)``, such as that of an empty text.
 
     Raises:
         ArtifactError: the folder holds no such pipeline, or not as safetensors.
@@ -53,36 +153,52 @@ def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None =
     """
     folder = Path(folder)
     scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    place = next((folder / kind.folder for kind in NETWORKS.values() if (folder / kind.folder).is_dir()), folder / "unet")
+    if normalization is None:
+        normalization = LATENTS if (folder / "vae").is_dir() else IMAGES
     try:
         _kind(scheduler)  # before a large network is read
-        teacher = of_unet(_unet(folder / "unet"), scheduler, normalization=normalization)
+        teacher = of_model(read_component(place, list(NETWORKS)), scheduler, normalization=normalization, nothing=nothing)
     except IncompatibleError as error:
         raise IncompatibleError(f"{folder}: {error}") from error
     assert teacher.origin is not None
-    teacher.origin |= {"path": str(folder.absolute()), "digest": _digest(folder)}
+    teacher.origin |= {"path": str(folder.absolute()), "digest": _digest(folder, place)}
     return teacher
 
 
-def of_unet(unet: Any, scheduler: Mapping[str, Any], *, normalization: tuple[float, float] | None = IMAGES) -> Teacher:
-    """Returns the teacher of a ``UNet2DModel`` and the configuration of its scheduler, ``dict(scheduler.config)``.
+def of_model(
+    network: Any,
+    scheduler: Mapping[str, Any],
+    *,
+    normalization: tuple[float, float] | None = IMAGES,
+    nothing: Tensor | Sequence[int] | None = None,
+) -> Teacher:
+    """Returns the teacher of a network of diffusers and the configuration of its scheduler, ``dict(scheduler.config)``.
+
+    Args:
+        network: a ``UNet2DModel``, ``UNet2DConditionModel`` or ``DiTTransformer2DModel``.
+        normalization: as for ``Teacher``; ``(0.0, 1.0)`` for latents.
+        nothing: as for ``diffusers``; or its shape, where it is to be loaded.
 
     Raises:
-        IncompatibleError: the scheduler is of a kind that is not known here, or the network predicts a variance as well.
+        IncompatibleError: the network or the scheduler is of a kind that is not known here.
         ArtifactError: the configuration lacks an entry.
     """
-    make, config = _kind(scheduler), unet.config
-    if config["out_channels"] != config["in_channels"]:
-        raise IncompatibleError(
-            f"the UNet2DModel answers {config['in_channels']} channels with {config['out_channels']} (a learned variance?); "
-            "a teacher answers in the shape of its state: wrap it and use Teacher.from_callable"
-        )
-    classes = config.get("num_class_embeds") or config.get("class_embed_type")
+    make, kind = _kind(scheduler), NETWORKS.get(type(network).__name__)
+    if kind is None:
+        raise IncompatibleError(f"a network of diffusers is one of {', '.join(NETWORKS)}, got {type(network).__name__}")
+    if nothing is not None and kind is not _Conditioned:
+        raise IncompatibleError(f"nothing= is for a UNet2DConditionModel, and this is a {type(network).__name__}")
+    empty = nothing if nothing is None or isinstance(nothing, Tensor) else torch.zeros(*nothing)
+    wrapped = kind(network) if empty is None else _Conditioned(network, empty)
+    wrapped.check(scheduler)
     try:
-        teacher = make(_Plain(unet), scheduler, ("state", "time", "label") if classes else ("state", "time"), normalization)
+        teacher = make(wrapped, scheduler, wrapped.arguments, normalization)
     except KeyError as error:
         raise ArtifactError(f"the scheduler's configuration has no entry {error}") from error
     plain = {key: value for key, value in scheduler.items() if key == "_class_name" or not key.startswith("_")}
-    teacher.origin = {"adapter": "diffusers", "network": describe(unet), "settings": {"scheduler": plain}}
+    settings: dict[str, Any] = {"scheduler": plain} if empty is None else {"scheduler": plain, "nothing": list(empty.shape)}
+    teacher.origin = {"adapter": "diffusers", "network": describe(network), "settings": settings}
     return teacher
 
 
@@ -98,45 +214,18 @@ def _kind(scheduler: Mapping[str, Any]) -> Callable[..., Teacher]:
     return make
 
 
-def _unet(folder: Path) -> Any:
-    try:
-        from diffusers import UNet2DModel
-    except ImportError as error:
-        raise MatchlibError("this needs the package diffusers: pip install diffusers") from error
-    try:
-        unet, loaded = UNet2DModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise ArtifactError(f"{folder} holds no UNet2DModel as safetensors: {' '.join(str(error).split())[:300]}") from error
-    for kind, names in (("no place for", loaded["unexpected_keys"]), ("no weights for", loaded["missing_keys"])):
-        if names:
-            raise IncompatibleError(
-                f"the weights in {folder} are not those of its config.json: {kind} {', '.join(sorted(names)[:3])}"
-                + (" (num_class_embeds is missing there: the network was trained with classes)" if "class_emb" in str(names) else "")
-            )
-    return unet
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 of configuration and weights."""
-    digest = hashlib.sha256()
-    for file in (
-        folder / "scheduler" / "scheduler_config.json",
-        folder / "unet" / "config.json",
-        *sorted(folder.glob("unet/*.safetensors")),
-    ):
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+def _digest(folder: Path, place: Path) -> str:
+    """SHA-256 of configuration and weights; ``place`` is the network's folder."""
+    return digest_of([folder / "scheduler" / "scheduler_config.json", place / "config.json", *sorted(place.glob("*.safetensors"))])
 
 
 def _noise_schedule(
-    unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
+    network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
 ) -> Teacher:
     """The thousand noise levels of DDPM; the network counts them from 0, and our t = 0 lies before the first."""
-    if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
-        raise IncompatibleError("trained_betas and rescale_betas_zero_snr are not read; use Teacher.from_callable with a path of your own")
+    unread = [key for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas") if config.get(key)]
+    if unread:
+        raise IncompatibleError(f"{' and '.join(unread)} of a scheduler are not read; use Teacher.from_callable with a path of your own")
     steps = int(config["num_train_timesteps"])
     settings = {"kind": config["beta_schedule"], "beta_start": config["beta_start"], "beta_end": config["beta_end"], "steps": steps}
     path = interpolants.build({"name": "vp-discrete", **settings})
@@ -144,25 +233,28 @@ def _noise_schedule(
     model = MatchingModel(couplings["independent"](), path, objective, TimeDistribution(1 / steps, 1.0))
     defaults = families["diffusion-vp"]().defaults(paired=False)
     return Teacher.from_callable(
-        unet, model, normalization=normalization, defaults=defaults, arguments=arguments, time=lambda t: steps * t - 1
+        network, model, normalization=normalization, defaults=defaults, arguments=arguments, time=lambda t: steps * t - 1
     )
 
 
-def _flow(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None) -> Teacher:
+def _flow(
+    network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
+) -> Teacher:
     steps = int(config.get("num_train_timesteps", 1000))
     model = MatchingModel(couplings["independent"](), interpolants["linear"](), objectives["velocity"]())
-    return Teacher.from_callable(unet, model, normalization=normalization, arguments=arguments, time=lambda t: steps * t)
+    return Teacher.from_callable(network, model, normalization=normalization, arguments=arguments, time=lambda t: steps * t)
 
 
-def _edm(unet: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None) -> Teacher:
+def _edm(network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: Units | None) -> Teacher:
     sign = -1.0 if config.get("prediction_type") == "v_prediction" else 1.0
     levels = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
-    return edm(EDMPrecond(unet, levels["sigma_data"], sign), arguments=arguments, normalization=normalization, **levels)
+    return edm(EDMPrecond(network, levels["sigma_data"], sign), arguments=arguments, normalization=normalization, **levels)
 
 
-SCHEDULERS: dict[str, Callable[..., Teacher]] = {
+SCHEDULERS: dict[str, Callable[..., Teacher]] = {  # by the beginning of a class's name; the rest say how to step, which samplers do here
     "DDPM": _noise_schedule,
     "DDIM": _noise_schedule,
     "EDM": _edm,
     "FlowMatch": _flow,
+    **dict.fromkeys(("Euler", "Heun", "PNDM", "LMS", "DPMSolver", "UniPC", "DEIS", "KDPM2"), _noise_schedule),
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import Moments, mean_square
 from matchlib.algebra.records import Batch
+from matchlib.data.codec import Codec
 from matchlib.data.stored import PARTS, Stored, balance, part_of
 from matchlib.data.units import FAR, HUGE, TINY, converted, exact, standardized
 from matchlib.errors import DataError
@@ -77,6 +78,7 @@ class Dataset:
             data and of its source.
         stored: where all training samples are, if they are not in memory; ``train`` and ``held_out`` are then fixed parts of them.
         flip: whether samples are drawn flipped horizontally half of the time, with their source.
+        codec: whose latents the samples are; None for data as they are.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Dataset:
     tables: tuple[Tensor | None, Tensor | None] = (None, None)
     stored: Stored | None = None
     flip: bool = False
+    codec: Codec | None = None
 
     @classmethod
     def from_stored(cls, name: str, stored: Stored, held_out: Tensor, classes: int | None, limits: tuple[float, float]) -> Dataset:
@@ -270,6 +273,16 @@ class Dataset:
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data; in float64 where float32 would not hold them."""
         return self.shift + self.scale * exact(x, self.shift, self.scale)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Returns samples of model units as they are shown: in the units of the data, and latents as the data that they stand for."""
+        samples = self.denormalize(x)
+        return samples if self.codec is None else self.codec.decode(samples)
+
+    @property
+    def shown_limits(self) -> tuple[float, float]:
+        """Smallest and largest number of what ``decode`` returns."""
+        return self.limits if self.codec is None else self.codec.limits
 
     def summary(self) -> str:
         """Returns one line: numbers of samples, shape, range, classes, and held-out samples that are training samples as well."""

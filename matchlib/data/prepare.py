@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from matchlib.data.codec import Codec
 from matchlib.data.dataset import checked_labels, split
 from matchlib.data.formats import ImageTransform, Reader, bounded_images, open_reader
 from matchlib.data.npy import HEADER, NpyFile, header
 from matchlib.data.stored import META, Meta, digest_of, stats_of
 from matchlib.errors import ArtifactError, DataError, Interrupted, SettingError
 from matchlib.io import LOCK, is_empty, lock, read_json, unlock, write_atomically, write_json
+from matchlib.registry import codecs
 
 __all__ = ["Prepared", "prepare"]
 
@@ -97,6 +100,7 @@ def prepare(
     size: int | None = None,
     channels: int | None = None,
     held_out: str | Path | None = None,
+    encode: str | Mapping[str, Any] | None = None,
     strict: bool = False,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -110,13 +114,14 @@ def prepare(
         size: of images, which are cut to squares and scaled; None if they have one size.
         channels: 1 for grey, 3 for colours; None for colours if the first image has some.
         held_out: the held-out data, likewise; by default a fixed fifth of ``data``.
+        encode: a codec, whose latents are written in place of the data: ``vae:FOLDER``, or its name and settings.
         strict: whether a sample that cannot be read is an error; else it is left out and listed.
         workers: threads that read and decode; None for as many as there are cores.
         on_progress: called with the samples done and all of them.
         should_stop: request now and then; True ends with what was written kept.
 
     Raises:
-        DataError: nothing can be read, samples differ in shape, or, if ``strict``, one cannot be read.
+        DataError: nothing can be read, samples differ in shape, one cannot be encoded, or, if ``strict``, one cannot be read.
         ArtifactError: ``out`` holds something else.
         Interrupted: ``should_stop`` said so.
     """
@@ -131,8 +136,9 @@ def prepare(
         raise DataError(
             f"{readers[1].name} and {readers[0].name} must have the same classes, got {readers[1].classes} and {readers[0].classes}"
         )
-    folder, transform = Path(out).expanduser(), ImageTransform(size, channels)
-    request = json.dumps([[part.name, part.stamp()] for part in readers] + [size, channels, strict])
+    folder, transform, codec = Path(out).expanduser(), ImageTransform(size, channels), _codec(encode)
+    described = None if codec is None else codecs.describe(codec)
+    request = json.dumps([[part.name, part.stamp()] for part in readers] + [size, channels, strict, described])
     total = sum(len(part) for part in readers)
     _check_place(folder, request, total)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,8 +149,8 @@ def prepare(
             state = _State(request=request)
             state.write(folder)
         samples = _Samples(readers, transform, strict, workers or os.cpu_count() or 1)
-        _write_rows(folder, samples, state, on_progress, should_stop)
-        return _finish(folder, samples, state, str(data), size, channels)
+        _write_rows(folder, samples, codec, state, on_progress, should_stop)
+        return _finish(folder, samples, state, {"made_from": str(data), "size": size, "channels": channels, "codec": described})
     except DataError:  # the data have to change, and are others then
         _remove(folder)
         raise
@@ -152,6 +158,18 @@ def prepare(
         unlock(folder)
         if not any(path.name != LOCK for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _codec(encode: str | Mapping[str, Any] | None) -> Codec | None:
+    """Returns the codec that is asked for, NAME:PATH or its name and settings."""
+    if encode is None:
+        return None
+    name, separator, path = encode.partition(":") if isinstance(encode, str) else ("", "", "")
+    if isinstance(encode, str) and not (separator and path):
+        raise SettingError(f"encode is a codec and its folder, such as {next(iter(codecs))}:FOLDER, got {encode!r}")
+    codec: Codec = codecs.build({"name": name, "path": path} if isinstance(encode, str) else encode)
+    codec.check()
+    return codec.pinned()
 
 
 def _check_place(folder: Path, request: str, total: int) -> None:
@@ -209,8 +227,8 @@ class _Samples:
                 raise
             return str(error)
 
-    def following(self, begin: int, transform: ImageTransform) -> Iterator[list[np.ndarray] | str]:
-        """Yields the samples from ``begin`` on, read by several threads some way ahead."""
+    def following(self, begin: int, transform: ImageTransform) -> Iterator[list[list[np.ndarray] | str]]:
+        """Yields the samples from ``begin`` on, ``AHEAD`` at once, read by several threads some way ahead."""
         starts = iter(range(begin, len(self), AHEAD))
 
         def block(first: int) -> list[list[np.ndarray] | str]:
@@ -221,7 +239,7 @@ class _Samples:
             while waiting:
                 samples = waiting.popleft().result()
                 waiting.extend(pool.submit(block, first) for first in islice(starts, 1))
-                yield from samples
+                yield samples
 
     def common_transform(self) -> ImageTransform:
         """Returns how samples are made alike: as request, and in colour if the first one that can be read is."""
@@ -233,32 +251,37 @@ class _Samples:
 
 
 def _write_rows(
-    folder: Path, samples: _Samples, state: _State, on_progress: Callable[[int, int], None], should_stop: Callable[[], bool]
+    folder: Path,
+    samples: _Samples,
+    codec: Codec | None,
+    state: _State,
+    on_progress: Callable[[int, int], None],
+    should_stop: Callable[[], bool],
 ) -> None:
     """Appends samples to the files, and notes how far they are whenever they are safe on disk."""
     names = ("data", "source")[: 1 + samples.paired]
     files = [_opened_for_writing(folder / f"{name}.npy") for name in names]
     try:
         _go_back(files, state, folder)
-        written, saved = 0, time.monotonic()
-        transform = samples.common_transform()
-        for sample in samples.following(state.done, transform):
-            if isinstance(sample, str):
-                state.lacking[state.done] = sample
-            else:
-                _check(state, sample, samples)
-                for file, x in zip(files, sample, strict=True):
-                    file.write(np.ascontiguousarray(x).data)
-                    written += x.nbytes
-            state.done += 1
-            if state.done % AHEAD == 0:
-                on_progress(state.done, len(samples))
-            stop = should_stop() and state.done < len(samples)
-            if written >= SAVED or time.monotonic() - saved > PAUSE or stop:
+        written, saved, stop = 0, time.monotonic(), False
+        for block in samples.following(state.done, samples.common_transform()):
+            for sample in block if codec is None else _encoded(block, codec, samples):
+                if isinstance(sample, str):
+                    state.lacking[state.done] = sample
+                else:
+                    _check(state, sample, samples)
+                    for file, x in zip(files, sample, strict=True):
+                        file.write(np.ascontiguousarray(x).data)
+                        written += x.nbytes
+                state.done += 1
+                stop = stop or should_stop()
+                if stop and state.done < len(samples) and (codec is None or state.done % AHEAD == 0):
+                    _save(folder, files, state)
+                    raise Interrupted(f"interrupted after {state.done:,} of {len(samples):,} samples; the same command goes on")
+            on_progress(state.done, len(samples))
+            if written >= SAVED or time.monotonic() - saved > PAUSE:
                 _save(folder, files, state)
                 written, saved = 0, time.monotonic()
-            if stop:
-                raise Interrupted(f"interrupted after {state.done:,} of {len(samples):,} samples; the same command goes on")
         if state.shape is None or state.rows < LEAST:
             why = next(iter(state.lacking.values()), "")
             raise DataError(f"{samples.readers[0].name}: {state.rows} samples can be read, and a set needs {LEAST}{'; ' * bool(why)}{why}")
@@ -269,7 +292,18 @@ def _write_rows(
     finally:
         for file in files:
             file.close()
-    on_progress(len(samples), len(samples))
+
+
+def _encoded(block: list[list[np.ndarray] | str], codec: Codec, samples: _Samples) -> list[list[np.ndarray] | str]:
+    """Returns a block with the latents of its samples, encoded together: a block is the same however often one begins anew."""
+    there = [sample for sample in block if not isinstance(sample, str)]
+    if not there:
+        return block
+    if len({x.shape for sample in there for x in sample}) > 1:
+        raise DataError(f"{samples.readers[0].name}: images must have one size to be encoded; make them alike with --size N")
+    latents = [codec.encode(torch.as_tensor(np.stack(part))).cpu().numpy() for part in zip(*there, strict=True)]
+    rows = (list(row) for row in zip(*latents, strict=True))
+    return [sample if isinstance(sample, str) else next(rows) for sample in block]
 
 
 def _go_back(files: Sequence[Any], state: _State, folder: Path) -> None:
@@ -312,8 +346,8 @@ def _save(folder: Path, files: Sequence[Any], state: _State) -> None:
     state.write(folder)
 
 
-def _finish(folder: Path, samples: _Samples, state: _State, name: str, size: int | None, channels: int | None) -> Prepared:
-    """Measures and signs what was written."""
+def _finish(folder: Path, samples: _Samples, state: _State, how: Mapping[str, Any]) -> Prepared:
+    """Measures and signs what was written; ``how`` says what it is made from."""
     kept = np.array([i for i in range(len(samples)) if i not in state.lacking])
     first = samples.readers[0]
     if first.labels is not None:
@@ -342,9 +376,7 @@ def _finish(folder: Path, samples: _Samples, state: _State, name: str, size: int
         counts=tuple(counts),
         stats=stats,
         digests=digests,
-        made_from=name,
-        size=size,
-        channels=channels,
+        **how,
         broken=tuple(state.lacking.values()),
     )
     write_json(folder / META, meta.model_dump())

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from matchlib.data.codec import Codec
 from matchlib.data.dataset import Dataset, checked_labels, split
 from matchlib.data.formats import PAIRS, ImageTransform, Reader, bounded_images, open_reader
 from matchlib.data.npy import NpyFile
 from matchlib.data.stored import IN_MEMORY, META, Stored, measured, read_meta
 from matchlib.errors import DataError, UnknownNameError, nearest
-from matchlib.registry import datasets
+from matchlib.registry import codecs, datasets
 
 __all__ = ["load_dataset"]
 
@@ -126,6 +128,7 @@ def _of_array(name: str, data: NpyFile) -> Dataset:
 def _prepared(name: str, folder: Path) -> Dataset:
     """A set that ``matchlib prepare`` wrote."""
     meta = read_meta(folder)
+    codec: Codec | None = None if meta.codec is None else codecs.build(meta.codec).at(folder)
     there = {"data": True, "source": meta.pairs, "labels": meta.labels, "held_out": meta.held_out}
     files = {part: NpyFile(folder / f"{part}.npy") for part, is_there in there.items() if is_there}
     data, source = files["data"], files.get("source")
@@ -137,7 +140,8 @@ def _prepared(name: str, folder: Path) -> Dataset:
     if not _large(data.shape):
         arrays = [None if file is None else file.rows(0, len(file)) for file in (data, source)]
         assert arrays[0] is not None
-        return Dataset.from_arrays(name, arrays[0], source=arrays[1], labels=few.get("labels"), held_out=few.get("held_out"))
+        dataset = Dataset.from_arrays(name, arrays[0], source=arrays[1], labels=few.get("labels"), held_out=few.get("held_out"))
+        return replace(dataset, codec=codec)
     label, classes = checked_labels(name, few.get("labels"), meta.n)
     train, held_out = split(meta.n)
     if "held_out" in few:
@@ -147,4 +151,4 @@ def _prepared(name: str, folder: Path) -> Dataset:
     if not (0 < stats.scale < math.inf and math.isfinite(stats.shift)):
         raise DataError(f"{folder / META}: shift and scale must be finite, and scale positive, got {stats.shift} and {stats.scale}")
     stored = Stored(data, source, label, train, ((stats.shift, stats.scale),), stats.near, " ".join(meta.digests.values()))
-    return Dataset.from_stored(name, stored, held_out, classes, stats.limits)
+    return replace(Dataset.from_stored(name, stored, held_out, classes, stats.limits), codec=codec)

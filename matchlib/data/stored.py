@@ -55,6 +55,7 @@ class Meta(BaseModel):
         counts: of the samples of each class.
         digests: SHA-256 of each file.
         made_from, size, channels: what it was prepared from, and how.
+        codec: name and settings of the codec whose latents the data are; None for data as they are.
         broken: what could not be read.
     """
 
@@ -74,6 +75,7 @@ class Meta(BaseModel):
     made_from: str
     size: int | None
     channels: int | None
+    codec: dict[str, str | float | int | bool | None] | None = None
     broken: tuple[str, ...] = ()
 
 

@@ -68,7 +68,7 @@ class FileFeatures(Extractor):
 
     Args:
         path: TorchScript (``.pt``) or ``torch.export`` (``.pt2``): maps uint8 images ``(n, 3, height, width)`` to ``(n, k)``.
-        dataset: says what the smallest and the largest value of an image are.
+        dataset: decodes events, and says what the smallest and the largest value of an image are.
         device: where it runs.
 
     Raises:
@@ -77,8 +77,10 @@ class FileFeatures(Extractor):
     """
 
     def __init__(self, path: Path, dataset: Dataset, device: torch.device) -> None:
-        if len(dataset.shape) != 3 or dataset.shape[0] not in (1, 3):
-            raise IncompatibleError(f"an extractor in a file takes images of 1 or 3 channels, and {dataset.name} has shape {dataset.shape}")
+        self.decode, (self.low, self.high) = dataset.decode, dataset.shown_limits
+        shape = tuple(dataset.decode(dataset.held_out.data[:1]).shape[1:])
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise IncompatibleError(f"an extractor in a file takes images of 1 or 3 channels, and {dataset.name} has shape {shape}")
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
             if path.suffix == ".pt2":
@@ -89,14 +91,13 @@ class FileFeatures(Extractor):
             raise ArtifactError(
                 f"{path} is no TorchScript or torch.export file that can be loaded: {str(error).splitlines()[0]}"
             ) from error
-        self.name, self.limits = f"{path.name}-{digest}", dataset.model_limits
-        self.takes = f"8-bit images of {dataset.shape[1]}x{dataset.shape[2]}, 3 channels"
+        self.name = f"{path.name}-{digest}"
+        self.takes = f"8-bit images of {shape[1]}x{shape[2]}, 3 channels"
         self.features(dataset.held_out.data[:2].to(device))
 
     @torch.no_grad()
     def features(self, events: Tensor) -> Tensor:
-        low, high = (torch.as_tensor(limit, dtype=torch.float64, device=events.device) for limit in self.limits)
-        images = ((events - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
+        images = ((self.decode(events) - self.low) / (self.high - self.low) * 255).round().clamp(0, 255).to(torch.uint8)
         try:
             answer = self.network(images.expand(-1, 3, -1, -1))
         except Exception as error:

@@ -83,4 +83,5 @@ def draw(path: Path, dataset: Dataset, samples: Mapping[str, Tensor]) -> None:
     held_out = dataset.held_out
     shown = {} if held_out.source is None else {"source": held_out.source}
     shown |= {"held-out data": held_out.data, **samples}
-    draw_samples(path, {name: dataset.denormalize(x.cpu()).numpy() for name, x in shown.items()}, dataset.limits)
+    few = {name: x if dataset.codec is None else x[:COUNT] for name, x in shown.items()}
+    draw_samples(path, {name: dataset.decode(x.cpu()).numpy() for name, x in few.items()}, dataset.shown_limits)

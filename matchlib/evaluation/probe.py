@@ -21,7 +21,7 @@ from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, PathSample
 from matchlib.algebra.rows import Coefficients
 from matchlib.data.dataset import Dataset, map_batch
-from matchlib.errors import DataError, IncompatibleError
+from matchlib.errors import DataError, IncompatibleError, Interrupted
 from matchlib.fields.callable import CallableField
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
@@ -178,6 +178,8 @@ class Probe:
         """Returns the relative errors, infinite where the network cannot be asked so: a time or label that it has no place for."""
         try:
             return self.errors(convention)
+        except Interrupted:
+            raise
         except Exception:  # whatever a network of somebody else's raises
             return (math.inf,) * len(self.times)
 

@@ -154,7 +154,7 @@ class Exportable:
             source = coupling.source(Batch(events), generator=generator)
         draws = [torch.randn(events.shape, generator=generator) for _ in self.table.draws]
         noises = tuple(draw for draw, name in zip(draws, self.table.draws, strict=True) if name is not None)
-        return Inputs(seed, source, label, noises, self.pipeline.sample(n, seed=seed, labels=label, source=given))
+        return Inputs(seed, source, label, noises, self.pipeline.sample(n, seed=seed, labels=label, source=given, decode=False))
 
     def write_description(self, folder: Path, largest: int | None = None) -> None:
         """Writes ``generator.json``: what the inputs and the output of an exported file are, and how many samples it takes at once."""
@@ -166,7 +166,7 @@ class Exportable:
         inputs |= dict.fromkeys(self.table.noises, "standard normal")
         description = {
             "inputs": inputs,
-            "output": "data, in data units",
+            "output": "data, in data units" if data.codec is None else f"latents of the codec {data.codec['name']}",
             "event_shape": list(spec.shape),
             "limits": list(data.limits),
             "evaluations": self.student.nfe,

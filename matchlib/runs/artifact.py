@@ -11,7 +11,6 @@ import json
 import math
 import platform
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +20,6 @@ import torch
 from annotated_types import Gt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from matchlib import adapters
 from matchlib.algebra.model import MatchingModel, Moments
@@ -33,7 +31,7 @@ from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError
 from matchlib.fields.preconditioned import ExactField, NetworkSpec, Preconditioned
 from matchlib.fields.teacher import Teacher
-from matchlib.io import read_json, read_tensors, tensor_shapes, write_json, write_tensors
+from matchlib.io import at_most, read_json, read_tensors, tensor_shapes, write_json, write_tensors
 from matchlib.registry import couplings, interpolants, networks, objectives, students
 from matchlib.runs.settings import GIVEN, Plugin
 from matchlib.settings import explain
@@ -61,6 +59,22 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class _Stored(Plugin):
+    """A spec as a file holds it: unlike on a command line, no text or boolean stands for a number."""
+
+    def __call__(self, value: Any) -> Any:
+        spec = super().__call__(value)
+        for key, x in (value or {}).items():
+            if x not in ("inf", "-inf") and any(isinstance(x, kind) != isinstance(spec[key], kind) for kind in (bool, str)):
+                raise SettingError(f"{key}: {type(spec[key]).__name__} is needed, got {x!r}")
+        return spec
+
+
+def _codec(spec: Any) -> Any:
+    return None if spec is None else _Stored("codecs")(spec)
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """What an artifact records of its data.
 
@@ -70,6 +84,7 @@ class DataConfig:
         shift, scale: ``data units = shift + scale * model units``, scale > 0.
         limits: least and largest number in data units.
         label_shares: frequency of each class; None without classes.
+        codec: name and settings of the codec whose latents the data are; None for data as they are.
     """
 
     name: str
@@ -80,6 +95,7 @@ class DataConfig:
     scale: Annotated[float, Gt(0)]
     limits: tuple[float, float]
     label_shares: tuple[float, ...] | None = None
+    codec: Annotated[Spec | None, BeforeValidator(_codec)] = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +113,7 @@ class ArtifactConfig:
         defaults: what the teacher's family recommends for its distillation.
         seed: of the run.
         student: spec of the student plugin, with ``network`` and ``objective`` if it has a network of its own; None for a teacher.
-        guidance: see ``Teacher``.
+        guidance, guidance_interval: see ``Teacher``.
         label_dropout: fraction of the labels that were left out in training, None if that is not known; at 0 it cannot be guided.
         origin: where a teacher that is no registered network came from, as ``matchlib.adapters`` states it; None if only Python knows.
         settings: digest of the settings that the weights depend on.
@@ -117,6 +133,7 @@ class ArtifactConfig:
     label_dropout: float | None = 0.0
     origin: Spec | None = None
     settings: str = ""
+    guidance_interval: tuple[float, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON form."""
@@ -152,6 +169,7 @@ class ArtifactConfig:
 
 
 RECORDS = ("network_spec", "moments", "data", "defaults")
+OPTIONAL = ("codec",)  # keys that a file may lack
 
 
 def _not_finite(tree: Any, path: str = "") -> Iterator[str]:
@@ -168,22 +186,10 @@ def _missing(record: Any, tree: Mapping[str, Any], path: str) -> Iterator[str]:
     names = [field.name for field in fields(record)] if is_dataclass(record) else list(type(record).model_fields)
     for name in names:
         value = getattr(record, name)
-        if name not in tree:
+        if name not in tree and name not in OPTIONAL:
             yield f"{path}.{name}"
         elif is_dataclass(value):
             yield from _missing(value, tree[name], f"{path}.{name}")
-
-
-@dataclass(frozen=True)
-class _Stored(Plugin):
-    """A spec as a file holds it: unlike on a command line, no text or boolean stands for a number."""
-
-    def __call__(self, value: Any) -> Any:
-        spec = super().__call__(value)
-        for key, x in (value or {}).items():
-            if x not in ("inf", "-inf") and any(isinstance(x, kind) != isinstance(spec[key], kind) for kind in (bool, str)):
-                raise SettingError(f"{key}: {type(spec[key]).__name__} is needed, got {x!r}")
-        return spec
 
 
 def _network(spec: Any) -> Any:
@@ -239,6 +245,7 @@ class _File(BaseModel):
     label_dropout: float | None
     origin: _Origin | None
     settings: str
+    guidance_interval: tuple[float, float] | None = None
     versions: dict[str, str]
 
 
@@ -394,7 +401,7 @@ def _check_shapes(config: ArtifactConfig, stored: Shapes) -> None:
     if make is None:
         return
     try:
-        with torch.device("meta"), _at_most(len(stored)):
+        with torch.device("meta"), at_most(len(stored)):
             network = make()
     except (RuntimeError, TypeError) as error:
         if "meta" in str(error):  # a constructor that reads numbers of its tensors is called with memory alone
@@ -441,27 +448,6 @@ def _misfit(network: nn.Module, stored: Shapes) -> str | None:
     return f"{name} has shape {tuple(there)} in the file and {tuple(expected[name])} in the network"
 
 
-MARGIN = 64  # parameters that a network may register and replace while it is made
-
-
-@contextmanager
-def _at_most(tensors: int) -> Iterator[None]:
-    """A context in which networks that register many more parameters than a file has are refused, before they use up the memory."""
-    count, most = 0, 4 * tensors + MARGIN
-
-    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-        nonlocal count
-        count += 1
-        if count > most:
-            raise IncompatibleError(f"the network has more than {most} tensors, and the file {tensors}")
-
-    hook = register_module_parameter_registration_hook(registered)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _check_tensors(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     """Compares names, shapes and types; ``load_state_dict`` would convert other types silently.
 
@@ -501,7 +487,7 @@ def _build(config: ArtifactConfig, folder: Path, given: Teacher | None, trust: b
         field = build_field(config.network, config.network_spec, config.model, config.moments)
     else:
         field = _foreign_field(config, folder, given, trust, stored)
-    teacher = Teacher(field, config.model, config.moments, config.guidance)
+    teacher = Teacher(field, config.model, config.moments, config.guidance, guidance_interval=config.guidance_interval)
     return teacher if config.student is None else build_student(config.student, teacher, config.network_spec)
 
 

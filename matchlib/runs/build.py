@@ -32,7 +32,7 @@ from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import copy_fitting
-from matchlib.registry import couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
+from matchlib.registry import codecs, couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
@@ -181,6 +181,8 @@ def _build(
 ) -> Components:
     device_of(settings.device)
     dataset = dataset_of_settings(settings.data, data)
+    if dataset.codec is not None:
+        dataset.decode(dataset.held_out.data[:1])  # pictures and scores need it when everything is trained
     config, module, finished = _teacher(settings, dataset, teacher, trust, normalization)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     _check_guidance(config)
@@ -222,6 +224,7 @@ def settings_digest(settings: RunSettings, phase: str) -> str:
     tree = plain(settings)
     groups = ("data", "teacher", "seed") if phase == "teacher" else ("data", "teacher", "student", "loss", "trainer", "seed")
     chosen = {key: copy.deepcopy(tree[key]) for key in groups}
+    del chosen["teacher"]["examine"]
     for training in (chosen["teacher"]["training"], chosen.get("trainer", {})):
         for key in ("engine", *NOT_OF_WEIGHTS):
             training.pop(key, None)
@@ -244,6 +247,10 @@ def dataset_of_settings(data: DataSettings, given: Dataset | None = None) -> Dat
     dataset = dataset.balanced() if data.balanced else dataset
     if data.flip and len(dataset.shape) < 2:
         raise SettingError(f"data.flip is for images, but samples of {dataset.name} have shape {dataset.shape}; leave it out")
+    if data.flip and dataset.codec is not None:
+        raise SettingError(
+            f"data.flip is for images, but {dataset.name} holds latents, and flipped ones are those of no image; leave it out"
+        )
     return replace(dataset, flip=data.flip)
 
 
@@ -251,7 +258,9 @@ def _data_config(data: DataSettings, dataset: Dataset) -> DataConfig:
     label, shares = dataset.labels, None
     if dataset.classes is not None and label is not None:
         shares = tuple((torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist())
-    return DataConfig(data.name, data.options, data.labels, data.balanced, dataset.shift, dataset.scale, dataset.limits, shares)
+    codec = None if dataset.codec is None else codecs.describe(dataset.codec)
+    own = data.name, data.options, data.labels, data.balanced
+    return DataConfig(*own, dataset.shift, dataset.scale, dataset.limits, shares, codec)
 
 
 def _network_spec(dataset: Dataset, model: MatchingModel) -> NetworkSpec:
@@ -285,11 +294,13 @@ def _teacher(
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     if teacher is not None:
         config = _given_config(teacher, dataset, settings, recorded)
-        return config, Teacher(teacher.field, config.model, config.moments, config.guidance), True
+        return config, _guided(teacher.field, config), True
     config, teacher = _artifact_teacher(t.name, dataset, trust)
     if t.guidance is not None:
         config = replace(config, guidance=t.guidance)
-    teacher.guidance = config.guidance
+    if t.guidance_interval is not None:
+        config = replace(config, guidance_interval=t.guidance_interval)
+    teacher.guidance, teacher.guidance_interval = config.guidance, config.guidance_interval
     return replace(config, settings=settings_digest(settings, "teacher")), teacher, True
 
 
@@ -318,10 +329,15 @@ def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactCo
         defaults=defaults.resolve(model, dataset.train.data, field),
         seed=settings.seed,
         guidance=1.0 if t.guidance is None else t.guidance,
+        guidance_interval=t.guidance_interval,
         label_dropout=t.training.label_dropout,
         settings=settings_digest(settings, "teacher"),
     )
-    return config, Teacher(field, model, moments, config.guidance)
+    return config, _guided(field, config)
+
+
+def _guided(field: nn.Module, config: ArtifactConfig) -> Teacher:
+    return Teacher(field, config.model, config.moments, config.guidance, guidance_interval=config.guidance_interval)
 
 
 def _model(t: TeacherSettings, family: Family, dataset: Dataset) -> MatchingModel:
@@ -375,6 +391,7 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
         defaults=defaults.resolve(teacher.model, dataset.train.data, teacher.field),
         seed=settings.seed,
         guidance=teacher.guidance if t.guidance is None else t.guidance,
+        guidance_interval=teacher.guidance_interval if t.guidance_interval is None else t.guidance_interval,
         label_dropout=None,  # not known
         origin=teacher.origin,
         settings=settings_digest(settings, "teacher"),

@@ -32,7 +32,7 @@ class Exhibit:
     """What ``report.safetensors`` holds.
 
     Args:
-        tensors: ``data``, ``teacher``, ``student`` and perhaps ``source`` in data units; ``trajectory/KIND`` in model units.
+        tensors: ``data``, ``teacher``, ``student`` and perhaps ``source`` in data units, decoded; ``trajectory/KIND`` in model units.
         about: plain values: the model, the machine, seconds of each phase, peak memory.
     """
 
@@ -64,22 +64,22 @@ def exhibit(pipelines: Mapping[str, Pipeline], dataset: Dataset, seed: int) -> d
     held_out, size = dataset.held_out, dataset.train.data[0].numel()
     planar = size == 2
     n = min(POINTS if planar else max(LEAST, min(MOST, NUMBERS // size)), len(held_out.data))
-    result = {"data": dataset.denormalize(held_out.data[:n])}
+    result = {"data": dataset.decode(held_out.data[:n])}
     sources = next(iter(pipelines.values())).sources(n, seed=seed) if pipelines else None
     for kind, pipeline in pipelines.items():
         assert sources is not None
         if pipeline.config.model.coupling.reads_source and sources.source is not None:
-            result["source"] = dataset.denormalize(sources.source)
+            result["source"] = dataset.decode(sources.source)
         batch = pipeline.sample_batch(n, seed=seed, labels=sources.label, source=sources.source)
-        result[kind] = dataset.denormalize(batch.data)
+        result[kind] = dataset.decode(batch.data)
         if planar:
             few = type(sources)(*(None if x is None else x[:TRAJECTORIES] for x in (sources.data, sources.source, sources.label)))  # type: ignore[arg-type]
             result[f"trajectory/{kind}"] = pipeline.trajectory(few, seed=seed).flatten(2)
     return {name: x.detach().float().cpu() for name, x in result.items()}
 
 
-def description(config: Any, modules: Mapping[str, torch.nn.Module]) -> dict[str, Any]:
-    """Returns what a page says of the networks: the model, specs, numbers of weights."""
+def description(config: Any, modules: Mapping[str, torch.nn.Module], limits: tuple[float, float]) -> dict[str, Any]:
+    """Returns what a page says of the networks: the model, specs, numbers of weights; and the limits of what it shows."""
     return {
         "model": describe_model(config.model),
         "network": config.network or _of_the_user(modules["teacher"]),
@@ -87,7 +87,7 @@ def description(config: Any, modules: Mapping[str, torch.nn.Module]) -> dict[str
         "classes": config.network_spec.classes,
         "sampler": config.sampler,
         "guidance": config.guidance,
-        "limits": list(config.data.limits),
+        "limits": list(limits),
         "weights": {name: sum(w.numel() for w in module.parameters()) for name, module in modules.items()},
         "versions": versions(),
     }

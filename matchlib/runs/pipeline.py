@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.records import Batch
+from matchlib.data.codec import Codec
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, DataError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import content_digest
-from matchlib.registry import samplers
+from matchlib.registry import codecs, samplers
 from matchlib.runs.artifact import ArtifactConfig, dataset_of, find_artifact, load_artifact
 from matchlib.training.distributed import SingleProcess
 from matchlib.training.precision import compute_in
@@ -38,6 +39,7 @@ class Pipeline:
         device: where it runs.
         sampler: for a teacher; None for its own.
         data: whose held-out sources are sampled from, where the model's source is data; None for what ``config`` names.
+        folder: from which relative paths in ``config`` are taken.
     """
 
     def __init__(
@@ -47,8 +49,9 @@ class Pipeline:
         device: torch.device | str = "cpu",
         sampler: Sampler | None = None,
         data: Dataset | None = None,
+        folder: Path = Path(),
     ) -> None:
-        self.config, self.device, self.data = config, torch.device(device), data
+        self.config, self.device, self.data, self.folder = config, torch.device(device), data, folder
         self.module = module.to(self.device).eval()
         self.sampler: Sampler = sampler or samplers.build(config.sampler)
         self.nfe = 0  # evaluations that each of the latest samples cost
@@ -77,7 +80,7 @@ class Pipeline:
         """Returns a digest of the weights and the sampler, by which samples of other ones are told apart."""
         return content_digest(self.module.state_dict(), {"settings": self.config.settings, "sampler": repr(self.config.sampler)})
 
-    def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None) -> Tensor:
+    def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None, decode: bool = True) -> Tensor:
         """Generates samples.
 
         Args:
@@ -86,19 +89,38 @@ class Pipeline:
             labels: one class, n classes, ``"balanced"`` for every class equally often, or ``(n, *)`` for labels that are not classes; None
                 draws classes as the data had them.
             source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of its data.
+            decode: whether a model of latents answers with what they stand for, and not with latents.
 
         Returns:
             Shape ``(n, *event)``, in data units, on the pipeline's device.
 
         Raises:
             SettingError: n, labels or source do not fit.
+            ArtifactError: the codec of a model of latents is not there, or has changed.
         """
         z = None if source is None else self._source(source, n)
-        return self.denormalize(self.sample_batch(n, seed=seed, labels=labels, source=z).data)
+        x = self.sample_batch(n, seed=seed, labels=labels, source=z).data
+        return self.decode(x) if decode else self.denormalize(x)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data."""
         return self.config.data.shift + self.config.data.scale * x
+
+    @cached_property
+    def codec(self) -> Codec | None:
+        """The codec of a model of latents."""
+        spec = self.config.data.codec
+        return None if spec is None else codecs.build(spec).at(self.folder)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """Returns samples of model units in the units of the data, and latents as the data that they stand for."""
+        samples = self.denormalize(x)
+        return samples if self.codec is None else self.codec.decode(samples)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Least and largest number of the data that ``decode`` returns."""
+        return self.config.data.limits if self.codec is None else self.codec.limits
 
     @torch.no_grad()
     def sample_batch(
@@ -263,4 +285,4 @@ def load(
             f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
         )
     config, module = load_artifact(place, ema=ema, teacher=teacher, trust=trust)
-    return Pipeline(config, module, device, data=data)
+    return Pipeline(config, module, device, data=data, folder=place)

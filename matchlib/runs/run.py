@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from matchlib.data.dataset import Dataset
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
+from matchlib.evaluation.doctor import examine
 from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.pictures import drawn
 from matchlib.evaluation.report import evaluate
@@ -210,6 +211,8 @@ class Run:
         config, teacher = self.components.config, self.components.teacher
         if self.components.finished:
             logger.info("teacher: taken from %s", self.settings.teacher.name)
+            if self.settings.teacher.examine and config.network.get("name") is None and self._processes("teacher").rank == 0:
+                self._examine(teacher)
             return config, teacher
         cached, processes = cache_folder() / "teachers" / self._teacher_key(), self._processes("teacher")
         processes.on_main_process(lambda: None)  # nobody writes there before everyone has read
@@ -222,6 +225,18 @@ class Run:
         except ArtifactError as error:
             logger.warning("teacher: not cached (%s)", error)
         return config, teacher
+
+    def _examine(self, teacher: Teacher) -> None:
+        """Says what is likely wrong with a teacher that was made elsewhere, before anything is trained on it."""
+        data, stated = self.components.data, copy.copy(teacher.to(self.device))
+        stated.normalization = (data.shift, data.scale)
+        work = watched(self.on_progress, self.should_stop, "examining")
+        on_part = partial(work.on_part, "asking the teacher")
+        diagnosis = examine(stated, data, on_progress=on_part)
+        for mistake in diagnosis.mistakes:
+            logger.warning(MISTAKEN, mistake)
+        if not diagnosis.mistakes:
+            logger.info("teacher: examined, no mistake found")
 
     @staticmethod
     def _read_cached(folder: Path, teacher: Teacher) -> bool:
@@ -238,7 +253,7 @@ class Run:
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""
         config = self.components.config.to_json()
-        for key in ("sampler", "data", "guidance", "defaults", "settings"):
+        for key in ("sampler", "data", "guidance", "guidance_interval", "defaults", "settings"):
             del config[key]
         training = self.settings.teacher.training.model_dump(exclude=set(NOT_OF_WEIGHTS))
         shapes = shapes_of(self.components.teacher.state_dict())
@@ -376,7 +391,7 @@ class Run:
             shown.write(self.folder)
             write_page([self.folder])
             if self._trackings and pipelines:
-                image = drawn({kind: x.numpy() for kind, x in shown.tensors.items() if "/" not in kind}, self.components.data.limits)
+                image = drawn({kind: x.numpy() for kind, x in shown.tensors.items() if "/" not in kind}, self.components.data.shown_limits)
                 for tracking in self._trackings:
                     tracking.picture("samples", image)
         except Exception as error:  # whatever it is, the run is worth more than its page
@@ -394,7 +409,11 @@ class Run:
         modules: dict[str, nn.Module] = {"teacher": parts.teacher}
         if parts.distillation is not None:
             modules |= {"student": parts.distillation.student, "critic": parts.distillation.critic}
-        about = {**description(parts.config, modules), "machine": machine(self.device), "memory": peak_memory(self.device)}
+        about = {
+            **description(parts.config, modules, parts.data.shown_limits),
+            "machine": machine(self.device),
+            "memory": peak_memory(self.device),
+        }
         return Exhibit(tensors, {**about, "seconds": {**group(before.about, "seconds"), **self.seconds}})
 
     def _teacher_samples(self) -> dict[str, Tensor]:
@@ -470,23 +489,24 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(x.shape) for name, x in tensors.items()}
 
 
-def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None) -> Work:
+def watched(on_progress: Callable[[Progress], None] | None, should_stop: Callable[[], bool] | None, phase: str = "scoring") -> Work:
     """Returns work that shows how far it is, every other second, and stops between parts.
 
     Args:
         on_progress: called with a Progress; None for nobody.
         should_stop: asked before every part; True raises ``Interrupted``.
+        phase: what it is called.
     """
     begin = last = time.perf_counter()
 
     def on_part(what: str, done: int, total: int) -> None:
         nonlocal last
         if should_stop is not None and should_stop():
-            raise Interrupted(f"interrupted while scoring ({what})")
+            raise Interrupted(f"interrupted while {phase} ({what})")
         now = time.perf_counter()
         if on_progress is not None and now - last > SHOWN_EVERY:
             last = now
-            on_progress(Progress("scoring", done, total, {}, now - begin, what))
+            on_progress(Progress(phase, done, total, {}, now - begin, what))
 
     return Work(on_part)
 
@@ -508,6 +528,7 @@ def prepared(module: nn.Module, engine: EngineSettings, *, frozen: bool = False)
     )
 
 
+MISTAKEN = "teacher: a likely mistake: %s (matchlib doctor shows more; teacher.examine=false leaves this out)"
 GUIDED = (
     "note: a teacher guided by %g minimises no matching loss, so the student's optimum is not its distribution and the least loss is above "
     "zero; a loss that uses real data pulls the student away from what guidance does"

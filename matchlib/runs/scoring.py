@@ -27,6 +27,7 @@ from matchlib.settings import explain
 
 __all__ = ["PROTOCOL", "common_protocol", "compare", "generators", "read_evaluation", "score"]
 
+ENCODED = 16  # images that are encoded at once
 PROTOCOL = ("data", "reference", "samples", "draws", "subset", "clip_samples", "features")  # what must be equal for scores to be compared
 
 
@@ -44,7 +45,8 @@ def score(
     """Scores samples against the training split of a data set, beside its held-out data.
 
     Args:
-        samples: FILE.npz with an array ``data``, FILE.npy, or a folder of images; in the units of the reference.
+        samples: FILE.npz with an array ``data``, FILE.npy, or a folder of images; in the units of the reference. For a reference of
+            latents, latents or 8-bit images, which are encoded.
         reference: a registered data set, or a path as for ``--data``; or FILE.npz with the mean ``mu`` and the covariance ``sigma`` of an
             extractor's features, as they are published for FID: then ``frechet`` alone is computed, and ``samples`` must be bytes.
         n: samples in a score; None for as many as there are of both, at most 10,000.
@@ -65,9 +67,11 @@ def score(
     if moments is not None:
         return _score_against(moments, str(reference), load_dataset(samples), n, extractor, torch.device(device), work)
     data, given = load_dataset(reference), load_dataset(samples)
-    if given.shape != data.shape:
-        raise IncompatibleError(f"samples of {given.name} have shape {given.shape}, but {data.name} has {data.shape}")
     events = torch.cat([given.denormalize(part.data) for part in (given.train, given.held_out)])
+    if data.codec is not None and given.shape != data.shape:
+        events = torch.cat([data.codec.encode(part.round().to(torch.uint8)) for part in events.clamp(0, 255).split(ENCODED)])
+    if events.shape[1:] != data.shape:
+        raise IncompatibleError(f"samples of {given.name} have shape {given.shape}, but {data.name} has {data.shape}")
     most = min(len(events), len(data.held_out.data))
     size = min(n or MOST, most)
     if size < 2 or (n is not None and n > most):

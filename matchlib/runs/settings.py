@@ -45,6 +45,7 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
+UpToOne = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
 Spec = dict[str, Any]
 PREFIXES = (*adapters.PREFIXES, "pairs")  # of PREFIX:PATH where a teacher or data set is named
@@ -251,8 +252,12 @@ class TeacherSettings(OpenSettings):
     """Whether the field sees the source; null for the family's own choice."""
     guidance: float | None = None
     """w of uncond + w (cond - uncond); null for none, or for that of the run that the teacher is taken from."""
+    guidance_interval: tuple[UpToOne, UpToOne] | None = Field(default=None, examples=["[0.1, 0.8]"])
+    """Times (least, largest) at which the teacher is guided; null for all, or for those of the run that the teacher is taken from."""
     normalization: tuple[float, Positive] | None = Field(default=None, examples=["[shift, scale]"])
     """(shift, scale) of a teacher made elsewhere, data units = shift + scale * its units; null for the teacher's own statement."""
+    examine: bool = True
+    """Whether a teacher that was made elsewhere is examined first, as ``matchlib doctor`` does it; mistakes are warnings."""
     training: TeacherTraining = Field(default_factory=TeacherTraining)
     """How it is trained."""
 

@@ -24,8 +24,10 @@ from pydantic import BaseModel
 from matchlib.data import readers
 from matchlib.data.prepare import prepare as prepare_data
 from matchlib.errors import Interrupted
+from matchlib.io import read_json, write_json
 from matchlib.registry import ALL
 from matchlib.runs.settings import OpenSettings, RunSettings, _adapters, _places
+from tests.fixtures.students import vae
 from tests.robustness.harness import Case
 from tests.robustness.values import OBJECTS, PLAIN, TEXTS, damaged, mutated
 
@@ -60,6 +62,10 @@ def template(folder: Path) -> None:
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))
     prepare_data(folder / "images", folder / "set")
+    vae().save_pretrained(folder / "vae")
+    prepare_data(folder / "images", folder / "latents", encode=f"vae:{folder / 'vae'}")
+    meta = read_json(folder / "latents" / "meta.json")
+    write_json(folder / "latents" / "meta.json", {**meta, "codec": {**meta["codec"], "path": "../vae"}})  # so that copies have their own
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -456,12 +462,13 @@ def by_images(rng: random.Random) -> Iterator[Case]:
 
 
 PREPARED = ("meta.json", "meta.json", "meta.json", "data.npy", "labels.npy", "")
+LATENTS = ("latents/meta.json", "vae/config.json", "vae/diffusion_pytorch_model.safetensors", "vae")
 
 
 def by_prepared(rng: random.Random) -> Iterator[Case]:
     """Prepared sets, tar files and unfinished preparations that are damaged, in memory and on disk."""
     while True:
-        seed, what = rng.randrange(2**32), rng.choice(("set", "set", "set", "shards.tar", "unfinished"))
+        seed, what = rng.randrange(2**32), rng.choice(("set", "set", "set", "shards.tar", "unfinished", "latents"))
 
         def prepare(folder: Path, seed: int = seed, what: str = what) -> None:
             generator = random.Random(seed)
@@ -472,7 +479,9 @@ def by_prepared(rng: random.Random) -> Iterator[Case]:
         command = ("distill", "--out", "out", *SMALL, *options) if options else ("prepare", "images", "--out", "begun")
         if what == "shards.tar" and rng.random() < 0.5:
             command = ("prepare", what, "--out", "out")
-        yield Case("prepared", f"{what} {seed}", command, prepare, whole=rng.random() < WHOLE)
+        encoded = what == "latents" and rng.random() < 0.3
+        command = ("prepare", "images", "--encode", "vae:vae", "--out", "out") if encoded else command
+        yield Case("prepared", f"{what} {seed}", command, prepare, whole=what == "latents" or rng.random() < WHOLE)
 
 
 def _damage_prepared(folder: Path, what: str, rng: random.Random) -> None:
@@ -481,6 +490,8 @@ def _damage_prepared(folder: Path, what: str, rng: random.Random) -> None:
         with contextlib.suppress(Interrupted):
             prepare_data(folder / "images", folder / "begun", should_stop=lambda: next(stop, True))
         path = folder / "begun" / rng.choice(("unfinished.json", "data.npy"))
+    elif what == "latents":
+        path = folder / rng.choice(LATENTS)
     else:
         path = folder / what / rng.choice(PREPARED) if what == "set" else folder / what
     if path.is_dir():
@@ -524,7 +535,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments tha
     "--device", "--steps", "--time", "--plugins", "--pictures", "--resume")),
     "prepare": (
         ("images", "--out", "out", "--size", "4"),
-        ("--out", "--size", "--channels", "--held-out", "--workers", "--strict", ""),
+        ("--out", "--size", "--channels", "--held-out", "--encode", "--encode", "--workers", "--strict", ""),
     ),
     "distill": (
         ("--data", "data.npz", "--out", "out", *SMALL),
@@ -534,7 +545,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments tha
     ),
     "sample": (
         ("run", "-n", "2", "--out", "out.npz"),
-        ("-n", "--out", "--labels", "--of", "--seed", "--device", "--plugins", "--trust", ""),
+        ("-n", "--out", "--labels", "--of", "--latents", "--seed", "--device", "--plugins", "--trust", ""),
     ),
     "evaluate": (("run", "--draws", "1"), ("--draws", "--seed", "--device", "")),
     "export": (("run", "--to", "pt2", "--out", "out"), ("--to", "--out", "--license", "--set", "--plugins", "--trust", "")),

@@ -27,7 +27,8 @@ TEXTS = (
     "\u0000", "\n",
     "é" * 300, "x" * 5000, "../..", "/", "/etc/passwd", "/proc/self/mem", "/dev/null", ".", "~", "~nobody-at-all/x", "a.b.c",
     "FILE.py:NAME",
-    "edm:x", "diffusers:x", "pairs:x", "python:teacher", ":", "::", "x:", ":x", "1/0", "None", "mlp", "flow", "digits", "onestep",
+    "edm:x", "azula:x", "diffusers:x", "vae:x", "vae:", "vae:images", "vae:vae",
+    "pairs:x", "python:teacher", ":", "::", "x:", ":x", "1/0", "None", "mlp", "flow", "digits", "onestep",
     "[mlp, x]",
 )  # fmt: skip
 

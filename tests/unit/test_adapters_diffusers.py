@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import matchlib
-from matchlib.adapters import describe, diffusers, of_unet, open_teacher, rebuild
+from matchlib.adapters import describe, diffusers, of_model, open_teacher, rebuild
 from matchlib.algebra.records import Condition
 from matchlib.errors import ArtifactError, IncompatibleError
 
@@ -139,10 +139,10 @@ def test_diffusers_refuses_weights_of_another_configuration(pipelines: dict, tmp
         diffusers(tmp_path / "type")
 
 
-def test_of_unet_refuses_a_learned_variance(pipelines: dict) -> None:
+def test_of_model_refuses_a_learned_variance(pipelines: dict) -> None:
     from diffusers import UNet2DModel
 
     _, unet, scheduler = pipelines["epsilon"]
     wide = UNet2DModel(**{**describe(unet)["config"], "out_channels": 2})
     with pytest.raises(IncompatibleError, match="answers 1 channels with 2"):
-        of_unet(wide, {"_class_name": "DDPMScheduler", **scheduler.config})
+        of_model(wide, {"_class_name": "DDPMScheduler", **scheduler.config})

@@ -38,12 +38,12 @@ QUICK: dict[str, Any] = {
 
 def test_distill_of_a_guided_teacher_warns_and_it_stays_guided(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "matchlib")
-    guided = {"teacher.guidance": 2.0, "teacher.training.label_dropout": 0.2}
+    guided = {"teacher.guidance": 2.0, "teacher.guidance_interval": (0.1, 0.7), "teacher.training.label_dropout": 0.2}
     matchlib.distill("flow", steps=4, settings={**QUICK, **guided}, out=tmp_path / "run")
     assert "minimises no matching loss" in caplog.text
     teacher = matchlib.load(tmp_path / "run", of="teacher")
     teacher.sample(3)
-    assert teacher.module.guidance == 2.0
+    assert (teacher.module.guidance, teacher.module.guidance_interval) == (2.0, (0.1, 0.7))
     assert teacher.nfe == 2 * 50  # 25 Heun steps, each evaluation asked with and without the label
     assert teacher.sample_batch(20, labels="balanced").label.bincount().tolist() == [2] * 10
 

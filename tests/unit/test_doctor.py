@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixtures.trainings import StopAt
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
@@ -17,11 +19,13 @@ from matchlib import MatchingModel, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
-from matchlib.errors import DataError, IncompatibleError, SettingError
+from matchlib.errors import DataError, IncompatibleError, Interrupted, SettingError
 from matchlib.evaluation.doctor import Diagnosis, check_answer, examine, guess_normalization
 from matchlib.evaluation.probe import Finding, Probe
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import couplings, families, interpolants, networks, objectives
+from matchlib.runs.api import start_run
+from matchlib.runs.settings import resolve
 
 CLASSES = 3
 
@@ -370,3 +374,68 @@ def test_a_teacher_that_takes_no_labels_is_not_blamed_for_ignoring_them() -> Non
 
     teacher = Teacher.from_callable(velocity, model, arguments=("state", "time"), normalization=(data.shift, data.scale))
     assert not examine(teacher, data).mistakes
+
+
+# -- before a run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.runs
+def test_a_teacher_made_elsewhere_is_examined_before_it_is_distilled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One whose sign is wrong is warned of, with what to do; a right one is not, and no resume asks again."""
+    caplog.set_level("INFO", "matchlib")
+    model = RIGHT["flow"]
+    right, wrong = (Teacher(_Signed(exact(model), sign), model, normalization=(DATA.shift, DATA.scale)) for sign in (1.0, -1.0))
+    quick = {"evaluation.draws": 1, "evaluation.metrics": ["frechet-raw"], "student.network": {"name": "mlp", "width": 8, "depth": 1}}
+
+    def said(teacher: Teacher, name: str, **more: object) -> str:
+        caplog.clear()
+        matchlib.distill(teacher, data=DATA, steps=2, out=tmp_path / name, settings={**quick, **more})
+        return caplog.text
+
+    assert "a likely mistake: its sign is the opposite" in said(wrong, "wrong")
+    assert "no mistake found" in said(right, "right")
+    assert "mistake" not in said(wrong, "unasked", **{"teacher.examine": False})
+    caplog.clear()
+    matchlib.resume(tmp_path / "wrong", teacher=wrong, data=DATA)
+    assert "mistake" not in caplog.text
+
+
+class _Signed(nn.Module):
+    def __init__(self, field: nn.Module, sign: float) -> None:
+        super().__init__()
+        self.field, self.sign = field, sign
+
+    def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        return self.sign * self.field(state, time, condition)
+
+
+@pytest.mark.runs
+def test_the_examination_before_a_run_can_be_interrupted(tmp_path: Path) -> None:
+    model = RIGHT["flow"]
+    teacher = Teacher(_Signed(exact(model), 1.0), model, normalization=(DATA.shift, DATA.scale))
+    options = {"teacher.name": "python:teacher", "data.name": "python:clusters", "out": str(tmp_path / "run")}
+    settings = resolve("distill", options=options, settings={"student.network": {"name": "mlp"}})
+    with pytest.raises(Interrupted, match="while examining"):
+        start_run(settings, teacher=teacher, data=DATA, should_stop=StopAt(7)).execute()
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+@pytest.mark.slow
+def test_a_unet_of_a_million_weights_is_examined_in_twenty_seconds() -> None:
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownBlock2D",) * 3, "up_block_types": ("UpBlock2D",) * 3, "block_out_channels": (24, 48, 64)}
+    unet = UNet2DModel(sample_size=32, in_channels=3, out_channels=3, layers_per_block=2, norm_num_groups=8, **blocks)
+    assert 0.9e6 < sum(weight.numel() for weight in unet.parameters()) < 1.2e6
+    teacher = matchlib.adapters.of_model(unet, {"_class_name": "DDPMScheduler", **_ddpm()})
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 3, 32, 32), dtype=np.uint8)
+    begin = time.monotonic()
+    examine(teacher, Dataset.from_arrays("noise", pixels))
+    assert time.monotonic() - begin < 20
+
+
+def _ddpm() -> dict[str, object]:
+    from diffusers import DDPMScheduler
+
+    return dict(DDPMScheduler().config)

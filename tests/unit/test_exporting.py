@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fixtures.students import ODE, mlp_student, model_of, save_inputs, unet_student
+from fixtures.students import ODE, dit_student, mlp_student, model_of, save_inputs, unet_student
 from torch import Tensor, nn
 
 import matchlib
@@ -255,6 +255,18 @@ def test_export_of_a_unet_of_diffusers_runs_without_matchlib(elsewhere: Elsewher
                 out = elsewhere.export(artifact, to)
     assert json.loads((out / "generator.json").read_text())["largest_batch"] == (63 if to == "pt2" else None)
     elsewhere.compare()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["diffusers", "pt2", "onnx"])
+def test_export_of_a_dit_of_diffusers_runs_without_matchlib(elsewhere: Elsewhere, to: str) -> None:
+    every = schedulers()
+    for name in ("epsilon", "straight"):
+        for student in ({"name": "onestep", "t_start": 0.64}, {**FEW, "t_start": 0.64}):
+            artifact = dit_student(elsewhere.folder / f"{name}-{student['name']}", every[name], student)
+            assert 25_000 < sum(x.numel() for x in load(artifact).module.parameters()) < 35_000
+            elsewhere.export(artifact, to)
+    assert len(elsewhere.compare().splitlines()) == 8
 
 
 # -- what the fast suite holds ---------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def case(request: pytest.FixtureRequest, cases: dict[str, Case]) -> Case:
 
 
 QUICK: dict[str, Any] = {
+    "teacher.examine": False,
     "teacher.sampler": {"name": "ode", "method": "euler", "steps": 2},
     "trainer.batch_size": 4,
     "trainer.checkpoint_every": 2,

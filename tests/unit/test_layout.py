@@ -30,6 +30,7 @@ EXCEPTIONS = {
     # for type checking only: a registry states the base class of what it holds
     *(("matchlib.registry", f"matchlib.algebra.{name}") for name in ("coupling", "interpolant", "objective")),
     *(("matchlib.registry", f"matchlib.distillation.{name}") for name in ("family", "loss", "student")),
+    ("matchlib.registry", "matchlib.data.codec"),
     ("matchlib.registry", "matchlib.fields.sampler"),
     ("matchlib.registry", "matchlib.training.task"),
     ("matchlib.registry", "matchlib.training.tracker"),

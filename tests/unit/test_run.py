@@ -76,7 +76,8 @@ def test_run_says_which_normalization_a_foreign_teacher_gets(tmp_path: Path, cap
 
     for name, stated in (("silent", (0.0, 1.0)), ("unstated", None)):
         caplog.clear()
-        matchlib.distill(Teacher.from_callable(Net(), model, normalization=stated), "moons", steps=2, out=tmp_path / name, settings=SMALL)
+        teacher, settings = Teacher.from_callable(Net(), model, normalization=stated), {**SMALL, "teacher.examine": False}
+        matchlib.distill(teacher, "moons", steps=2, out=tmp_path / name, settings=settings)
         assert ("normalization" in caplog.text) == (stated is None)
 
 

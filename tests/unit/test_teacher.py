@@ -64,6 +64,18 @@ class _TwoClasses(nn.Module):
         return torch.zeros_like(state) if condition.label is None else condition.label[:, None].to(state)
 
 
+def test_teacher_is_guided_at_the_times_of_its_interval_alone() -> None:
+    guided, plain = Teacher(_TwoClasses(), FLOW, guidance=3.0), Teacher(_TwoClasses(), FLOW)
+    some = Teacher(_TwoClasses(), FLOW, guidance=3.0, guidance_interval=(0.2, 0.6))
+    state, time, condition = torch.randn(5, 1), torch.tensor([0.1, 0.2, 0.4, 0.6, 0.7]), Condition(torch.tensor([0, 1, 1, 0, 1]))
+    inside = torch.tensor([False, True, True, True, False])[:, None]
+    expected = torch.where(inside, guided(state, time, condition), plain(state, time, condition))
+    assert torch.allclose(some(state, time, condition), expected) and not torch.allclose(expected, plain(state, time, condition))
+    for wrong in ((0.6, 0.2), (-0.1, 0.5), (0.5, 1.2), (0.1,)):
+        with pytest.raises(SettingError, match="guidance_interval is"):
+            Teacher(_TwoClasses(), FLOW, guidance_interval=wrong)  # type: ignore[arg-type]
+
+
 def test_teacher_guidance_is_linear_from_without_to_with_labels() -> None:
     label = torch.tensor([1, 1, 1, 2, 2, 2])
     for w in (0.0, 0.5, 1.0, 3.0):

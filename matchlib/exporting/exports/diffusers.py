@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from matchlib.adapters import OfDiffusers
 from matchlib.errors import IncompatibleError, MatchlibError
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
 from matchlib.exporting.table import Combination, Label, Table, Time
@@ -23,7 +24,7 @@ from matchlib.training.random import Streams
 __all__ = ["Diffusers"]
 
 INDEX = "model_index.json"
-PIPELINE = Path(__file__).parents[1] / "unet_pipeline.py"  # copied into folders; nothing here imports it
+PIPELINE = Path(__file__).parents[1] / "generator_pipeline.py"  # copied into folders; nothing here imports it
 OWN = "GeneratorPipeline"  # the class in pipeline.py
 CLOSE = 1e-5  # difference of two numbers that are the same but for rounding
 
@@ -31,7 +32,7 @@ CLOSE = 1e-5  # difference of two numbers that are the same but for rounding
 @exports.register("diffusers")
 @dataclass(frozen=True)
 class Diffusers(Exporter):
-    """A folder for ``DiffusionPipeline.from_pretrained``, of a student whose network is a ``UNet2DModel``.
+    """A folder for ``DiffusionPipeline.from_pretrained``, of a student whose network is a ``UNet2DModel`` or ``DiTTransformer2DModel``.
 
     Args:
         stock: whether diffusers' own pipelines are used where they are exact; they need no ``trust_remote_code``, clip what they
@@ -43,14 +44,17 @@ class Diffusers(Exporter):
 
     def write(self, student: Exportable, folder: Path) -> None:
         package = _package()
-        unet, table = _unet_and_table(student, package)
-        pipeline = _stock_pipeline(package, student, unet, table) if self.stock else None
+        core = _core(student, package)
+        pipeline = _stock_pipeline(package, student, core) if self.stock else None
         if pipeline is not None:
             pipeline.save_pretrained(folder)
             return
-        unet.save_pretrained(folder / "unet")
+        core.network.save_pretrained(folder / core.folder)
+        codec = student.pipeline.codec
+        if codec is not None and codec.component is not None:
+            codec.saved(folder, codec.component[0])
         shutil.copyfile(PIPELINE, folder / "pipeline.py")
-        write_json(folder / INDEX, _index(student, table, package))
+        write_json(folder / INDEX, _index(student, core, package))
 
     def samples(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
         package = _package()
@@ -109,30 +113,56 @@ def _is_stock(folder: Path) -> bool:
     return isinstance(read_json(folder / INDEX)["_class_name"], str)
 
 
-def _unet_and_table(student: Exportable, package: Any) -> tuple[Any, Table]:
-    """Returns the student's U-Net and the table around it.
+@dataclass(frozen=True)
+class _Core:
+    """A student's network of diffusers, and the table around it.
+
+    Args:
+        folder: of the pipeline, in which the network is.
+    """
+
+    network: Any
+    folder: str
+    table: Table
+
+
+def _core(student: Exportable, package: Any) -> _Core:
+    """Returns the student's network of diffusers.
 
     Raises:
         IncompatibleError: its network is another, or the model is not one that a pipeline of diffusers starts from noise.
     """
     others = "export it --to onnx, --to pt2 or --to hub"
-    places = [
-        (module, name, child)
-        for module in student.student.modules()
-        for name, child in module.named_children()
-        if isinstance(child, package.UNet2DModel)
+    children = [(module, name, child) for module in student.student.modules() for name, child in module.named_children()]
+    bare = [(*place, place[2], "unet", _in_tuple) for place in children if isinstance(place[2], package.UNet2DModel)]
+    wrapped = [
+        (*place, place[2].network, place[2].folder, _as_it_is)
+        for place in children
+        if isinstance(place[2], OfDiffusers) and isinstance(place[2].network, package.DiTTransformer2DModel)
     ]
-    if len(places) != 1:
+    if len(bare) + len(wrapped) != 1:
         kind = type(student.network).__name__
-        raise IncompatibleError(f"the student's network is {kind}, and a pipeline of diffusers needs a UNet2DModel of diffusers: {others}")
+        known = "UNet2DModel or DiTTransformer2DModel"
+        raise IncompatibleError(f"the student's network is {kind}, and a pipeline of diffusers needs a {known} of diffusers: {others}")
     if student.source_is_data:
         raise IncompatibleError(f"the student starts from data, and a pipeline of diffusers from noise: {others}")
-    part, name, unet = places[0]
-    table = student.table_around(part, name, answer=lambda x: (x,))
+    codec = student.pipeline.codec
+    if codec is not None and codec.component is None:
+        raise IncompatibleError(f"the codec of the student's latents is none of diffusers: {others}")
+    part, name, _, network, folder, answer = (bare or wrapped)[0]
+    table = student.table_around(part, name, answer=answer)
     for call in table.calls:
         if not _is_plain(call.args, call.kwargs):
-            raise IncompatibleError(f"the student calls its UNet2DModel with more than state, time and label: {others}")
-    return unet, table
+            raise IncompatibleError(f"the student calls its {type(network).__name__} with more than state, time and label: {others}")
+    return _Core(network, folder, table)
+
+
+def _in_tuple(x: Tensor) -> tuple[Tensor]:
+    return (x,)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -140,14 +170,16 @@ def _is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return kinds in ((Combination, Time), (Combination, Time, Label)) and set(kwargs) <= {"return_dict"}
 
 
-def _index(student: Exportable, table: Table, package: Any) -> dict[str, Any]:
+def _index(student: Exportable, core: _Core, package: Any) -> dict[str, Any]:
     """Returns ``model_index.json`` of the pipeline in ``pipeline.py``."""
-    data = student.config.data
+    data, table, codec = student.config.data, core.table, student.pipeline.codec
+    decoder = {} if codec is None or codec.component is None else {codec.component[0]: ["diffusers", codec.component[1]]}
     calls = [{"timestep": call.args[1].value, "input": dict(call.args[0].weights), "labelled": len(call.args) > 2} for call in table.calls]
     return {
         "_class_name": ["pipeline", OWN],
         "_diffusers_version": package.__version__,
-        "unet": ["diffusers", "UNet2DModel"],
+        core.folder: ["diffusers", type(core.network).__name__],
+        **decoder,
         "calls": calls,
         "sample": dict(table.sample.weights),
         "noises": list(table.noises),
@@ -184,12 +216,19 @@ def _simple(table: Table) -> _OneCall | None:
     return _OneCall(start, round(time), weights.get("source", 0.0), weights.get(call.predictions[0], 0.0), len(call.args) > 2)
 
 
-def _fits_stock(student: Exportable, unet: Any) -> bool:
-    """Whether images are what diffusers' own pipelines make: of the network's size, and between -1 and 1 in its units."""
-    data, size = student.config.data, unet.config.sample_size
+def _fits_stock(student: Exportable, core: _Core) -> bool:
+    """Whether images are what diffusers' own pipelines make of a U-Net: of its size, and between -1 and 1 in its units."""
+    data, config = student.config.data, core.network.config
+    size = config.sample_size
     low, high = ((limit - data.shift) / data.scale for limit in data.limits)
-    shape = (unet.config.in_channels, size, size)
-    return isinstance(size, int) and tuple(student.config.network_spec.shape) == shape and max(abs(low + 1), abs(high - 1)) < CLOSE
+    shape = (config.in_channels, size, size)
+    of_images = core.folder == "unet" and student.pipeline.codec is None and config.out_channels == config.in_channels
+    return (
+        of_images
+        and isinstance(size, int)
+        and tuple(student.config.network_spec.shape) == shape
+        and max(abs(low + 1), abs(high - 1)) < CLOSE
+    )
 
 
 def _scheduler(student: Exportable) -> dict[str, Any]:
@@ -248,10 +287,10 @@ def _straight(package: Any, student: Exportable, unet: nn.Module, call: _OneCall
 STOCK = (_consistency, _straight)
 
 
-def _stock_pipeline(package: Any, student: Exportable, unet: Any, table: Table) -> Any:
+def _stock_pipeline(package: Any, student: Exportable, core: _Core) -> Any:
     """Returns the pipeline of diffusers that computes what the student does; None if there is none."""
-    call = _simple(table) if _fits_stock(student, unet) else None
+    call = _simple(core.table) if _fits_stock(student, core) else None
     if call is None:
         return None
-    pipelines = (make(package, student, unet, call) for make in STOCK)
+    pipelines = (make(package, student, core.network, call) for make in STOCK)
     return next((pipeline for pipeline in pipelines if pipeline is not None), None)

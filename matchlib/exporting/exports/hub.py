@@ -10,11 +10,12 @@ from torch import Tensor
 
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
 from matchlib.exporting.readme import dataset_name
-from matchlib.registry import exports
+from matchlib.registry import codecs, exports
 from matchlib.runs.artifact import ArtifactConfig, save_artifact
 
 __all__ = ["Hub"]
 
+CODEC = "codec"  # folder of what decodes latents
 PLACES = ("path", "digest", "name")  # of an origin: where a network was read from
 
 
@@ -26,11 +27,14 @@ class Hub(Exporter):
     library: ClassVar[str] = "matchlib"
 
     def write(self, student: Exportable, folder: Path) -> None:
-        save_artifact(folder, _portable(student), student.student)
+        codec, config = student.pipeline.codec, _portable(student)
+        if codec is not None:
+            config = replace(config, data=replace(config.data, codec=codecs.describe(codec.saved(folder, CODEC))))
+        save_artifact(folder, config, student.student)
 
     def samples(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
         source = inputs.source if student.source_is_data else None
-        return student.load(folder).sample(len(inputs.source), seed=inputs.seed, labels=inputs.label, source=source)
+        return student.load(folder).sample(len(inputs.source), seed=inputs.seed, labels=inputs.label, source=source, decode=False)
 
     def usage(self, student: Exportable, folder: Path) -> str:
         source = ", source=source" if student.source_is_data else ""

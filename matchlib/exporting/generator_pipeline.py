@@ -1,4 +1,4 @@
-"""A generator of one evaluation, or a few, around a UNet2DModel.
+"""A generator of one evaluation, or a few, around a network of diffusers.
 
 This file stands in a folder that ``DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)`` loads. It needs torch and diffusers.
 """
@@ -12,25 +12,37 @@ class GeneratorPipeline(DiffusionPipeline):
     """Samples by a table of numbers around a network.
 
     Args:
-        unet: a UNet2DModel.
+        unet: a UNet2DModel; or transformer, a DiTTransformer2DModel.
+        vae: an AutoencoderKL, where samples are latents.
         calls: for each evaluation its timestep, the weights of its input, and whether it is given the labels.
         sample: weights of the sample.
         noises: names of the noise that is drawn besides the source.
         shape: of an event, (channels, height, width).
         normalization: (shift, scale) of the data.
-        limits: least and largest number of the data.
+        limits: least and largest number of the data; of images that latents stand for, these are -1 and 1.
         label_shares: frequency of each class, as classes are drawn where none are given.
 
     Every set of weights belongs to tensors by name: ``source``, ``noise_1``, ..., ``prediction_1``, ...
     """
 
-    model_cpu_offload_seq = "unet"
+    model_cpu_offload_seq = "unet->transformer->vae"
+    _optional_components = ["unet", "transformer", "vae"]
 
     def __init__(
-        self, unet, calls=None, sample=None, noises=(), shape=None, normalization=(0.0, 1.0), limits=(-1.0, 1.0), label_shares=None
+        self,
+        unet=None,
+        transformer=None,
+        vae=None,
+        calls=None,
+        sample=None,
+        noises=(),
+        shape=None,
+        normalization=(0.0, 1.0),
+        limits=(-1.0, 1.0),
+        label_shares=None,
     ):
         super().__init__()
-        self.register_modules(unet=unet)
+        self.register_modules(unet=unet, transformer=transformer, vae=vae)
         self.register_to_config(
             calls=calls,
             sample=sample,
@@ -62,7 +74,7 @@ class GeneratorPipeline(DiffusionPipeline):
             generator: of the random numbers.
             latents: the source, standard normal, ``(batch_size, channels, height, width)``; None draws it.
             noises: the further noise, a tensor for each of ``config.noises``; None draws it.
-            output_type: ``pil``, ``np`` or ``pt`` for images between 0 and 1; ``latent`` for data as they are.
+            output_type: ``pil``, ``np`` or ``pt`` for images between 0 and 1; ``latent`` for data, or latents, as they are.
         """
         config = self.config
         steps = len(config.calls)
@@ -74,7 +86,7 @@ class GeneratorPipeline(DiffusionPipeline):
             )
         if output_type not in ("pil", "np", "pt", "latent"):
             raise ValueError(f"output_type must be pil, np, pt or latent, got {output_type!r}")
-        shape, where = (batch_size, *config.shape), {"device": self._execution_device, "dtype": self.unet.dtype}
+        shape, where = (batch_size, *config.shape), {"device": self._execution_device, "dtype": (self.unet or self.transformer).dtype}
         values = {"source": randn_tensor(shape, generator=generator, **where) if latents is None else latents.to(**where)}
         if tuple(values["source"].shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(values['source'].shape)}")
@@ -85,15 +97,22 @@ class GeneratorPipeline(DiffusionPipeline):
         values.update(zip(config.noises, (noise.to(**where) for noise in noises), strict=True))
         labels = self._labels(class_labels, batch_size, generator)
         for number, call in enumerate(self.progress_bar(config.calls), 1):
-            given = {"class_labels": labels} if call["labelled"] else {}
             time = torch.full((batch_size,), call["timestep"], device=where["device"], dtype=torch.float32)
-            answer = self.unet(self._sum(call["input"], values), time, return_dict=False, **given)[0]
-            values[f"prediction_{number}"] = answer
+            answer = self._answer(self._sum(call["input"], values), time, labels if call["labelled"] else None)
+            values[f"prediction_{number}"] = answer[:, : shape[1]]  # without a learned variance
         shift, scale = config.normalization
         data = shift + scale * self._sum(config.sample, values)
         self.maybe_free_model_hooks()
         images = data if output_type == "latent" else self._images(data, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _answer(self, state, time, labels):
+        if self.transformer is not None:
+            if labels is None:
+                labels = torch.full(time.shape, self.transformer.config.num_embeds_ada_norm, device=time.device)
+            return self.transformer(state, timestep=time, class_labels=labels, return_dict=False)[0]
+        given = {} if labels is None else {"class_labels": labels}
+        return self.unet(state, time, return_dict=False, **given)[0]
 
     @staticmethod
     def _sum(weights, values):
@@ -102,6 +121,10 @@ class GeneratorPipeline(DiffusionPipeline):
 
     def _images(self, data, output_type):
         low, high = self.config.limits
+        if self.vae is not None:
+            config, (low, high) = self.vae.config, (-1.0, 1.0)
+            latents = data / (config.scaling_factor or 1.0) + (getattr(config, "shift_factor", None) or 0.0)
+            data = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         images = ((data - low) / (high - low)).clamp(0, 1)
         if output_type == "pt":
             return images
