@@ -150,6 +150,34 @@ def prepare(
     return 0
 
 
+def demo(
+    folder: Folder,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of the page, on this machine alone.")] = 7860,
+    device: Device = None,
+    trust: Trust = False,
+    plugins: Plugins = None,
+) -> int:
+    """Open a page where a run's student and teacher can be tried side by side; Ctrl-C ends it."""
+    import time
+
+    from matchlib.errors import SettingError
+    from matchlib.exporting.demo import Demo, page
+    from matchlib.runs.build import device_of
+
+    blocks = page(Demo(folder, device=str(device_of(device or "cpu")), trust=trust), str(folder.name or folder.resolve().name))
+    try:
+        _, address, _ = blocks.launch(server_name="127.0.0.1", server_port=port, share=False, quiet=True, prevent_thread_lock=True)
+    except OSError as error:
+        raise SettingError(f"port {port} cannot be used: {' '.join(str(error).split())}; choose another with --port") from error
+    print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        blocks.close(verbose=False)
+    return 0
+
+
 def score(
     samples: Annotated[str, typer.Argument(metavar="SAMPLES", help="FILE.npz with an array 'data', FILE.npy, or a folder of images.")],
     reference: Annotated[
@@ -434,6 +462,7 @@ COMMANDS: Sequence[Callable[..., int]] = (
     sample,
     evaluate,
     export,
+    demo,
     score,
     compare,
     report,

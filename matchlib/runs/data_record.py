@@ -20,7 +20,8 @@ def data_digest(text: bytes, *tensors: Tensor | None) -> str:
     """Returns a digest of a text and of tensors."""
     digest = hashlib.sha256(text)
     for tensor in tensors:
-        digest.update(b"" if tensor is None else tensor.cpu().numpy().tobytes())
+        if tensor is not None and tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:20]
 
 

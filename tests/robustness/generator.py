@@ -549,6 +549,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # arguments tha
     ),
     "evaluate": (("run", "--draws", "1"), ("--draws", "--seed", "--device", "")),
     "export": (("run", "--to", "pt2", "--out", "out"), ("--to", "--out", "--license", "--set", "--plugins", "--trust", "")),
+    "demo": (("run", "--port", "0"), ("--port", "--device", "--trust", "")),  # port 0 is refused: nothing is served
     "score": (("data.npz", "data.npz"), ("-n", "--extractor", "--out", "--device", "")),
     "compare": (("run", "run"), ("",)),
     "report": (("run",), ("--out", "")),
