@@ -47,6 +47,7 @@ __all__ = [
     "select",
     "tensor_shapes",
     "unlock",
+    "whole_number",
     "write_atomically",
     "write_folder",
     "write_json",
@@ -352,7 +353,13 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: it is missing or damaged.
     """
     with _reading(path):
-        return _mapping(path, json.loads(read_text(path)), "a JSON object")
+        return _mapping(path, json.loads(read_text(path), parse_int=whole_number), "a JSON object")
+
+
+def whole_number(text: str) -> int | float:
+    """Returns a whole number that arithmetic can go on with: one that is too large for that is a float, perhaps infinite."""
+    value = float(text)
+    return int(text) if abs(value) < 2**63 else value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matchlib.errors import ArtifactError, MatchlibError
-from matchlib.io import read_json, read_text, read_yaml
+from matchlib.io import read_json, read_text, read_yaml, whole_number
 from matchlib.runs.exhibit import Exhibit
 from matchlib.training.callbacks import is_measured
 
@@ -154,14 +154,8 @@ class Follower:
 def parse_row(line: str) -> dict[str, Any] | None:
     """Returns a row of a log; None for a line that is none."""
     try:
-        row = json.loads(line[:LONGEST], parse_int=_number)
+        row = json.loads(line[:LONGEST], parse_int=whole_number)
     except (ValueError, RecursionError):
         return None
     whole = isinstance(row, dict) and isinstance(row.get("phase"), str) and type(row.get("step")) is int
     return row if whole else None
-
-
-def _number(text: str) -> int | float:
-    """A whole number that arithmetic can go on with: one that is too large for that is a float, perhaps infinite."""
-    value = float(text)
-    return int(text) if abs(value) < 2**63 else value

@@ -279,3 +279,9 @@ def test_read_checkpoint_advises_unpickling_only_where_there_is_code(tmp_path: P
     with pytest.raises(ArtifactError) as refusal:
         read_checkpoint(tmp_path / "a.pt")
     assert "--unpickle" not in str(refusal.value)
+
+
+def test_whole_numbers_beyond_all_bounds_are_read_as_floats(tmp_path: Path) -> None:
+    """Arithmetic with such an integer fails where a float is made of it."""
+    (tmp_path / "large.json").write_text('{"a": 1' + "0" * 400 + ', "b": -9223372036854775808000, "c": 9007199254740993}')
+    assert read_json(tmp_path / "large.json") == {"a": float("inf"), "b": -9.223372036854775808e21, "c": 9007199254740993}
