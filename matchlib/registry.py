@@ -43,6 +43,7 @@ __all__ = [
     "codecs",
     "couplings",
     "datasets",
+    "defined_in",
     "exports",
     "families",
     "fields_of",
@@ -62,7 +63,14 @@ T = TypeVar("T")
 P = TypeVar("P")
 
 
-_FILES: dict[tuple[Path, bytes], list[tuple[str, str]]] = {}  # run in this process, with their contents, and what they registered
+_FILES: dict[tuple[Path, bytes], tuple[list[tuple[str, str]], ModuleType]] = {}  # run in this process: what they registered, and defined
+
+
+def defined_in(path: Path) -> dict[str, Any] | None:
+    """Returns the names of a file that ``import_file`` has run in this process, if it is as it was; None for any other."""
+    whole = path.expanduser().absolute()
+    found = _FILES.get((whole, whole.read_bytes())) if whole.is_file() else None
+    return None if found is None else vars(found[1])
 
 
 def import_file(path: Path) -> list[tuple[str, str]]:
@@ -79,7 +87,7 @@ def import_file(path: Path) -> list[tuple[str, str]]:
         raise ArtifactError(f"plugins stand in a file of Python, FILE.py, got {str(path)!r}")
     key = whole, whole.read_bytes()
     if key in _FILES:
-        return _FILES[key]
+        return _FILES[key][0]
     before = {group: set(registry) for group, registry in ALL.items()}
     stem = re.sub(r"\W", "_", path.stem)
     name = stem if stem not in sys.modules and importlib.util.find_spec(stem) is None else f"{stem}_{len(_FILES)}"
@@ -96,8 +104,8 @@ def import_file(path: Path) -> list[tuple[str, str]]:
     except (SystemExit, Exception) as error:
         del sys.modules[name]
         raise ArtifactError(f"{path} fails: {type(error).__name__}: {' '.join(str(error).split())}"[:400]) from error
-    _FILES[key] = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]]
-    return _FILES[key]
+    _FILES[key] = [(group, name) for group, registry in ALL.items() for name in registry if name not in before[group]], module
+    return _FILES[key][0]
 
 
 def fields_of(plugin: Any) -> dict[str, inspect.Parameter]:

@@ -122,7 +122,9 @@ def prepare(
     held_out: Annotated[str | None, typer.Option("--held-out", help="The held-out data, likewise [default: a fifth of DATA].")] = None,
     encode: Annotated[str | None, typer.Option("--encode", help="Write latents: vae:FOLDER, an AutoencoderKL of diffusers.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End at what cannot be read, in place of leaving it out.")] = False,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads that decode [default: one for each core].")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, max=1024, help="Threads that decode [default: one for each core].")
+    ] = None,
 ) -> int:
     """Write data as arrays on disk, of which training reads what it draws."""
     from matchlib.data.prepare import prepare as prepare_data

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matchlib.adapters.networks import build, describe
     from matchlib.adapters.origin import PREFIXES, open_teacher, rebuild
     from matchlib.adapters.pipelines import OfDiffusers, diffusers, of_model
+    from matchlib.adapters.published import dit, sit
 
 __all__ = [
     "PREFIXES",
@@ -23,12 +24,14 @@ __all__ = [
     "build",
     "describe",
     "diffusers",
+    "dit",
     "edm",
     "flow_matching",
     "of_model",
     "open_teacher",
     "realuid",
     "rebuild",
+    "sit",
     "torchcfm",
 ]
 
@@ -40,12 +43,14 @@ _HOMES = {
     "build": "networks",
     "describe": "networks",
     "diffusers": "pipelines",
+    "dit": "published",
     "edm": "denoisers",
     "flow_matching": "flows",
     "of_model": "pipelines",
     "open_teacher": "origin",
     "realuid": "flows",
     "rebuild": "origin",
+    "sit": "published",
     "torchcfm": "flows",
 }
 

@@ -57,6 +57,10 @@ def _of_preconditioned(network: Any) -> Description | None:
     return None if inner is None else {"network": inner, "sigma_data": network.sigma_data, "sign": network.sign}
 
 
+def _of_published(network: Any) -> Description:
+    return dict(network.config)
+
+
 CLASSES: dict[str, Callable[[Any], Description | None]] = {
     "diffusers:UNet2DModel": _of_diffusers,
     "diffusers:UNet2DConditionModel": _of_diffusers,
@@ -64,6 +68,7 @@ CLASSES: dict[str, Callable[[Any], Description | None]] = {
     "torchcfm.models.unet.unet:UNetModelWrapper": _of_unet,
     "torchcfm.models.models:MLP": _of_mlp,
     "matchlib.adapters.denoisers:EDMPrecond": _of_preconditioned,
+    "matchlib.adapters.published:PublishedDiT": _of_published,
 }
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import nn
 
-from matchlib.adapters import denoisers, flows, pipelines
+from matchlib.adapters import denoisers, flows, pipelines, published
 from matchlib.adapters.networks import build
 from matchlib.errors import ArtifactError, SettingError, UnknownNameError, nearest
 from matchlib.fields.teacher import Teacher
+from matchlib.registry import defined_in
 
 __all__ = ["open_teacher", "rebuild"]
 
@@ -29,7 +30,14 @@ MAKERS: Mapping[str, Callable[..., Teacher]] = {
     "flow_matching": flows.flow_matching,
     "edm": denoisers.edm,
     "azula": denoisers.azula,
+    "dit": published.of_dit,
+    "sit": published.of_sit,
 }
+OPENERS: Mapping[str, Callable[[Path], Teacher]] = {
+    "diffusers": pipelines.diffusers,
+    "dit": published.dit,
+    "sit": published.sit,
+}  # of a path alone
 PREFIXES = tuple(MAKERS)  # of PREFIX:PATH where a teacher is named
 PYTHON = "python"  # the adapter of a file that makes the teacher itself
 
@@ -38,9 +46,9 @@ def open_teacher(spec: str, *, trust: bool) -> Teacher | None:
     """Returns the teacher of ``PREFIX:PATH`` or ``FILE.py:NAME``; None for a name of another form.
 
     Args:
-        spec: ``diffusers:FOLDER``; ``torchcfm:FILE.py:NAME``, ``flow_matching:FILE.py:NAME``, ``edm:FILE.py:NAME`` or
-            ``azula:FILE.py:NAME``, where NAME is a network in the package's convention or a function without arguments that returns one;
-            or ``FILE.py:NAME`` of a ``Teacher``.
+        spec: ``diffusers:FOLDER``; ``dit:FILE`` or ``sit:FILE``, checkpoints of these; ``torchcfm:FILE.py:NAME``,
+            ``flow_matching:FILE.py:NAME``, ``edm:FILE.py:NAME`` or ``azula:FILE.py:NAME``, where NAME is a network in the package's
+            convention or a function without arguments that returns one; or ``FILE.py:NAME`` of a ``Teacher``.
         trust: whether the code of FILE.py may be run.
 
     Raises:
@@ -50,8 +58,8 @@ def open_teacher(spec: str, *, trust: bool) -> Teacher | None:
     """
     prefix, _, rest = spec.partition(":")
     if prefix in PREFIXES:
-        if prefix == "diffusers":
-            return pipelines.diffusers(Path(rest).expanduser())
+        if prefix in OPENERS:
+            return OPENERS[prefix](Path(rest).expanduser())
         network, place = _from_file(rest, nn.Module, "a torch.nn.Module", trust=trust)
         teacher: Teacher = MAKERS[prefix](network)
         settings = {} if teacher.origin is None else teacher.origin
@@ -105,14 +113,15 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
         raise ArtifactError(f"there is no file {file}, of which {name!r} is to be the teacher")
     if not trust:
         raise SettingError(f"{file} is Python code that would be run; if you trust who wrote it, give --trust (in Python trust=True)")
-    names = _run(lambda: runpy.run_path(str(path)), file)
+    names = defined_in(path)  # a file that is named as --plugins as well is run once
+    names = _run(lambda: runpy.run_path(str(path)), file) if names is None else names
     if name not in names:
         raise UnknownNameError(f"{file} defines no {name!r}{nearest(name, [key for key in names if not key.startswith('_')])}")
     value = names[name]
     if callable(value) and not isinstance(value, nn.Module):
         value = _run(_without_arguments(value, spec, wanted), f"{name}() of {file}")
     if not isinstance(value, kind):
-        prefixes = ", ".join(f"{prefix}:{spec}" for prefix in PREFIXES[1:])
+        prefixes = ", ".join(f"{prefix}:{spec}" for prefix in PREFIXES if prefix not in OPENERS)
         hint = f"; a network alone is opened as one of {prefixes}" if isinstance(value, nn.Module) else ""
         raise SettingError(f"{spec} must be {wanted}, or a function without arguments that returns one, got {type(value).__name__}{hint}")
     return value, {"path": str(path.absolute()), "name": name, "digest": _digest(path)}

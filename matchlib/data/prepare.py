@@ -36,6 +36,7 @@ PARTS = ("data", "source", "labels", "held_out")  # the arrays of a prepared set
 SAVED, PAUSE = 1 << 26, 2.0  # bytes written, and seconds, between two states that a killed preparation goes on from, at most
 AHEAD = 16  # samples that each worker is given at once
 LEAST = 4  # samples of a set
+MOST_WORKERS = 1024
 LARGEST = 8192  # side of an image
 
 
@@ -129,6 +130,8 @@ def prepare(
         raise SettingError(f"size must lie in 1 to {LARGEST}, got {size}")
     if channels not in (None, 1, 3):
         raise SettingError(f"channels must be 1 or 3, got {channels}")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise SettingError(f"workers must lie in 1 to {MOST_WORKERS}, got {workers}")
     readers = [_opened(name) for name in (data, held_out) if name is not None]
     if any((other.pair is None, other.labels is None) != (readers[0].pair is None, readers[0].labels is None) for other in readers):
         raise DataError(f"{readers[1].name} and {readers[0].name} must both have labels, or pairs, or neither")

@@ -73,6 +73,11 @@ def _kind(value: Any) -> str:
         return f"{kind} of shape {tuple(getattr(value, 'shape', ()))}; arrays become one by Dataset.from_arrays('name', array)"
     if hasattr(value, "parameters"):
         return f"the network {kind}; a network is a teacher by Teacher.from_callable(network, model), and data come after it"
+    if hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        return (
+            f"the iterator {kind}, which has no index, and a draw is a function of seed and step: write its samples to FILE.npy or a "
+            "folder once, then: matchlib prepare FILE.npy --out FOLDER"
+        )
     return f"{kind}; arrays become one by Dataset.from_arrays('name', array)"
 
 

@@ -247,3 +247,11 @@ def test_load_dataset_joins_a_folder_of_pairs_by_name(tmp_path: Path, cli: Calla
     (tmp_path / "data" / "cat" / "0.png").unlink()
     with pytest.raises(DataError, match="1 have none, such as cat/0"):
         load_dataset(f"pairs:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "stream", [iter([np.zeros(3)]), (x for x in [np.zeros(3)]), map(float, "12")], ids=["iterator", "generator", "map"]
+)
+def test_iterators_are_refused_with_the_command_that_gives_them_an_index(stream: object) -> None:
+    with pytest.raises(DataError, match=r"has no index.*matchlib prepare FILE.npy --out FOLDER"):
+        load_dataset(stream)  # type: ignore[arg-type]

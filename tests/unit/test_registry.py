@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import matchlib
+from matchlib.adapters import open_teacher
 from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError
 from matchlib.registry import ALL, Registry, import_file
 
@@ -107,6 +108,20 @@ def test_import_file_runs_a_file_once_and_says_what_it_registers(tmp_path: Path)
     assert import_file(file) == import_file(file) == [("datasets", "of-a-file")]
     assert json.loads("[]") == []
     matchlib.datasets.unregister("of-a-file")
+
+
+def test_a_file_of_plugins_may_define_the_teacher_as_well(tmp_path: Path) -> None:
+    """Named as --plugins and as FILE.py:NAME it is run once: a second time its names would be taken."""
+    file = tmp_path / "both.py"
+    made = "import matchlib, torch\nfield = torch.nn.Linear(1, 1)\nteacher = matchlib.adapters.torchcfm(field)\n"
+    file.write_text(PLUGIN.format(name="of-both") + made)
+    import_file(file)
+    try:
+        assert open_teacher(f"{file}:teacher", trust=True) is not None
+        with pytest.raises(MatchlibError, match="--trust"):
+            open_teacher(f"{file}:teacher", trust=False)
+    finally:
+        matchlib.datasets.unregister("of-both")
 
 
 @pytest.mark.parametrize(
