@@ -8,7 +8,7 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ FEWEST = 200  # steps of a phase that are worth starting
 WANTED = {"teacher": ENOUGH, "student": 1600}  # steps, for which batches are made smaller ...
 SMALLEST = 32  # ... but not below this many samples
 LOOK = 64  # samples that the cost of scoring is measured on first
-LOOKS = 0.08  # of the time, after which no further look at the cost of scoring is begun
+LOOKS = 0.08  # of the time, which looks at the cost of scoring take at most, but for the first
 FEWEST_SAMPLES = 500  # in a score
 
 logger = logging.getLogger("matchlib")
@@ -118,7 +118,10 @@ def measured(settings: RunSettings, components: Components, seconds: float, shou
         should_stop: asked between its parts.
     """
     phases = [phase for phase, there in (("teacher", not components.finished), ("student", settings.command == "distill")) if there]
-    step = {phase: seconds_per_step(settings, components, phase, should_stop=should_stop) for phase in phases}
+    step = {}
+    for phase in phases:
+        enough = _time_of(phase, phases, seconds) / WANTED[phase] if _batch_is_free(settings, phase) else math.inf  # it is halved then
+        step[phase] = seconds_per_step(settings, components, phase, enough=enough, should_stop=should_stop)
     return Costs(step, _cost_of_scoring(settings, components, seconds, watched(None, should_stop)))
 
 
@@ -129,7 +132,8 @@ def _cost_of_scoring(settings: RunSettings, components: Components, seconds: flo
     begin = time.perf_counter()
     looks = [(LOOK, _seconds_of_scoring(settings, components, LOOK, work))]
     for n in (LOOK, 4 * LOOK, 16 * LOOK, size):
-        if n <= max(size, LOOK) and time.perf_counter() - begin < LOOKS * seconds:
+        expected = looks[-1][1] * n / looks[-1][0]
+        if n <= max(size, LOOK) and time.perf_counter() - begin + expected < LOOKS * seconds:
             looks.append((n, _seconds_of_scoring(settings, components, n, work)))
     few, least = looks[min(1, len(looks) - 1)]  # packages were imported in the first
     most, longest = looks[-1]
@@ -223,11 +227,11 @@ def _batches(
 
     A batch is halved until its phase's share of the time holds the steps that are wanted.
     """
-    step, whole = dict(costs.step), sum(SHARES[phase] for phase in costs.step)
+    step = dict(costs.step)
     for phase, training in _trainings(settings).items():
-        if phase not in step or {"batch_size", "steps"} & training.model_fields_set:
+        if phase not in step or not _batch_is_free(settings, phase):
             continue
-        size, time_of_phase = training.batch_size, (1 - SCORING) * seconds * SHARES[phase] / whole
+        size, time_of_phase = training.batch_size, _time_of(phase, step, seconds)
         while size > SMALLEST and step[phase] * size / training.batch_size * WANTED[phase] > time_of_phase:
             size = max(SMALLEST, size // 2)
         if size < training.batch_size:
@@ -235,6 +239,15 @@ def _batches(
             step[phase] = seconds_per_step(settings, components, phase, should_stop=should_stop)
             logger.info("time: batches of %d samples for the %s, so that there is time for more steps", size, phase)
     return settings, replace(costs, step=step)
+
+
+def _time_of(phase: str, phases: Iterable[str], seconds: float) -> float:
+    """Returns the seconds of a phase, about, where its steps are not given."""
+    return (1 - SCORING) * seconds * SHARES[phase] / sum(SHARES[each] for each in phases)
+
+
+def _batch_is_free(settings: RunSettings, phase: str) -> bool:
+    return not {"batch_size", "steps"} & _trainings(settings)[phase].model_fields_set
 
 
 def _samples(settings: RunSettings, components: Components, costs: Costs, seconds: float) -> tuple[int, int, float]:

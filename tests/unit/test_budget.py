@@ -151,6 +151,38 @@ def test_cost_of_scoring_is_a_line_through_looks(monkeypatch: pytest.MonkeyPatch
         assert budget._cost_of_scoring(settings, components, seconds, Work()) == pytest.approx(expected)
 
 
+def test_looks_at_the_cost_of_scoring_take_no_more_than_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at four times the samples is not begun that would take longer than what is left."""
+    settings, now = resolve("distill", settings=SMALL), [0.0]
+    components = build(settings)
+    monkeypatch.setattr(budget, "reference_of", lambda *_, **__: None)
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: now[0])
+
+    def look(s: object, c: object, n: int, w: object) -> float:
+        now[0] += 0.5 * n
+        return 0.5 * n
+
+    monkeypatch.setattr(budget, "_seconds_of_scoring", look)
+    for seconds, spent in ((1000.0, 64.0), (2000.0, 128.0), (3000.0, 256.0)):
+        now[0] = 0.0
+        assert budget._cost_of_scoring(settings, components, seconds, Work())[1] == pytest.approx(0.5)
+        assert now[0] <= max(budget.LOOKS * seconds, 32.0) and now[0] <= spent
+
+
+def test_a_step_is_timed_no_longer_than_it_takes_to_see_that_batches_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, float] = {}
+
+    def price(settings: RunSettings, components: object, phase: str, *, enough: float = float("inf"), **_: object) -> float:
+        asked[phase] = enough
+        return 1.0
+
+    monkeypatch.setattr(budget, "seconds_per_step", price)
+    monkeypatch.setattr(budget, "_cost_of_scoring", lambda *_: (0.0, 0.0))
+    settings = resolve("distill", settings={"data.name": "moons", "trainer.batch_size": 64})
+    budget.measured(settings, build(settings), 1000, lambda: False)
+    assert asked == {"teacher": pytest.approx(0.8 * 1000 * 0.6 / 2500), "student": float("inf")}
+
+
 def test_fitted_halves_batches_that_leave_no_time_for_enough_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a second for 256 samples, 1,000 s hold 320 steps of a student: half of the samples make room for 1,600."""
     monkeypatch.setattr(budget, "measured", lambda *_: Costs({"student": 1.0}, (1.0, 0.0)))
