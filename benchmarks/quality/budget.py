@@ -1,20 +1,24 @@
-"""What does one command make of MNIST in half an hour?
+"""What does one command make of MNIST, or of CIFAR-10, in half an hour?
 
     python -m benchmarks.quality.budget --mnist MNIST.npz [--time 30m]
+    python -m benchmarks.quality.budget --cifar CIFAR10.npz [--time 30m]
 
-``matchlib distill --teacher flow --data MNIST --time 30m`` on the first 20,000 training images, nothing else set. The run is kept in the
-benchmarks' cache, and read from there if it is finished; its picture is written for the documentation.
+``matchlib distill --teacher flow --data FILE --time 30m`` on the first 20,000 training images, nothing else set. The run is kept in the
+benchmarks' cache, and read from there if it is finished; the picture of MNIST is written for the documentation.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.quality.defaults import small_mnist
 from benchmarks.record import CACHE, RESULTS, save
@@ -24,17 +28,35 @@ from matchlib.runs.settings import from_config
 SHOWN = ("nfe", "frechet", "frechet_raw", "kid", "precision", "recall", "coverage", "class_shares", "classes_missing", "nearest_ratio")
 
 
+def small_cifar(path: Path) -> Path:
+    """Writes the first 20,000 training images as a data set of its own."""
+    from PIL import Image
+
+    target = CACHE / "cifar-20000.npz"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        file = np.load(path)
+        jpeg, offsets = file["jpeg"], file["offsets"][:20_001]
+        pairs = zip(offsets, offsets[1:], strict=False)
+        images = [np.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())).convert("RGB")) for begin, end in pairs]
+        np.savez(target, data=np.stack(images).transpose(0, 3, 1, 2), labels=file["labels"][:20_000])
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mnist", type=Path, required=True)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--mnist", type=Path)
+    which.add_argument("--cifar", type=Path, help="npz with the files of JPEG images one after the other, their offsets, and labels")
     parser.add_argument("--time", default="30m")
     given = parser.parse_args()
-    folder = CACHE / f"budget-mnist-{given.time}"
+    name, data = ("mnist", small_mnist(given.mnist)) if given.cifar is None else ("cifar", small_cifar(given.cifar))
+    folder = CACHE / f"budget-{name}-{given.time}"
     taken = folder / "taken.json"
     if not taken.exists():
         shutil.rmtree(folder, ignore_errors=True)
         begin = time.perf_counter()
-        options = ["--teacher", "flow", "--data", str(small_mnist(given.mnist)), "--time", given.time, "--out", str(folder)]
+        options = ["--teacher", "flow", "--data", str(data), "--time", given.time, "--out", str(folder)]
         subprocess.run(
             [sys.executable, "-m", "matchlib_cli", "distill", *options],
             check=True,
@@ -46,14 +68,15 @@ def main() -> None:
         {"kind": kind, **{key: report[kind].get(key) for key in SHOWN}, "intervals": report[kind].get("intervals", {}).get("frechet")}
         for kind in ("student", "teacher", "held_out")
     ]
-    shutil.copy(folder / "samples.png", RESULTS.parents[1] / "docs" / "images" / "mnist.png")
+    if name == "mnist":
+        shutil.copy(folder / "samples.png", RESULTS.parents[1] / "docs" / "images" / "mnist.png")
     chosen = {
         "network": settings.teacher.network,
         "teacher steps": settings.teacher.training.steps,
         "student steps": settings.trainer.steps,
     }
     save(
-        f"budget-mnist-{given.time}",
+        f"budget-{name}-{given.time}",
         rows,
         seconds=read_json(taken)["seconds"],
         chosen=chosen,
