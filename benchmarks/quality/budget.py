@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import os
 import shutil
 import subprocess
@@ -37,7 +38,7 @@ def small_cifar(path: Path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         file = np.load(path)
         jpeg, offsets = file["jpeg"], file["offsets"][:20_001]
-        pairs = zip(offsets, offsets[1:], strict=False)
+        pairs = itertools.pairwise(offsets)
         images = [np.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())).convert("RGB")) for begin, end in pairs]
         np.savez(target, data=np.stack(images).transpose(0, 3, 1, 2), labels=file["labels"][:20_000])
     return target
