@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
+import matchlib
 from matchlib.errors import SettingError
 from matchlib.io import read_tensors
 from matchlib.training.distributed import SingleProcess, strategy
@@ -58,6 +61,17 @@ def test_strategy_two_processes_train_the_weights_of_one(tmp_path: Path, alone: 
 @pytest.mark.parametrize("micro", ["1", "5"])
 def test_micro_batch_size_changes_nothing(tmp_path: Path, alone: dict[str, torch.Tensor], micro: str) -> None:
     assert gap(weights(tmp_path, "--micro", micro), alone) < 1e-9
+
+
+def test_two_processes_read_from_disk_what_one_does(tmp_path: Path) -> None:
+    """Each reads its slice of every batch; float32, so sums in another order differ by rounding."""
+    images, labels = load_digits(return_X_y=True)
+    np.savez(tmp_path / "digits.npz", data=images.reshape(-1, 1, 8, 8).astype(np.uint8), labels=labels)
+    matchlib.prepare(tmp_path / "digits.npz", tmp_path / "set")
+    one, two = (weights(tmp_path / str(count), "--stored", str(tmp_path / "set"), processes=count) for count in (1, 2))
+    assert gap(one, two) < 1e-5
+    fewer = weights(tmp_path / "fewer", "--stored", str(tmp_path / "set"), "--steps", "49")
+    assert gap(one, fewer) > 1e-4
 
 
 def test_other_random_numbers_would_be_noticed(tmp_path: Path, alone: dict[str, torch.Tensor]) -> None:
