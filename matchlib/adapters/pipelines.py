@@ -19,6 +19,7 @@ from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import ArtifactError, IncompatibleError
+from matchlib.fields.conditions import Conditions
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
 from matchlib.registry import couplings, families, interpolants, objectives
@@ -97,17 +98,25 @@ class _DiT(OfDiffusers):
         return self.network(state, timestep=time, class_labels=label, return_dict=False)[0][:, : state.shape[1]]
 
 
+Nothing = Tensor | Mapping[str, Tensor]
+
+
 class _Conditioned(OfDiffusers):
-    """A UNet2DConditionModel: labels are embeddings ``(b, tokens, width)`` of what it is told, such as a text.
+    """A UNet2DConditionModel: labels are embeddings ``(b, tokens, width)`` of what it is told, such as a text, or several in one.
 
     Args:
-        nothing: the embedding of nothing, ``(tokens, width)``, which stands for labels that are missing; None if it is not known.
+        nothing: the embedding of nothing, ``(tokens, width)``, which stands for labels that are missing; None if it is not known. By name
+            for a network of several conditions, ``text``, ``pooled`` and ``time_ids``, whose labels ``Conditions.pack`` makes.
     """
 
     nothing: Tensor | None
 
-    def __init__(self, network: nn.Module, nothing: Tensor | None = None) -> None:
+    def __init__(self, network: nn.Module, nothing: Nothing | None = None) -> None:
         super().__init__(network)
+        self.conditions: Conditions | None = None
+        if isinstance(nothing, Mapping):
+            self.conditions = Conditions({name: tuple(x.shape) for name, x in nothing.items()})
+            nothing = self.conditions.pack(**{name: x[None] for name, x in nothing.items()})[0]
         self.register_buffer("nothing", nothing)
 
     @property
@@ -116,9 +125,21 @@ class _Conditioned(OfDiffusers):
 
     def check(self, scheduler: Mapping[str, Any]) -> None:
         config = self.network.config
-        more = [key for key in ("addition_embed_type", "class_embed_type", "num_class_embeds") if config.get(key)]
-        if more:
-            raise IncompatibleError(f"a UNet2DConditionModel with {', '.join(more)} takes several conditions; use Teacher.from_callable")
+        more = [key for key in ("class_embed_type", "num_class_embeds") if config.get(key)]
+        kind, names = config.get("addition_embed_type"), [] if self.conditions is None else sorted(self.conditions.shapes)
+        if more or kind not in (None, "text_time"):
+            raise IncompatibleError(
+                f"a UNet2DConditionModel with {', '.join(more) or f'addition_embed_type {kind}'} takes conditions that are not known here; "
+                "use Teacher.from_callable with matchlib.fields.conditions.Conditioned"
+            )
+        wanted = ["pooled", "text", "time_ids"] if kind else []
+        if names != wanted:
+            raise IncompatibleError(
+                "this UNet2DConditionModel takes several conditions: give those of nothing by name, nothing={'text': ..., 'pooled': ..., "
+                "'time_ids': ...}"
+                if wanted
+                else f"this UNet2DConditionModel takes one condition, got {', '.join(names)}"
+            )
         super().check(scheduler)
 
     def forward(self, state: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -130,13 +151,15 @@ class _Conditioned(OfDiffusers):
                 "the UNet2DConditionModel was asked without a label, and the embedding of nothing is not known: give nothing= to "
                 "matchlib.adapters.diffusers"
             )
-        return self.network(state, time, encoder_hidden_states=label, return_dict=False)[0][:, : state.shape[1]]
+        given = {"text": label} if self.conditions is None else self.conditions.unpack(label)
+        added = {} if self.conditions is None else {"added_cond_kwargs": {"text_embeds": given["pooled"], "time_ids": given["time_ids"]}}
+        return self.network(state, time, encoder_hidden_states=given["text"], return_dict=False, **added)[0][:, : state.shape[1]]
 
 
 NETWORKS: dict[str, type[OfDiffusers]] = {"UNet2DModel": _UNet, "UNet2DConditionModel": _Conditioned, "DiTTransformer2DModel": _DiT}
 
 
-def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None = None, nothing: Tensor | None = None) -> Teacher:
+def diffusers(folder: str | Path, *, normalization: Units | None = None, nothing: Nothing | None = None) -> Teacher:
     """Returns the teacher of a pipeline that ``save_pretrained`` wrote: its network and its scheduler.
 
     Args:
@@ -144,7 +167,8 @@ def diffusers(folder: str | Path, *, normalization: tuple[float, float] | None =
             ``scheduler/``.
         normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1], and the latents of a pipeline with ``vae/`` as
             ``matchlib prepare --encode vae:FOLDER`` writes them.
-        nothing: for a ``UNet2DConditionModel`` with guidance, the embedding of nothing, ``(tokens, width)``, such as that of an empty text.
+        nothing: for a ``UNet2DConditionModel`` with guidance, the embedding of nothing, ``(tokens, width)``, such as that of an empty
+            text. For one of several conditions, as SDXL's, all of them by name: ``text``, ``pooled`` and ``time_ids``.
 
     Raises:
         ArtifactError: the folder holds no such pipeline, or not as safetensors.
@@ -171,14 +195,14 @@ def of_model(
     scheduler: Mapping[str, Any],
     *,
     normalization: tuple[float, float] | None = IMAGES,
-    nothing: Tensor | Sequence[int] | None = None,
+    nothing: Nothing | Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> Teacher:
     """Returns the teacher of a network of diffusers and the configuration of its scheduler, ``dict(scheduler.config)``.
 
     Args:
         network: a ``UNet2DModel``, ``UNet2DConditionModel`` or ``DiTTransformer2DModel``.
         normalization: as for ``Teacher``; ``(0.0, 1.0)`` for latents.
-        nothing: as for ``diffusers``; or its shape, where it is to be loaded.
+        nothing: as for ``diffusers``; or shapes in the place of tensors, where these are to be loaded.
 
     Raises:
         IncompatibleError: the network or the scheduler is of a kind that is not known here.
@@ -189,17 +213,28 @@ def of_model(
         raise IncompatibleError(f"a network of diffusers is one of {', '.join(NETWORKS)}, got {type(network).__name__}")
     if nothing is not None and kind is not _Conditioned:
         raise IncompatibleError(f"nothing= is for a UNet2DConditionModel, and this is a {type(network).__name__}")
-    empty = nothing if nothing is None or isinstance(nothing, Tensor) else torch.zeros(*nothing)
-    wrapped = kind(network) if empty is None else _Conditioned(network, empty)
+    wrapped = kind(network) if nothing is None else _Conditioned(network, _filled(nothing))
     wrapped.check(scheduler)
     try:
         teacher = make(wrapped, scheduler, wrapped.arguments, normalization)
     except KeyError as error:
         raise ArtifactError(f"the scheduler's configuration has no entry {error}") from error
     plain = {key: value for key, value in scheduler.items() if key == "_class_name" or not key.startswith("_")}
-    settings: dict[str, Any] = {"scheduler": plain} if empty is None else {"scheduler": plain, "nothing": list(empty.shape)}
+    settings: dict[str, Any] = {"scheduler": plain} if nothing is None else {"scheduler": plain, "nothing": _shapes(nothing)}
     teacher.origin = {"adapter": "diffusers", "network": describe(network), "settings": settings}
     return teacher
+
+
+def _filled(nothing: Any) -> Any:
+    """Tensors in the place of shapes."""
+    if isinstance(nothing, Mapping):
+        return {name: _filled(x) for name, x in nothing.items()}
+    return nothing if isinstance(nothing, Tensor) else torch.zeros(*nothing)
+
+
+def _shapes(nothing: Any) -> Any:
+    """Shapes in the place of tensors."""
+    return {name: _shapes(x) for name, x in nothing.items()} if isinstance(nothing, Mapping) else list(_filled(nothing).shape)
 
 
 def _kind(scheduler: Mapping[str, Any]) -> Callable[..., Teacher]:

@@ -21,6 +21,7 @@ from matchlib.algebra.records import Condition
 from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, DataError, IncompatibleError, Interrupted, SettingError
 from matchlib.evaluation.doctor import examine
+from matchlib.fields.conditions import Conditioned, Conditions
 from matchlib.fields.sampler import SampledField
 from matchlib.io import read_json
 
@@ -198,8 +199,10 @@ def test_pipelines_say_what_they_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleError, match="one of UNet2DModel"):
         of_model(torch.nn.Linear(1, 1), config)
     more = UNet2DConditionModel(**conditioned(), class_embed_type="timestep")
-    with pytest.raises(IncompatibleError, match="several conditions"):
+    with pytest.raises(IncompatibleError, match="not known here"):
         of_model(more, config)
+    with pytest.raises(IncompatibleError, match="takes one condition, got pooled, text"):
+        of_model(UNet2DConditionModel(**conditioned()), config, nothing={"text": torch.zeros(2, 6), "pooled": torch.zeros(3)})
 
 
 def conditioned() -> dict[str, Any]:
@@ -235,6 +238,65 @@ def test_embeddings_are_labels_of_a_conditioned_unet(tmp_path: Path, cli: Cli) -
         assert torch.equal(again(x, (level + 1) / 1000, Condition(told)), ours)
     with pytest.raises(IncompatibleError, match="embedding of nothing is not known"):
         diffusers(tmp_path / "pipe").field(x, (level + 1) / 1000, Condition())
+
+
+def test_several_conditions_are_one_label(tmp_path: Path) -> None:
+    """A U-Net as SDXL has it: its text, pooled text and six numbers, with those of nothing where they are missing, and loaded again."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 5 + 6 * 4}
+    unet, config = UNet2DConditionModel(**conditioned(), **added).eval(), {"_class_name": "DDPMScheduler", **DDPMScheduler().config}
+    with pytest.raises(IncompatibleError, match="give those of nothing by name"):
+        of_model(unet, config)
+    shapes = {"text": (3, 6), "pooled": (5,), "time_ids": (6,)}
+    told, nothing = ({name: torch.randn(*more, *shape) for name, shape in shapes.items()} for more in ((2,), ()))
+    teacher = of_model(unet, config, normalization=(0.0, 1.0), nothing=nothing)
+    teacher.guidance = 2.0
+    conditions = Conditions(shapes)
+    label = conditions.pack(**told)
+    assert all(torch.equal(conditions.unpack(label)[name], told[name]) for name in shapes)
+    x, level = torch.randn(2, 4, 8, 8), torch.tensor([10, 700])
+
+    def theirs(given: dict[str, Tensor]) -> Tensor:
+        more = {"text_embeds": given["pooled"], "time_ids": given["time_ids"]}
+        return unet(x, level, encoder_hidden_states=given["text"], added_cond_kwargs=more).sample
+
+    with torch.no_grad():
+        with_it, without = theirs(told), theirs({name: part.expand(2, *part.shape) for name, part in nothing.items()})
+        ours = teacher(x, (level + 1) / 1000, Condition(label))
+    assert torch.allclose(ours, without + 2 * (with_it - without), atol=1e-5)
+    data = matchlib.Dataset.from_arrays("told", np.random.default_rng(0).normal(size=(40, 4, 8, 8)), labels=np.random.rand(40, 29))
+    quick = {"trainer.batch_size": 4, "evaluation.draws": 1, "evaluation.metrics": ["frechet-raw"], "teacher.examine": False}
+    matchlib.distill(teacher, data=data, steps=2, out=tmp_path / "run", settings=quick)
+    again = matchlib.load(tmp_path / "run", "teacher").module
+    with torch.no_grad():
+        assert torch.equal(again(x, (level + 1) / 1000, Condition(label)), ours)
+
+
+def test_conditions_by_name_are_those_of_a_callable() -> None:
+    conditions = Conditions({"text": (2, 3), "pooled": (4,)})
+
+    def fn(state: Tensor, time: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
+        return state * text.sum((1, 2))[:, None] + pooled[:, :1]
+
+    text, pooled, state = torch.randn(5, 2, 3), torch.randn(5, 4), torch.randn(5, 1)
+    label = conditions.pack(text=text, pooled=pooled)
+    net = Conditioned(fn, conditions, {"text": torch.ones(2, 3), "pooled": torch.zeros(4)})
+    assert label.shape == (5, 10) == (5, conditions.size)
+    assert torch.allclose(net(state, state[:, 0], label), fn(state, state[:, 0], text, pooled))
+    assert torch.allclose(net(state, state[:, 0]), 6 * state)
+    label[2] = torch.nan
+    assert torch.allclose(net(state, state[:, 0], label)[2], 6 * state[2])
+    for wrong in ({"text": text}, {"text": text, "pooled": pooled, "more": pooled}, {"text": text[:, 0], "pooled": pooled}):
+        with pytest.raises(IncompatibleError, match="condition"):
+            conditions.pack(**wrong)
+    with pytest.raises(IncompatibleError, match="has 10 numbers"):
+        conditions.unpack(torch.zeros(2, 9))
+    with pytest.raises(IncompatibleError, match="give nothing="):
+        Conditioned(fn, conditions)(state, state[:, 0])
+    with pytest.raises(SettingError, match="shapes by name"):
+        Conditions({})
 
 
 # -- a run -----------------------------------------------------------------------------------------------------------------
