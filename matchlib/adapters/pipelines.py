@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +31,7 @@ Units = tuple[float, float]  # (shift, scale)
 ROWS = {"epsilon": "source", "sample": "data", "v_prediction": "v"}  # diffusers' prediction types and our rows
 IMAGES = (127.5, 127.5)  # 8-bit images, scaled to [-1, 1]
 LATENTS = (0.0, 1.0)  # latents, as a codec scales them
+LARGEST = 1 << 24  # numbers of the conditions of a sample
 
 
 class OfDiffusers(nn.Module):
@@ -219,6 +221,9 @@ def of_model(
         teacher = make(wrapped, scheduler, wrapped.arguments, normalization)
     except KeyError as error:
         raise ArtifactError(f"the scheduler's configuration has no entry {error}") from error
+    for part in teacher.field.modules():
+        if hasattr(part, "dropout_prob"):  # a student's copy would hide labels in training, by random numbers that are not the run's
+            vars(part)["dropout_prob"] = 0.0
     plain = {key: value for key, value in scheduler.items() if key == "_class_name" or not key.startswith("_")}
     settings: dict[str, Any] = {"scheduler": plain} if nothing is None else {"scheduler": plain, "nothing": _shapes(nothing)}
     teacher.origin = {"adapter": "diffusers", "network": describe(network), "settings": settings}
@@ -229,7 +234,11 @@ def _filled(nothing: Any) -> Any:
     """Tensors in the place of shapes."""
     if isinstance(nothing, Mapping):
         return {name: _filled(x) for name, x in nothing.items()}
-    return nothing if isinstance(nothing, Tensor) else torch.zeros(*nothing)
+    if isinstance(nothing, Tensor):
+        return nothing
+    if math.prod(nothing) > LARGEST:
+        raise IncompatibleError(f"the conditions of nothing have shape {tuple(nothing)}, more than {LARGEST:,} numbers")
+    return torch.zeros(*nothing)
 
 
 def _shapes(nothing: Any) -> Any:
@@ -259,6 +268,8 @@ def _noise_schedule(
 ) -> Teacher:
     """The thousand noise levels of DDPM; the network counts them from 0, and our t = 0 lies before the first."""
     unread = [key for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas") if config.get(key)]
+    if config.get("timestep_type") == "continuous":
+        unread.append("timestep_type=continuous")
     if unread:
         raise IncompatibleError(f"{' and '.join(unread)} of a scheduler are not read; use Teacher.from_callable with a path of your own")
     steps = int(config["num_train_timesteps"])

@@ -109,7 +109,7 @@ def _of_file(
         config = _config({name: x.shape for name, x in tensors.items()}, heads)
         with torch.device("meta"), at_most(len(tensors)):
             wanted = {name: x.shape for name, x in PublishedDiT(**config).net.state_dict().items()}
-    except (KeyError, IndexError, ValueError, TypeError) as error:
+    except (LookupError, ArithmeticError, ValueError, TypeError, RuntimeError) as error:
         raise IncompatibleError(f"{file} does not hold the weights of a {adapter} with classes: no {error}") from error
     misfits = [
         name for name in sorted(wanted.keys() | tensors.keys()) if name not in wanted or tensors.get(name, _NONE).shape != wanted[name]

@@ -91,7 +91,8 @@ class FileFeatures(Extractor):
             raise ArtifactError(
                 f"{path} is no TorchScript or torch.export file that can be loaded: {str(error).splitlines()[0]}"
             ) from error
-        self.name = f"{path.name}-{digest}"
+        codec = "" if dataset.codec is None else f"-of-{hashlib.sha256(repr(dataset.codec.pinned()).encode()).hexdigest()[:8]}"
+        self.name = f"{path.name}-{digest}{codec}"
         self.takes = f"8-bit images of {shape[1]}x{shape[2]}, 3 channels"
         self.features(dataset.held_out.data[:2].to(device))
 

@@ -190,13 +190,14 @@ class Probe:
             euler.check(self.model)
         except IncompatibleError:
             return None
-        generator = self._generator()
+        generator, device = self._generator(), _device_of(self.teacher)
         batch = map_batch(self.batch, lambda x: x[: enough(self.dataset, "drawn")])
-        source = self.model.coupling.source(batch, generator=generator)
+        source = self.model.coupling.source(batch, generator=generator).to(device)
+        label = None if batch.label is None else batch.label.to(device)
         field = SampledField(self.teacher, self.model, self.teacher.moments)
         with torch.no_grad():
-            samples = euler.sample(field, source, batch.label, generator=generator).data
-        return float(samples.std() / self.batch.data.std())
+            samples = euler.sample(field, source, label, generator=torch.Generator(device).manual_seed(self.seed)).data
+        return float(samples.std().cpu() / self.batch.data.std().cpu())
 
 
 def enough(dataset: Dataset, purpose: str) -> int:

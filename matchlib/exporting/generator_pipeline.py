@@ -123,7 +123,13 @@ class GeneratorPipeline(DiffusionPipeline):
         low, high = self.config.limits
         if self.vae is not None:
             config, (low, high) = self.vae.config, (-1.0, 1.0)
-            latents = data / (config.scaling_factor or 1.0) + (getattr(config, "shift_factor", None) or 0.0)
+            mean, std = config.get("latents_mean"), config.get("latents_std")
+            latents = data / (config.scaling_factor or 1.0)
+            if mean is None or std is None:
+                latents = latents + (config.get("shift_factor") or 0.0)
+            else:
+                mean, std = (torch.tensor(x, dtype=data.dtype, device=data.device)[:, None, None] for x in (mean, std))
+                latents = latents * std + mean
             data = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0]
         images = ((data - low) / (high - low)).clamp(0, 1)
         if output_type == "pt":

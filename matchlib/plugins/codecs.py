@@ -23,7 +23,7 @@ from matchlib.registry import codecs
 
 __all__ = ["VAE"]
 
-ROWS = 16  # images that are decoded at once
+PIXELS = 1 << 19  # of images that go through a network at once
 
 
 @codecs.register("vae")
@@ -72,34 +72,47 @@ class VAE(Codec):
             raise ArtifactError(f"{folder} has changed since data were encoded with it: restore it")
         return read_component(folder, ["AutoencoderKL"]).requires_grad_(False)
 
-    @property
-    def _units(self) -> tuple[float, float]:
-        """(shift, scale) of ``latents = (the encoder's - shift) * scale``."""
+    def _units(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """(shift, scale) of ``latents = (the encoder's - shift) * scale``: of all, or of each channel."""
         config = self._model.config
-        return float(config.get("shift_factor") or 0.0), float(config.get("scaling_factor") or 1.0)
+        shift, scale = float(config.get("shift_factor") or 0.0), float(config.get("scaling_factor") or 1.0)
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        if mean is None or std is None:
+            return shift, scale
+        each = [torch.tensor(x, dtype=like.dtype, device=like.device)[:, None, None] for x in (mean, std)]
+        return each[0], scale / each[1]
 
     @torch.no_grad()
     def encode(self, data: Tensor) -> Tensor:
         if data.dtype != torch.uint8 or data.ndim != 4 or data.shape[1] not in (1, 3):
             raise DataError(f"the codec vae encodes 8-bit images of 1 or 3 channels, got {data.dtype} of shape {tuple(data.shape[1:])}")
-        channels = self._model.config["in_channels"]
-        images = data.to(self._model.device).float() / 127.5 - 1
-        if images.shape[1] != channels:
-            if images.shape[1] != 1:
-                raise DataError(f"the codec vae takes images of {channels} channels, got {images.shape[1]}")
-            images = images.expand(-1, channels, -1, -1)
-        shift, scale = self._units
-        latents: Tensor = self._model.encode(images).latent_dist.mode()
+        model, channels = self._model, self._model.config["in_channels"]
+        factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        if any(side % factor for side in data.shape[2:]):
+            raise DataError(f"the codec vae needs images whose sides are multiples of {factor}, got {tuple(data.shape[2:])}; choose --size")
+        if data.shape[1] not in (1, channels):
+            raise DataError(f"the codec vae takes images of {channels} channels, got {data.shape[1]}")
+        images = data.to(model.device).float() / 127.5 - 1
+        images = images.expand(-1, channels, -1, -1)
+        latents = torch.cat([model.encode(part).latent_dist.mode() for part in images.split(_rows(images))])
+        shift, scale = self._units(latents)
         return ((latents - shift) * scale).to(data.device)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        model, (shift, scale) = self._model.to(latents.device), self._units
-        channels = model.config["latent_channels"]
+        model, channels = self._model.to(latents.device), self._model.config["latent_channels"]
         if latents.ndim != 4 or latents.shape[1] != channels:
             raise IncompatibleError(f"the codec vae decodes latents of {channels} channels, got shape {tuple(latents.shape[1:])}")
-        images = [model.decode(part.float() / scale + shift, return_dict=False)[0] for part in latents.split(ROWS)]
+        shift, scale = self._units(latents.float())
+        factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        parts = (latents.float() / scale + shift).split(_rows(latents, factor**2))
+        images = [model.decode(part, return_dict=False)[0] for part in parts]
         return ((torch.cat(images) + 1) * 127.5).clamp(*self.limits)
+
+
+def _rows(x: Tensor, factor: int = 1) -> int:
+    """How many images the networks take at once, with ``factor`` pixels for each pixel of ``x``: their activations fill the memory."""
+    return max(1, PIXELS // (factor * x.shape[2] * x.shape[3]))
 
 
 def _digest(folder: Path) -> str:

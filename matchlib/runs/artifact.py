@@ -410,6 +410,12 @@ def _check_shapes(config: ArtifactConfig, stored: Shapes) -> None:
     other = _misfit(network, stored)
     if other is not None:
         raise IncompatibleError(other)
+    beside, there = sum(x.numel() for x in network.buffers()), sum(map(math.prod, stored.values()))
+    if beside > 4 * there + SPARE:
+        raise IncompatibleError(f"the network has {beside:,} numbers beside its weights, and the file {there:,} in all")
+
+
+SPARE = 1 << 22  # numbers that a network may compute when it is made, such as places of patches
 
 
 def _network_maker(config: ArtifactConfig) -> Callable[[], nn.Module] | None:

@@ -258,7 +258,7 @@ def _data_config(data: DataSettings, dataset: Dataset) -> DataConfig:
     label, shares = dataset.labels, None
     if dataset.classes is not None and label is not None:
         shares = tuple((torch.bincount(label, minlength=dataset.classes).double() / len(label)).tolist())
-    codec = None if dataset.codec is None else codecs.describe(dataset.codec)
+    codec = None if dataset.codec is None else codecs.describe(dataset.codec.pinned())
     own = data.name, data.options, data.labels, data.balanced
     return DataConfig(*own, dataset.shift, dataset.scale, dataset.limits, shares, codec)
 
@@ -300,7 +300,7 @@ def _teacher(
         config = replace(config, guidance=t.guidance)
     if t.guidance_interval is not None:
         config = replace(config, guidance_interval=t.guidance_interval)
-    teacher.guidance, teacher.guidance_interval = config.guidance, config.guidance_interval
+    teacher = _guided(teacher.field, config)
     return replace(config, settings=settings_digest(settings, "teacher")), teacher, True
 
 

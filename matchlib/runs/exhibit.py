@@ -61,7 +61,7 @@ def exhibit(pipelines: Mapping[str, Pipeline], dataset: Dataset, seed: int) -> d
         pipelines: ``teacher`` and ``student``, or one of them.
         seed: of sources and samples.
     """
-    held_out, size = dataset.held_out, dataset.train.data[0].numel()
+    held_out, size = dataset.held_out, dataset.decode(dataset.held_out.data[:1]).numel()
     planar = size == 2
     n = min(POINTS if planar else max(LEAST, min(MOST, NUMBERS // size)), len(held_out.data))
     result = {"data": dataset.decode(held_out.data[:n])}

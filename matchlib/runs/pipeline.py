@@ -15,7 +15,7 @@ from matchlib.algebra.records import Batch
 from matchlib.data.codec import Codec
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, DataError, SettingError
+from matchlib.errors import ArtifactError, DataError, MatchlibError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
 from matchlib.fields.teacher import Teacher
 from matchlib.io import content_digest
@@ -87,7 +87,7 @@ class Pipeline:
             n: how many, >= 1.
             seed: the same seed gives the same samples on the same machine.
             labels: one class, n classes, ``"balanced"`` for every class equally often, or ``(n, *)`` for labels that are not classes; None
-                draws classes as the data had them.
+                draws classes as the data had them, and other labels from the held-out data.
             source: in data units, ``(n, *event)``, for a model whose source is data; None draws held-out sources of its data.
             decode: whether a model of latents answers with what they stand for, and not with latents.
 
@@ -210,7 +210,7 @@ class Pipeline:
             return None
         if spec.classes is None:
             if labels is None:
-                return None
+                return self._drawn_labels(n, streams)
             label = torch.as_tensor(labels, dtype=torch.float32, device=self.device)
             if tuple(label.shape) != (n, *(spec.label_shape or ())):
                 raise SettingError(f"labels must have shape ({n}, {spec.label_shape}), got {tuple(label.shape)}")
@@ -229,6 +229,22 @@ class Pipeline:
             raise SettingError(f"labels must be one integer or {n} integers from 0 to {spec.classes - 1}, got {label.tolist()[:10]}")
         return label.long().expand(n) if label.numel() == 1 else label.long()
 
+    def _drawn_labels(self, n: int, streams: Streams) -> Tensor:
+        """Labels that are not classes, of held-out data."""
+        try:
+            label = self._dataset().held_out.label
+        except MatchlibError as error:
+            raise SettingError(f"give labels: those of the held-out data cannot be drawn ({error})") from error
+        if label is None:
+            raise SettingError("give labels: the data have none to draw from")
+        index = torch.randint(len(label), (n,), generator=streams("labels"), device=self.device)
+        return label.to(self.device)[index]
+
+    def _dataset(self) -> Dataset:
+        """The data that the model was made from, in its units."""
+        data = self.config.data
+        return dataset_of(data) if self.data is None else self.data.normalized_as(data.shift, data.scale)
+
     def _source(self, source: Any, n: int) -> Tensor:
         z = torch.as_tensor(source, dtype=torch.float32, device=self.device)
         if tuple(z.shape) != (n, *self.config.network_spec.shape):
@@ -240,8 +256,7 @@ class Pipeline:
         coupling = self.config.model.coupling
         if coupling.draws_source:
             return None, label
-        data = self.config.data
-        dataset = dataset_of(data) if self.data is None else self.data.normalized_as(data.shift, data.scale)
+        dataset = self._dataset()
         source = coupling.given(dataset.held_out)
         if source is None:
             raise DataError(f"the model's source is data, but {dataset.name} has none; give source")

@@ -211,8 +211,8 @@ class Run:
         config, teacher = self.components.config, self.components.teacher
         if self.components.finished:
             logger.info("teacher: taken from %s", self.settings.teacher.name)
-            if self.settings.teacher.examine and config.network.get("name") is None and self._processes("teacher").rank == 0:
-                self._examine(teacher)
+            if self.settings.teacher.examine and config.network.get("name") is None:
+                self._processes("teacher").on_main_process(lambda: self._examine(teacher))
             return config, teacher
         cached, processes = cache_folder() / "teachers" / self._teacher_key(), self._processes("teacher")
         processes.on_main_process(lambda: None)  # nobody writes there before everyone has read
@@ -230,7 +230,7 @@ class Run:
         """Says what is likely wrong with a teacher that was made elsewhere, before anything is trained on it."""
         data, stated = self.components.data, copy.copy(teacher.to(self.device))
         stated.normalization = (data.shift, data.scale)
-        work = watched(self.on_progress, self.should_stop, "examining")
+        work = watched(self.on_progress, self.should_stop if self._processes("teacher").size == 1 else None, "examining")
         on_part = partial(work.on_part, "asking the teacher")
         diagnosis = examine(stated, data, on_progress=on_part)
         for mistake in diagnosis.mistakes:

@@ -69,6 +69,11 @@ def score(
     data, given = load_dataset(reference), load_dataset(samples)
     events = torch.cat([given.denormalize(part.data) for part in (given.train, given.held_out)])
     if data.codec is not None and given.shape != data.shape:
+        if not (given.limits[0] >= -1 and 2 < given.limits[1] <= 256):
+            raise IncompatibleError(
+                f"samples of {given.name} lie between {given.limits[0]:g} and {given.limits[1]:g}, but images to be encoded must have the "
+                "values of 8 bits, 0 to 255"
+            )
         events = torch.cat([data.codec.encode(part.round().to(torch.uint8)) for part in events.clamp(0, 255).split(ENCODED)])
     if events.shape[1:] != data.shape:
         raise IncompatibleError(f"samples of {given.name} have shape {given.shape}, but {data.name} has {data.shape}")

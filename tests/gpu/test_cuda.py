@@ -111,3 +111,21 @@ def test_two_devices_train(tmp_path: Path, small: list[str], engine: str) -> Non
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "matchlib_cli"]
     options = ["distill", "--device", "cuda", "--out", str(tmp_path / "run"), *small, "--set", f"trainer.engine.parallel={engine}"]
     subprocess.run([*torchrun, *options], check=True, timeout=600)
+
+
+def test_a_teacher_made_elsewhere_is_examined_and_distilled_on_cuda(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its weights move, and with them everything that it is asked."""
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, state: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            return self.layer(state)
+
+    caplog.set_level("INFO", "matchlib")
+    teacher = matchlib.Teacher.from_callable(Net(), matchlib.families["flow"]().model(paired=False), normalization=(0.0, 1.0))
+    quick = {"device": "cuda", "evaluation.draws": 1, "evaluation.metrics": ["frechet-raw"]}
+    matchlib.distill(teacher, data="moons", steps=2, out=tmp_path / "run", settings=quick)
+    assert "mistake" in caplog.text

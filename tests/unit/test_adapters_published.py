@@ -118,6 +118,7 @@ def test_weights_of_something_else_are_refused(file: Path, tmp_path: Path) -> No
         "more than there is": {**tensors, "head.weight": torch.zeros(3)},
         "a block of a high number": {**tensors, "blocks.1000000000.mlp.fc1.bias": torch.zeros(3)},
         "nothing": {"x": torch.zeros(1)},
+        "no channels": {**tensors, "x_embedder.proj.weight": torch.zeros(16, 0, 2, 2)},
     }
     for name, some in wrong.items():
         save_file(some, tmp_path / "wrong.safetensors")

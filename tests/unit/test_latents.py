@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from matchlib.algebra.records import Condition
 from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, DataError, IncompatibleError, Interrupted, SettingError
 from matchlib.evaluation.doctor import examine
+from matchlib.evaluation.features import FileFeatures
 from matchlib.fields.conditions import Conditioned, Conditions
 from matchlib.fields.sampler import SampledField
 from matchlib.io import read_json
@@ -99,6 +101,35 @@ def test_a_codec_that_changed_or_is_not_there_is_refused(tmp_path: Path) -> None
         matchlib.codecs.build({"name": "vae"})
 
 
+def test_vae_takes_units_of_each_channel(tmp_path: Path) -> None:
+    """latents = (z - mean) scaling / std where the configuration has mean and std, as SDXL's pipeline undoes it."""
+    theirs = vae()
+    mean, std = [0.1, -0.2, 0.3, 0.0], [1.0, 2.0, 0.5, 1.5]
+    theirs.register_to_config(latents_mean=mean, latents_std=std)
+    theirs.save_pretrained(tmp_path)
+    codec, x = matchlib.codecs.build({"name": "vae", "path": str(tmp_path)}), torch.as_tensor(images(2)[0])
+    with torch.no_grad():
+        z = theirs.encode(x.float() / 127.5 - 1).latent_dist.mean
+        scaled = (z - torch.tensor(mean)[:, None, None]) * 1.7 / torch.tensor(std)[:, None, None]
+        assert torch.allclose(codec.encode(x), scaled, atol=1e-5)
+        assert torch.allclose(codec.decode(scaled), ((theirs.decode(z).sample + 1) * 127.5).clamp(0, 255), atol=1e-3)
+
+
+def test_vae_goes_through_its_networks_a_few_images_at_a_time(pipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, x = matchlib.codecs.build({"name": "vae", "path": str(pipe)}), torch.as_tensor(images(5)[0])
+    whole = codec.encode(x)
+    shown = codec.decode(whole)
+    monkeypatch.setattr("matchlib.plugins.codecs.PIXELS", 2 * 16 * 16)
+    assert torch.allclose(codec.encode(x), whole, atol=1e-5) and torch.allclose(codec.decode(whole), shown, atol=1e-3)
+
+
+def test_vae_refuses_sides_that_it_would_cut(pipe: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "odd.npy", images(8)[0][..., :15])
+    with pytest.raises(DataError, match="multiples of 2"):
+        matchlib.prepare(tmp_path / "odd.npy", tmp_path / "out", encode=f"vae:{pipe}")
+    assert not (tmp_path / "out").exists()
+
+
 # -- preparing -------------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +203,14 @@ def test_a_guided_evaluation_is_the_pipelines(guided: Teacher, pipe: Path) -> No
     assert torch.allclose(missing, without, atol=1e-6)
 
 
+def test_a_copy_of_a_dit_hides_no_labels_while_it_learns(guided: Teacher) -> None:
+    """diffusers drops labels in training, by torch's global random numbers; a student asks twice and is told the same."""
+    student = matchlib.students["onestep"](guided, None).train()
+    x, condition = torch.randn(64, 4, 8, 8), Condition(torch.arange(64))
+    one, two = (student(x, condition, generator=torch.Generator()) for _ in range(2))
+    assert torch.equal(one, two)
+
+
 def test_a_ddim_trajectory_is_the_pipelines(guided: Teacher, pipe: Path) -> None:
     """Ten levels from 999 to 99 and the predicted data, decoded to images."""
     from diffusers import DiTPipeline
@@ -196,6 +235,10 @@ def test_pipelines_say_what_they_cannot_be(tmp_path: Path) -> None:
     config = {"_class_name": "DDPMScheduler", **DDPMScheduler().config}
     with pytest.raises(IncompatibleError, match="nothing= is for a UNet2DConditionModel"):
         of_model(dit(), config, nothing=torch.zeros(2, 3))
+    with pytest.raises(IncompatibleError, match="timestep_type=continuous"):
+        of_model(dit(), {**config, "_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"})
+    with pytest.raises(IncompatibleError, match=r"more than 16,777,216 numbers"):
+        of_model(UNet2DConditionModel(**conditioned()), config, nothing=[100_000, 100_000])
     with pytest.raises(IncompatibleError, match="one of UNet2DModel"):
         of_model(torch.nn.Linear(1, 1), config)
     more = UNet2DConditionModel(**conditioned(), class_embed_type="timestep")
@@ -344,6 +387,66 @@ def test_exports_of_latents_take_what_decodes_them_along(run: Path, latents: Pat
     assert torch.allclose(found, matchlib.load(run).decode(z) / 255, atol=1e-5)
     with pytest.raises(ValueError, match="num_inference_steps must be 1"):
         theirs(3, num_inference_steps=4)
+
+
+@pytest.mark.runs
+def test_labels_that_are_no_classes_are_drawn_from_held_out_data(tmp_path: Path) -> None:
+    """So that a network which is never asked without a label can be scored, and scores are of the labels that the data have."""
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    teacher = of_model(UNet2DConditionModel(**conditioned()), {"_class_name": "DDPMScheduler", **DDPMScheduler().config})
+    labels = np.random.default_rng(0).normal(size=(40, 5, 6)).astype(np.float32)
+    np.savez(tmp_path / "told.npz", data=np.random.default_rng(1).integers(0, 256, (40, 4, 8, 8), dtype=np.uint8), labels=labels)
+    quick = {"trainer.batch_size": 4, "evaluation.draws": 1, "evaluation.metrics": ["frechet-raw"], "teacher.examine": False}
+    quick |= {"teacher.sampler": {"name": "ddim", "steps": 2}}
+    student = matchlib.distill(teacher, data=str(tmp_path / "told.npz"), steps=2, out=tmp_path / "run", settings=quick)
+    drawn = student.sample_batch(30, seed=1).label
+    held_out = load_dataset(tmp_path / "told.npz").held_out.label
+    assert drawn is not None and held_out is not None
+    assert all(any(torch.equal(row, other) for other in held_out) for row in drawn)
+    assert torch.equal(drawn, student.sample_batch(30, seed=1).label)  # type: ignore[arg-type]
+    (tmp_path / "told.npz").unlink()
+    with pytest.raises(SettingError, match="give labels"):
+        matchlib.load(tmp_path / "run").sample(2)
+    assert matchlib.load(tmp_path / "run").sample(2, labels=labels[:2]).shape == (2, 4, 8, 8)
+
+
+@pytest.mark.runs
+def test_a_guidance_interval_is_refused_before_a_run_begins(run: Path, latents: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="guidance_interval is"):
+        matchlib.distill(str(run), data=str(latents), out=tmp_path / "out", settings={"teacher.guidance_interval": (0.8, 0.1)})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_configuration_takes_no_memory_that_its_weights_do_not_justify(pipe: Path, tmp_path: Path) -> None:
+    """Places of patches are computed and not stored: 400,000 pixels a side would be terabytes of them."""
+    shutil.copytree(pipe, tmp_path / "pipe")
+    file = tmp_path / "pipe" / "transformer" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sample_size": 400_000}))
+    with pytest.raises(IncompatibleError, match="many more numbers"):
+        diffusers(tmp_path / "pipe")
+
+
+def test_features_of_a_file_are_named_after_what_decodes(latents: Path, tmp_path: Path) -> None:
+    """Autoencoders may share an encoder: equal latents are then other images."""
+
+    class Means(torch.nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.float().mean((2, 3))
+
+    torch.jit.script(Means()).save(str(tmp_path / "means.pt"))
+    vae(seed=1).save_pretrained(tmp_path / "other")
+    data = load_dataset(latents)
+    other = replace(data, codec=matchlib.codecs.build({"name": "vae", "path": str(tmp_path / "other")}))
+    one, two = (FileFeatures(tmp_path / "means.pt", part, torch.device("cpu")) for part in (data, other))
+    assert one.name != two.name and not torch.equal(one.features(data.held_out.data[:2]), two.features(data.held_out.data[:2]))
+
+
+def test_images_that_are_no_bytes_are_not_encoded_for_scores(latents: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "floats.npy", images()[0] / 255.0)
+    with pytest.raises(IncompatibleError, match="values of 8 bits, 0 to 255"):
+        matchlib.score(tmp_path / "floats.npy", latents)
 
 
 def test_images_are_scored_against_latents(latents: Path, tmp_path: Path) -> None:
