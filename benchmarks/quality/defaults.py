@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import CACHE, cell, defaults, distilled, save
+from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, save
 from matchlib.plugins.interpolants import VE
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "w2", "coverage", "nearest_ratio", "class_shares_tv", "seconds")
@@ -55,6 +55,25 @@ def small_mnist(path: Path) -> Path:
     return target
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draws how far students are from the data, relative to their teachers, at both kinds of values."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(row["cell"] for row in rows))
+    figure = Figure(figsize=(7, 0.35 * len(names) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for arm, marker in (("fixed", "x"), ("rules", "o")):
+        found = [(row["ratio"], names.index(row["cell"])) for row in rows if row["arm"] == arm]
+        axes.scatter(*zip(*found, strict=True), marker=marker, label={"fixed": "as for digits of 8x8", "rules": "defaults"}[arm], zorder=2)
+    axes.axvline(1.0, color="grey", linewidth=0.8, zorder=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("Frechet distance of the student / of its teacher (left of the line it is nearer to the data)")
+    axes.legend(loc="lower right")
+    figure.savefig(path, metadata={"Date": None})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mnist", type=Path)
@@ -85,6 +104,7 @@ def main() -> None:
                 )
     if not given.only:
         save("defaults", rows)
+        draw(rows, RESULTS / "defaults.svg")
 
 
 if __name__ == "__main__":

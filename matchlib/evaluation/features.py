@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from matchlib.data.dataset import Dataset
 from matchlib.errors import ArtifactError, IncompatibleError
-from matchlib.evaluation.reference import Extractor
+from matchlib.evaluation.reference import ROWS, Extractor
 from matchlib.evaluation.work import Work
 from matchlib.io import cache_folder, read_tensors, write_tensors
 
@@ -32,6 +32,7 @@ __all__ = ["FileFeatures", "OwnFeatures", "own_features"]
 
 VERSION = "4"  # part of the cache's key: raise it when features change
 FEATURES = 64
+DECODED = 32  # latents that become images at once
 CLUSTERS = 10
 SEEN = 20_000  # training events that features are learned from
 STEPS, EPOCHS, BATCH, LR = (50, 400), 60, 128, 3e-3  # of the training: least and most steps, and times that each event is seen
@@ -78,6 +79,7 @@ class FileFeatures(Extractor):
 
     def __init__(self, path: Path, dataset: Dataset, device: torch.device) -> None:
         self.decode, (self.low, self.high) = dataset.decode, dataset.shown_limits
+        self.rows = ROWS if dataset.codec is None else DECODED
         shape = tuple(dataset.decode(dataset.held_out.data[:1]).shape[1:])
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise IncompatibleError(f"an extractor in a file takes images of 1 or 3 channels, and {dataset.name} has shape {shape}")
@@ -96,8 +98,11 @@ class FileFeatures(Extractor):
         self.takes = f"8-bit images of {shape[1]}x{shape[2]}, 3 channels"
         self.features(dataset.held_out.data[:2].to(device))
 
-    @torch.no_grad()
     def features(self, events: Tensor) -> Tensor:
+        return torch.cat([self._features(part) for part in events.split(self.rows)])
+
+    @torch.no_grad()
+    def _features(self, events: Tensor) -> Tensor:
         images = ((self.decode(events) - self.low) / (self.high - self.low) * 255).round().clamp(0, 255).to(torch.uint8)
         try:
             answer = self.network(images.expand(-1, 3, -1, -1))
