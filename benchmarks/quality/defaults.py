@@ -104,7 +104,7 @@ def main() -> None:
                 )
     if not given.only:
         save("defaults", rows)
-        draw(rows, RESULTS / "defaults.svg")
+        draw(rows, RESULTS.parents[1] / "docs" / "images" / "defaults.svg")
 
 
 if __name__ == "__main__":
