@@ -69,8 +69,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xscale("log")
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlabel("Frechet distance of the student / of its teacher (left of the line it is nearer to the data)")
-    axes.legend(loc="lower right")
+    axes.set_xlabel("Frechet distance, student / teacher")
+    axes.legend(loc="upper right")
     figure.savefig(path, metadata={"Date": None})
 
 
