@@ -91,7 +91,7 @@ def own(folder, x, labelled):
             raise SystemExit("another number of steps was taken")
         except ValueError as error:
             assert f"must be {steps}" in str(error), error
-    assert np.asarray(pipeline(2, output_type="np").images).shape == (2, 8, 8, 1)
+    assert np.asarray(pipeline(2, output_type="np").images).shape[:3] == (2, 8, 8)
     return pipeline(n, num_inference_steps=steps, latents=x[0], noises=x[1 + labelled:], output_type="latent", **more).images
 def stock(folder, x, labelled, seed):
     pipeline, more = pipeline_of(folder, False), {"class_labels": x[1]} if labelled else {}
