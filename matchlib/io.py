@@ -141,6 +141,8 @@ def check_new_folder(path: Path) -> None:
     Raises:
         ArtifactError: it is a file, or a folder that is not empty.
     """
+    if "\0" in str(path):
+        raise ArtifactError(f"{str(path)!r} is no path: it has a null character")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ArtifactError(f"{path} is there and no folder; choose another --out")
     if path.is_dir() and any(path.iterdir()):

@@ -177,6 +177,8 @@ def _codec(encode: str | Mapping[str, Any] | None) -> Codec | None:
 
 def _check_place(folder: Path, request: str, total: int) -> None:
     """Refuses a place that holds something else, before anything is written there."""
+    if "\0" in str(folder):
+        raise ArtifactError(f"{str(folder)!r} is no path: it has a null character")
     if str(folder) == ".":
         raise ArtifactError("name a new folder for the prepared set, and not the working folder")
     if folder.exists() and not folder.is_dir():

@@ -374,6 +374,13 @@ class RunSettings(Settings):
     out: Annotated[str, Field(min_length=1)] | None = None
     """Folder of the run; null for runs/DATE-NAME."""
 
+    @field_validator("out")
+    @classmethod
+    def _is_path(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError(" must be a path, without null characters")
+        return value
+
     def engine_of(self, phase: str) -> EngineSettings:
         """Returns how the work of a phase, ``teacher`` or ``student``, is done."""
         return (self.teacher.training if phase == "teacher" else self.trainer).engine

@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import matchlib
 from matchlib.errors import MatchlibError, SettingError, UnknownNameError
 from matchlib.plugins.interpolants import NoisyLinear
 from matchlib.runs.settings import RunSettings, from_config, plain, resolve
@@ -219,3 +220,12 @@ def test_a_time_that_is_null_stays_as_the_family_has_it() -> None:
     found = build(resolve("train", settings={**small, "teacher.times": {"t_min": None, "t_max": None}})).config.model.times
     assert found == expected
     assert build(resolve("train", settings={**small, "teacher.times.t_max": 0.9})).config.model.times.t_max == 0.9
+
+
+def test_paths_with_null_characters_are_refused(tmp_path: Path) -> None:
+    """No system has such a name; found by the harness of wrong inputs at a fresh seed."""
+    with pytest.raises(SettingError, match=r"^out must be a path, without null characters"):
+        matchlib.train(out="a\0b")
+    for write in (lambda: matchlib.prepare("moons.npz", "a\0b"), lambda: matchlib.export(tmp_path, "hub", "a\0b")):
+        with pytest.raises(matchlib.MatchlibError):
+            write()
