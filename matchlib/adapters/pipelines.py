@@ -20,12 +20,12 @@ from matchlib.adapters.networks import describe
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import ArtifactError, IncompatibleError
-from matchlib.fields.conditions import Conditions
+from matchlib.fields.conditions import Conditions, with_nothing
 from matchlib.fields.teacher import Teacher
 from matchlib.io import read_json
 from matchlib.registry import couplings, families, interpolants, objectives
 
-__all__ = ["OfDiffusers", "diffusers", "of_model"]
+__all__ = ["LATENTS", "OfDiffusers", "diffusers", "noise_schedule", "of_model"]
 
 Units = tuple[float, float]  # (shift, scale)
 ROWS = {"epsilon": "source", "sample": "data", "v_prediction": "v"}  # diffusers' prediction types and our rows
@@ -145,14 +145,7 @@ class _Conditioned(OfDiffusers):
         super().check(scheduler)
 
     def forward(self, state: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
-        if self.nothing is not None:
-            rows = self.nothing.expand(len(state), *self.nothing.shape)
-            label = rows if label is None else torch.where(label.isnan(), rows, label)
-        if label is None:
-            raise IncompatibleError(
-                "the UNet2DConditionModel was asked without a label, and the embedding of nothing is not known: give nothing= to "
-                "matchlib.adapters.diffusers"
-            )
+        label = with_nothing(label, self.nothing, len(state))
         given = {"text": label} if self.conditions is None else self.conditions.unpack(label)
         added = {} if self.conditions is None else {"added_cond_kwargs": {"text_embeds": given["pooled"], "time_ids": given["time_ids"]}}
         return self.network(state, time, encoder_hidden_states=given["text"], return_dict=False, **added)[0][:, : state.shape[1]]
@@ -263,10 +256,10 @@ def _digest(folder: Path, place: Path) -> str:
     return digest_of([folder / "scheduler" / "scheduler_config.json", place / "config.json", *sorted(place.glob("*.safetensors"))])
 
 
-def _noise_schedule(
-    network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
+def noise_schedule(
+    network: nn.Module, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
 ) -> Teacher:
-    """The thousand noise levels of DDPM; the network counts them from 0, and our t = 0 lies before the first."""
+    """Returns the teacher at the noise levels of DDPM; the network counts them from 0, and our t = 0 lies before the first."""
     unread = [key for key in ("trained_betas", "rescale_betas_zero_snr", "use_flow_sigmas") if config.get(key)]
     if config.get("timestep_type") == "continuous":
         unread.append("timestep_type=continuous")
@@ -298,9 +291,9 @@ def _edm(network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, 
 
 
 SCHEDULERS: dict[str, Callable[..., Teacher]] = {  # by the beginning of a class's name; the rest say how to step, which samplers do here
-    "DDPM": _noise_schedule,
-    "DDIM": _noise_schedule,
+    "DDPM": noise_schedule,
+    "DDIM": noise_schedule,
     "EDM": _edm,
     "FlowMatch": _flow,
-    **dict.fromkeys(("Euler", "Heun", "PNDM", "LMS", "DPMSolver", "UniPC", "DEIS", "KDPM2"), _noise_schedule),
+    **dict.fromkeys(("Euler", "Heun", "PNDM", "LMS", "DPMSolver", "UniPC", "DEIS", "KDPM2"), noise_schedule),
 }

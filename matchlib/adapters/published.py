@@ -16,22 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from matchlib.adapters.flows import flow_matching
 from matchlib.adapters.networks import describe
-from matchlib.algebra.model import MatchingModel
+from matchlib.adapters.pipelines import LATENTS, noise_schedule
 from matchlib.algebra.records import Condition
-from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.teacher import Teacher
 from matchlib.io import at_most, read_checkpoint
-from matchlib.registry import couplings, families, interpolants, networks, objectives
+from matchlib.registry import networks
 
 __all__ = ["PublishedDiT", "dit", "of_dit", "of_sit", "sit"]
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the published sizes, by their width
 EACH = 64  # width of a head elsewhere
-LEVELS = 1000
-LATENTS = (0.0, 1.0)
+ARGUMENTS = ("state", "time", "label")
+BETAS = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}  # of DiT
 
 
 class PublishedDiT(nn.Module):
@@ -81,21 +81,16 @@ def sit(path: str | Path, *, heads: int | None = None, entry: str = "", normaliz
 
 def of_dit(network: PublishedDiT, *, normalization: tuple[float, float] | None = LATENTS) -> Teacher:
     """Returns the teacher that a network is which predicts epsilon at the levels 0 to 999 of betas from 1e-4 to .02."""
-    path = interpolants.build({"name": "vp-discrete", "kind": "linear", "beta_start": 1e-4, "beta_end": 0.02, "steps": LEVELS})
-    model = MatchingModel(couplings["independent"](), path, objectives["source"](), TimeDistribution(1 / LEVELS, 1.0))
-    defaults = families["diffusion-vp"]().defaults(paired=False)
-    return _teacher("dit", network, model, normalization, defaults=defaults, time=lambda t: LEVELS * t - 1)
+    return _described("dit", noise_schedule(network, BETAS, ARGUMENTS, normalization), network)
 
 
 def of_sit(network: PublishedDiT, *, normalization: tuple[float, float] | None = LATENTS) -> Teacher:
     """Returns the teacher that a network is which predicts data - noise at ``time data + (1 - time) noise``."""
-    model = MatchingModel(couplings["independent"](), interpolants["linear"](), objectives["velocity"]())
-    return _teacher("sit", network, model, normalization, time=lambda t: 1 - t, output=-1.0)
+    return _described("sit", flow_matching(network, arguments=ARGUMENTS, normalization=normalization), network)
 
 
-def _teacher(adapter: str, network: PublishedDiT, model: MatchingModel, normalization: tuple[float, float] | None, **how: Any) -> Teacher:
-    teacher = Teacher.from_callable(network, model, normalization=normalization, arguments=("state", "time", "label"), **how)
-    settings = {"normalization": None if normalization is None else list(normalization)}
+def _described(adapter: str, teacher: Teacher, network: PublishedDiT) -> Teacher:
+    settings = {"normalization": None if teacher.normalization is None else list(teacher.normalization)}
     teacher.origin = {"adapter": adapter, "network": describe(network), "settings": settings}
     return teacher
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from matchlib.errors import IncompatibleError, SettingError
 
-__all__ = ["Conditioned", "Conditions"]
+__all__ = ["Conditioned", "Conditions", "with_nothing"]
 
 
 class Conditions:
@@ -80,10 +80,20 @@ class Conditioned(nn.Module):
         Raises:
             IncompatibleError: one is None, and ``nothing`` is not known.
         """
-        if self.nothing is not None:
-            rows = self.nothing.expand(len(state), -1)
-            label = rows if label is None else torch.where(label.isnan(), rows, label)
-        if label is None:
-            raise IncompatibleError(f"a label is missing, and {', '.join(self.conditions.shapes)} of nothing are not known: give nothing=")
+        label = with_nothing(label, self.nothing, len(state))
         answer: Tensor = self.fn(state, time, **self.conditions.unpack(label))
         return answer
+
+
+def with_nothing(label: Tensor | None, nothing: Tensor | None, n: int) -> Tensor:
+    """Returns ``n`` labels with ``nothing`` in the place of those that are missing: None as a whole, or NaN for a sample.
+
+    Raises:
+        IncompatibleError: all are missing, and ``nothing`` is not known.
+    """
+    if nothing is not None:
+        rows = nothing.expand(n, *nothing.shape)
+        label = rows if label is None else torch.where(label.isnan(), rows, label)
+    if label is None:
+        raise IncompatibleError("the network was asked without a label, and the condition of nothing is not known: give nothing=")
+    return label
