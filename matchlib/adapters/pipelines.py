@@ -107,7 +107,7 @@ class _Conditioned(OfDiffusers):
     """A UNet2DConditionModel: labels are embeddings ``(b, tokens, width)`` of what it is told, such as a text, or several in one.
 
     Args:
-        nothing: the embedding of nothing, ``(tokens, width)``, which stands for labels that are missing; None if it is not known. By name
+        nothing: the null condition, ``(tokens, width)``, which stands for labels that are missing; None if it is not known. By name
             for a network of several conditions, ``text``, ``pooled`` and ``time_ids``, whose labels ``Conditions.pack`` makes.
     """
 
@@ -162,7 +162,7 @@ def diffusers(folder: str | Path, *, normalization: Units | None = None, nothing
             ``scheduler/``.
         normalization: as for ``Teacher``; by default 8-bit images scaled to [-1, 1], and the latents of a pipeline with ``vae/`` as
             ``matchlib prepare --encode vae:FOLDER`` writes them.
-        nothing: for a ``UNet2DConditionModel`` with guidance, the embedding of nothing, ``(tokens, width)``, such as that of an empty
+        nothing: for a ``UNet2DConditionModel`` with guidance, the null condition, ``(tokens, width)``, such as that of an empty
             text. For one of several conditions, as SDXL's, all of them by name: ``text``, ``pooled`` and ``time_ids``.
 
     Raises:

@@ -62,7 +62,7 @@ class Conditioned(nn.Module):
     Args:
         fn: called as ``fn(state, time, name=..., ...)``; a module is moved and saved with this one.
         conditions: in a label.
-        nothing: the conditions of a sample without any, each of its shape, such as the embeddings of an empty text; guidance asks with
+        nothing: the null condition, each part of its shape, such as the embeddings of an empty text; guidance asks with
             them. None if labels are never missing.
     """
 
@@ -95,5 +95,5 @@ def with_nothing(label: Tensor | None, nothing: Tensor | None, n: int) -> Tensor
         rows = nothing.expand(n, *nothing.shape)
         label = rows if label is None else torch.where(label.isnan(), rows, label)
     if label is None:
-        raise IncompatibleError("the network was asked without a label, and the condition of nothing is not known: give nothing=")
+        raise IncompatibleError("the network was asked without a label, and its null condition is not known: give nothing=")
     return label

@@ -279,7 +279,7 @@ def test_embeddings_are_labels_of_a_conditioned_unet(tmp_path: Path, cli: Cli) -
     again = matchlib.load(tmp_path / "run", "teacher").module
     with torch.no_grad():
         assert torch.equal(again(x, (level + 1) / 1000, Condition(told)), ours)
-    with pytest.raises(IncompatibleError, match="nothing is not known"):
+    with pytest.raises(IncompatibleError, match="null condition is not known"):
         diffusers(tmp_path / "pipe").field(x, (level + 1) / 1000, Condition())
 
 
