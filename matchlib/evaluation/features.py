@@ -60,7 +60,7 @@ class OwnFeatures(Extractor):
 
     @torch.no_grad()
     def look(self, events: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.features(events.float())
+        features = torch.cat([self.network.features(part.float()) for part in events.split(ROWS)])
         return (features.double() - self.mean) / self.std, self.network.head(features).argmax(1)
 
 
@@ -124,8 +124,9 @@ def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None =
     """
     data = dataset.train.data[:SEEN].cpu()
     label = dataset.train.label[:SEEN].cpu() if dataset.classes is not None and dataset.train.label is not None else None
-    key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode() + data.numpy().tobytes())
-    key.update(b"" if label is None else label.numpy().tobytes())
+    key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode())
+    for array in (data,) if label is None else (data, label):
+        key.update(array.contiguous().numpy().data)
     name = f"{'labels' if label is not None else 'clusters'}-{key.hexdigest()[:16]}"
     path = (cache or cache_folder() / "features") / f"{name}.safetensors"
     try:
@@ -149,7 +150,7 @@ def _opened(tensors: dict[str, Tensor], shape: tuple[int, ...], name: str, devic
 def _learned(data: Tensor, label: Tensor | None, work: Work) -> dict[str, Tensor]:
     network = trained(data, _clusters(data) if label is None else label, work=work)
     with torch.no_grad():
-        seen = torch.cat([network.features(part).double() for part in data.split(1000)])
+        seen = torch.cat([network.features(part).double() for part in data.split(ROWS)])
     std = seen.std(0)
     std[std <= 0.1 * std.max()] = math.inf  # a unit that fires at a point or two would outweigh all others, were it standardised
     return {"mean": seen.mean(0), "std": std, **{f"network.{key}": x for key, x in network.state_dict().items()}}
@@ -158,7 +159,7 @@ def _learned(data: Tensor, label: Tensor | None, work: Work) -> dict[str, Tensor
 def _clusters(data: Tensor) -> Tensor:
     from sklearn.cluster import KMeans
 
-    found = KMeans(min(CLUSTERS, len(data) // 2), n_init=4, random_state=0).fit_predict(data.flatten(1).double().numpy())
+    found = KMeans(min(CLUSTERS, len(data) // 2), n_init=4, random_state=0).fit_predict(data.flatten(1).numpy())
     return torch.as_tensor(found, dtype=torch.long)
 
 

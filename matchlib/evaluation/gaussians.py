@@ -10,7 +10,7 @@ from matchlib.evaluation.reference import PointSet
 __all__ = ["Gaussian", "distance_of_points", "fitted", "frechet_distance", "standard_error"]
 
 Gaussian = tuple[Tensor, Tensor]  # mean (k,) and covariance (k, k), float64
-ROWS = 4096  # points whose products are summed at once
+ROWS = 1024  # points whose products are summed at once
 NULL = 1e-10  # of the largest eigenvalue, below which one counts as zero
 
 

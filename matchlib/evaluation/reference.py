@@ -19,7 +19,7 @@ from matchlib.io import read_tensors, write_tensors
 __all__ = ["Extractor", "PointSet", "Reference", "TensorCache", "classes_missing", "shares_of", "total_variation"]
 
 T = TypeVar("T")
-ROWS = 1000  # events whose features are computed at once
+ROWS = 256  # events whose features are computed at once
 MISSING = 0.1  # of its share in the data, below which a class counts as missing
 LARGEST = 2**24  # numbers in a tensor that is cached
 

@@ -22,7 +22,7 @@ __all__ = ["NEIGHBOURS", "QUANTILE", "copies", "coverage", "density", "nearest_r
 
 NEIGHBOURS = 5
 QUANTILE = 0.05
-ROWS, COLUMNS = 512, 8192  # of a table of distances that is in memory at once
+ROWS, COLUMNS = 512, 4096  # of a table of distances that is in memory at once
 
 
 @metrics.register("precision", better=1)
@@ -103,14 +103,15 @@ def _to_training(reference: Reference, points: PointSet) -> Tensor:
 
 def _nearest(points: PointSet, others: PointSet) -> Tensor:
     """The nearest is found by products, which is fast, and its distance is computed from the difference, which is exact."""
-    found, centre = [], others.once("centre", lambda: others.values.mean(0))
-    parts = others.once("centred", lambda: [(y - centre, (y - centre).square().sum(1)) for y in others.values.split(COLUMNS)])
-    for x in points.work.over(points.values.split(ROWS), "nearest training points"):
-        best = torch.full((len(x),), torch.inf, dtype=centre.dtype, device=x.device)
-        index = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        for i, (y, norms) in enumerate(parts):
+    centre = others.once("centre", lambda: others.values.mean(0))
+    best = torch.full((len(points),), torch.inf, dtype=centre.dtype, device=centre.device)
+    index = torch.zeros(len(points), dtype=torch.long, device=centre.device)
+    for i, part in enumerate(points.work.over(others.values.split(COLUMNS), "nearest training points")):
+        y = part - centre
+        norms = y.square().sum(1)
+        for x, least_yet, where_yet in zip(points.values.split(ROWS), best.split(ROWS), index.split(ROWS), strict=True):
             least, where = torch.addmm(norms, x.to(centre.dtype) - centre, y.mT, alpha=-2).min(1)
-            index = torch.where(least < best, where + i * COLUMNS, index)
-            best = torch.minimum(best, least)
-        found.append((x.double() - others.values[index].double()).norm(dim=1))
-    return torch.cat(found)
+            where_yet.copy_(torch.where(least < least_yet, where + i * COLUMNS, where_yet))
+            least_yet.copy_(torch.minimum(least_yet, least))
+    parts = zip(points.values.split(ROWS), index.split(ROWS), strict=True)
+    return torch.cat([(x.double() - others.values[nearest].double()).norm(dim=1) for x, nearest in parts])

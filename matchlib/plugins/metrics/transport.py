@@ -13,7 +13,8 @@ __all__ = ["kid", "mmd", "sliced_wasserstein", "w2"]
 
 DIRECTIONS = 256
 BANDWIDTHS = (0.5, 1.0, 2.0)  # of the kernels, relative to the median distance
-ROWS = 512  # of a table of distances that is in memory at once
+ROWS, COLUMNS = 512, 32  # of a table of distances or projections that is in memory at once
+STEPS = 1 << 12  # of two quantile functions that are compared at once
 
 
 @metrics.register("w2", applies=lambda reference: reference.train.values.shape[1] <= 3)
@@ -42,20 +43,24 @@ def sliced_wasserstein(reference: Reference, samples: PointSet) -> float:
     steps = ends.diff(prepend=ends.new_zeros(1))  # between ends both quantile functions are constant
     middle = ends - steps / 2
     i, j = ((middle * len(z)).long().clamp(max=len(z) - 1) for z in (x, y))
-    chunks = zip(i.split(1 << 14), j.split(1 << 14), steps.split(1 << 14), strict=True)
-    total = sum((step @ (x[a] - y[b]).square()).mean() for a, b, step in chunks)
+    chunks = zip(i.split(STEPS), j.split(STEPS), steps.split(STEPS), strict=True)
+    total = sum((step @ (x[a].double() - y[b]).square()).mean() for a, b, step in chunks)
     return float(total**0.5)
 
 
 def _projected(points: PointSet) -> Tensor:
-    """The points on each direction in order, ``(n, DIRECTIONS)``, float64."""
+    """The points on each direction in order, ``(n, DIRECTIONS)``, in the precision of the points."""
 
     def compute() -> Tensor:
-        size = points.values.shape[1]
-        directions = torch.as_tensor(np.random.RandomState(0).normal(size=(size, DIRECTIONS)))  # as POT draws them
-        directions = (directions / directions.norm(dim=0)).to(points.values.device)
-        parts = points.work.over(points.values.split(4096), "projections")
-        return torch.cat([part.double() @ directions for part in parts]).sort(0).values
+        values = points.values
+        directions = torch.as_tensor(np.random.RandomState(0).normal(size=(values.shape[1], DIRECTIONS)))  # as POT draws them
+        directions = (directions / directions.norm(dim=0)).to(values.device)
+        projected = values.new_empty(len(values), DIRECTIONS)
+        for part, rows in zip(points.work.over(values.split(ROWS), "projections"), projected.split(ROWS), strict=True):
+            rows.copy_(part.double() @ directions)
+        for some in projected.split(COLUMNS, dim=1):
+            some.copy_(some.sort(0).values)
+        return projected
 
     return points.once("projected", compute)
 
