@@ -30,7 +30,8 @@ class Limits:
             state; lower end of a 95% interval.
         nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
             which the second is not much better.
-        label_error: fraction of samples that are not of the class that was asked for, over that of labels drawn at random.
+        label_error: fraction of samples that are not of the class that was asked for, between that of held-out data, 0, and that of labels
+            drawn at random, 1.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
 
@@ -186,8 +187,8 @@ ALARMS = (
     Alarm(
         "labels",
         _stays_above("label_error"),
-        "samples are of the class that was asked for hardly more often than by chance (errors {label_error:.2f} of those of labels at "
-        "random): student or teacher ignores labels; examine the teacher with: matchlib doctor, or leave labels out with data.labels=false",
+        "samples are of the class that was asked for hardly more often than by chance (errors {label_error:.2f} of the way from those "
+        "of held-out data to those of labels at random): student or teacher ignores labels; examine the teacher with: matchlib doctor, or leave labels out with data.labels=false",
     ),
 )
 
@@ -275,7 +276,7 @@ GUIDE = {
     ),
     "labels": Entry(
         "samples are not what was asked for",
-        f"label_error above {_L.label_error:g} of that of labels drawn at random, twice in a row and hardly falling",
+        f"label_error above {_L.label_error:g} of the way from held-out data to labels drawn at random, twice in a row and hardly falling",
         "student or teacher ignores labels",
         "examine the teacher with matchlib doctor, or set data.labels=false",
     ),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, PathSample
-from matchlib.data.dataset import Dataset
+from matchlib.data.dataset import Dataset, map_batch
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.predictions import Predictions
@@ -29,6 +29,7 @@ __all__ = ["DistillationMonitor", "Monitor", "Readings"]
 
 BINS = 4  # of time
 SEEN = 4096  # data whose classes are counted, and to which distances are measured
+TELLS = 0.1  # by how much, of the error of labels drawn at random, classes of held-out data must be named better to judge samples by
 CONFIDENCE = 1.96  # standard errors on either side: 95%
 
 
@@ -205,9 +206,18 @@ class DistillationMonitor(Monitor):
             "classes_missing": classes_missing(shares, expected),
         }
         if label is not None and self.dataset.classes == classifier.classes:
-            by_chance = 1 - (shares * expected).sum()  # were labels drawn at random
-            values["label_error"] = ((named != label).double().mean() / by_chance.clamp_min(1e-30)).item()
+            by_chance = float(1 - (shares * expected).sum())  # were labels drawn at random
+            known = by_chance - self._held_out_wrong
+            if known > TELLS * by_chance:
+                values["label_error"] = (float((named != label).double().mean()) - self._held_out_wrong) / known
         return values
+
+    @cached_property
+    def _held_out_wrong(self) -> float:
+        """The fraction of held-out data whose class is named wrongly."""
+        some = map_batch(self.dataset.held_out, lambda x: x[:SEEN])
+        assert self._classifier is not None
+        return float((self._classifier.classify(some.data) != some.label).double().mean())
 
     def _critic_change(self) -> dict[str, float]:
         """How much the critic's predictions at fixed points changed since the measurement before."""

@@ -165,29 +165,41 @@ class Sides(Extractor):
 class Drawn(nn.Module):
     """A student that draws one of two classes: always the second, the one that is asked for, or the other."""
 
-    def __init__(self, which: str) -> None:
+    def __init__(self, which: str, spread: float = 0.1) -> None:
         super().__init__()
-        self.which, self.shift = which, nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.which, self.spread, self.shift = which, spread, nn.Parameter(torch.zeros((), dtype=torch.float64))
 
     def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
         coin = torch.rand(len(source), generator=generator) < 0.5
         asked = coin if condition.label is None else condition.label == 1
         side = {"one": torch.ones_like(asked), "asked": asked, "other": ~asked}[self.which]
-        return (2.0 * side.double() - 1)[:, None] + 0.1 * source + self.shift
+        return (2.0 * side.double() - 1)[:, None] + self.spread * source + self.shift
+
+
+def of_two_sides(student: Drawn, labels: bool = True) -> DistillationMonitor:
+    """A monitor of a student of points on two sides of zero, which overlap as the student's do."""
+    y, generator = torch.arange(4000) % 2, torch.Generator().manual_seed(0)
+    x = (2.0 * y - 1)[:, None].double() + student.spread * torch.randn(4000, 1, dtype=torch.float64, generator=generator)
+    train, held_out = (Batch(x[part], None, y[part] if labels else None) for part in (slice(2000), slice(2000, None)))
+    data = Dataset("sides", train, held_out, 0.0, 1.0, 2 if labels else None, (-2.0, 2.0))
+    model = matchlib.families["flow"]().model(paired=False)
+    field = GaussianField(model, Mixture.normal(0.0, 1.0))
+    distillation = Distillation(Teacher(field, model), student, Linear(field), UID())
+    return DistillationMonitor(distillation, data, Streams(0, torch.device("cpu")), classifier=Sides)
+
+
+@pytest.mark.parametrize(("which", "expected"), [("asked", 0.0), ("one", 1.0)])
+def test_label_error_is_measured_from_that_of_held_out_data(which: str, expected: float) -> None:
+    """Where classes overlap, a quarter of the data are on the other side of zero, too."""
+    readings = of_two_sides(Drawn(which, spread=1.5)).measure(100, {})
+    assert readings.values["label_error"] == pytest.approx(expected, abs=0.25)  # of 256 samples, .03 on the scale of .5 - .25
 
 
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize(("which", "names"), [("one", {"classes", "labels"}), ("asked", set()), ("other", {"labels"})])
 def test_monitor_names_a_student_that_draws_other_classes(labels: bool, which: str, names: set[str]) -> None:
     """At the second measurement: at the first it may be a student that has just set out."""
-    y = torch.arange(2000) % 2
-    x = (2.0 * y - 1)[:, None].double() + 0.1 * torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    batch = Batch(x, None, y if labels else None)
-    data = Dataset("sides", batch, batch, 0.0, 1.0, 2 if labels else None, (-2.0, 2.0))
-    model = matchlib.families["flow"]().model(paired=False)
-    field = GaussianField(model, Mixture.normal(0.0, 1.0))
-    distillation = Distillation(Teacher(field, model), Drawn(which), Linear(field), UID())
-    monitor = DistillationMonitor(distillation, data, Streams(0, torch.device("cpu")), classifier=Sides)
+    monitor = of_two_sides(Drawn(which), labels)
     first, second = (monitor.measure(step, {}) for step in (100, 200))
     assert not {alarm.name for alarm in first.alarms} & {"classes", "labels"}
     expected = names if labels else names - {"labels"}
