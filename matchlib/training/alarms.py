@@ -187,8 +187,9 @@ ALARMS = (
     Alarm(
         "labels",
         _stays_above("label_error"),
-        "samples are of the class that was asked for hardly more often than by chance (errors {label_error:.2f} of the way from those "
-        "of held-out data to those of labels at random): student or teacher ignores labels; examine the teacher with: matchlib doctor, or leave labels out with data.labels=false",
+        "samples are of the class that was asked for hardly more often than by chance (errors {label_error:.2f} of the way from those of "
+        "held-out data to those of labels at random): student or teacher ignores labels; examine the teacher with: matchlib doctor, or "
+        "leave labels out with data.labels=false",
     ),
 )
 
