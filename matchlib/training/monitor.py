@@ -217,6 +217,7 @@ class DistillationMonitor(Monitor):
         """The fraction of held-out data whose class is named wrongly."""
         some = map_batch(self.dataset.held_out, lambda x: x[:SEEN])
         assert self._classifier is not None
+        assert some.label is not None
         return float((self._classifier.classify(some.data) != some.label).double().mean())
 
     def _critic_change(self) -> dict[str, float]:
