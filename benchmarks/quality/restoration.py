@@ -22,11 +22,14 @@ MNIST = ["--time", "15m"]  # and nothing else
 
 
 def pairs(mnist: Path, count: int, noise: float) -> Path:
-    """Writes the degraded pairs as an npz file."""
+    """Writes the degraded pairs as an npz file, unless it is there."""
+    path = CACHE / f"mnist-restore-{count}-{noise:g}.npz"
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     clean = np.load(mnist)["train_x"][:count].astype(np.float32)[:, None]
     blocks = clean.reshape(count, 1, 7, 4, 7, 4)
     pooled = np.broadcast_to(blocks.mean((3, 5), keepdims=True), blocks.shape).reshape(clean.shape)
-    path = CACHE / "mnist-restore.npz"
     np.savez(path, data=clean, source=pooled + noise * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32))
     return path
 
