@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from matchlib.distillation.defaults import ABOVE, LARGEST, LR, SPREAD, TEACHER_LR_SCALE
 from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
@@ -52,9 +53,14 @@ def cell(key: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str
     return value
 
 
-def defaults(family: str, *, paired: bool = False) -> list[Any]:
-    """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew."""
-    return [plain(RunSettings()), repr(families[family]().defaults(paired=paired))]
+def defaults(family: str, *, paired: bool = False, rules: bool = True) -> list[Any]:
+    """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew.
+
+    Args:
+        rules: whether the cell leaves times and step sizes to the rules.
+    """
+    found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired))]
+    return found + ([ABOVE, SPREAD, LR, LARGEST, TEACHER_LR_SCALE] if rules else [])
 
 
 def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:

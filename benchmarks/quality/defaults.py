@@ -88,7 +88,8 @@ def main() -> None:
             for arm, more in (("fixed", fixed(family)), ("rules", [])):
                 options = ["--teacher", family, "--data", data, "--seed", str(seed)]
                 options += [part for item in [*settings, *more] for part in ("--set", item)]
-                key = {"benchmark": "defaults", "name": name, "seed": seed, "arm": arm, "options": options, "defaults": defaults(family)}
+                key = {"benchmark": "defaults", "name": name, "seed": seed, "arm": arm, "options": options}
+                key["defaults"] = defaults(family, rules=arm == "rules")
                 folder = CACHE / f"defaults-{name}-{arm}-{seed}"
                 row = {"cell": name, "seed": seed, "arm": arm, **cell(key, lambda o=options, f=folder: distilled(o, f, SHOWN))}
                 row["ratio"] = row["student"]["frechet"] / row["teacher"]["frechet"]

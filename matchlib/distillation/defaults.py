@@ -17,37 +17,47 @@ from matchlib.algebra.times import TimeDistribution, time_of
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
-__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "coarsest_scale", "comparison_times", "learning_rate"]
+__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times", "learning_rate", "principal_variances"]
 
-SEEN = 1024  # training samples that the scale of the data is measured on
-BELOW = 0.3  # how far the mean log sigma of a comparison lies below the log of the coarsest scale
+SEEN = 1024  # training samples that the scales of the data are measured on
+ABOVE, SPREAD = 0.25, 1.0  # mean and standard deviation of log noise at a comparison, less the log of the scale of a structure
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
+NULL = 1e-12  # of the largest variance, below which one counts as none
 AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
 TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
 
 
-def coarsest_scale(data: Tensor) -> float:
-    """Returns the standard deviation of data along the direction in which they vary most.
+def principal_variances(data: Tensor) -> Tensor:
+    """Returns the variances of data along their principal axes, ``(k,)``, positive, in falling order.
 
-    Noise of this size hides the coarsest structure that data have: it is 1.3 for two moons and 7.5 for digits of 28x28, in units of one
-    coordinate's standard deviation.
+    Their roots are the scales of the data's structures: noise of that size hides what varies along that axis. The first is 1.3 for two
+    moons, 7.5 for digits of 28x28 and 29 for photographs of 32x32, in units of one coordinate's standard deviation.
 
     Args:
-        data: ``(n, *event)``, of which the first 1,024 are measured.
+        data: ``(n, *event)``, not all alike, of which the first 1,024 are measured.
     """
     x = data[:SEEN].flatten(1).double()
     x = x - x.mean(0)
     gram = x.mT @ x if x.shape[1] < len(x) else x @ x.mT
-    return float((torch.linalg.eigvalsh(gram)[-1] / max(len(x) - 1, 1)).sqrt())
+    found = torch.linalg.eigvalsh(gram).flip(0) / max(len(x) - 1, 1)
+    return found[found > NULL * found[0]]
 
 
-def comparison_times(scale: float) -> TimeDistribution:
-    """Returns the times at which a student of data of a coarsest scale is compared: mostly more noise than signal.
+def comparison_times(variances: Tensor) -> TimeDistribution:
+    """Returns the times at which a student is compared: for every structure of the data, those at which noise is about to hide it.
 
-    Near the data the field of a teacher that knows them well points at single samples; a student that is compared there before it is
-    spread out falls on a few of them and stays (docs/research/correction.md, section 3).
+    Were log sigma drawn for one axis at a time, axes by their variances, it would be the log of that axis' scale plus a normal variable
+    of mean 1/4 and variance 1. This is the normal distribution of the same mean and variance.
+
+    Compared at less noise alone, a student falls on a few samples and stays there (docs/research/correction.md, section 3); at more noise
+    alone, fine structure is left out.
+
+    Args:
+        variances: along the principal axes.
     """
-    return TimeDistribution(log_sigma=(math.log(scale) - BELOW, 1.0))
+    weights, scales = variances / variances.sum(), variances.log() / 2
+    mean = weights @ scales
+    return TimeDistribution(log_sigma=(float(mean) + ABOVE, math.hypot(SPREAD, float(weights @ (scales - mean).square()) ** 0.5)))
 
 
 def learning_rate(module: nn.Module) -> float:
@@ -127,10 +137,10 @@ class Defaults:
             data: training data in the teacher's units, ``(n, *event)``.
             network: the teacher's.
         """
-        scale, rate = coarsest_scale(data), learning_rate(network)
+        variances, rate = principal_variances(data), learning_rate(network)
         return ResolvedDefaults(
-            time_of(model.interpolant, math.log(scale), model.times) if self.t_start is None else self.t_start,
-            comparison_times(scale).within(model.times) if self.high_noise else None,
+            time_of(model.interpolant, math.log(variances[0]) / 2, model.times) if self.t_start is None else self.t_start,
+            comparison_times(variances).within(model.times) if self.high_noise else None,
             self.student_lr_scale * rate,
             self.critic_lr_scale * rate,
         )

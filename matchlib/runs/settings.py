@@ -308,7 +308,7 @@ class StudentTraining(TrackedTraining):
     task: Annotated[Spec, BeforeValidator(Plugin("tasks"))] = {"name": "distillation"}
     """What a step is: the method."""
     times: TimeSettings | None = None
-    """Density of t at which student and teacher are compared; null for one by the coarsest scale of the data."""
+    """Density of t at which student and teacher are compared; null for one by the scales of the data."""
     lr_decay: Annotated[float, Ge(0), Le(1)] = 0.7
     """Fraction of the steps, at the end, over which learning rates fall linearly to 0."""
     adaptive_clip: Annotated[float, Gt(1)] = 3.0

@@ -15,7 +15,7 @@ import matchlib
 from matchlib import Dataset, MatchingModel, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.algebra.times import TimeDistribution
-from matchlib.distillation.defaults import coarsest_scale, comparison_times, learning_rate
+from matchlib.distillation.defaults import comparison_times, learning_rate, principal_variances
 from matchlib.errors import ArtifactError, IncompatibleError, SettingError, UnknownNameError
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import families
@@ -65,7 +65,7 @@ def test_build_distils_a_given_teacher_at_high_noise_times() -> None:
     settings = resolve("distill", settings={"teacher.name": "python:teacher", "student.network.name": "mlp"})
     built = build(settings, teacher=teacher)
     assert built.distillation is not None
-    assert built.distillation.times == comparison_times(coarsest_scale(built.data.train.data)).within(FLOW.times)
+    assert built.distillation.times == comparison_times(principal_variances(built.data.train.data)).within(FLOW.times)
 
 
 @pytest.mark.parametrize(

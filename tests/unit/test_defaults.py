@@ -11,22 +11,33 @@ import torch
 from torch import nn
 
 import matchlib
-from matchlib.distillation.defaults import LARGEST, LR, Defaults, amplification, coarsest_scale, comparison_times, learning_rate
+from matchlib.distillation.defaults import (
+    ABOVE,
+    LARGEST,
+    LR,
+    Defaults,
+    amplification,
+    comparison_times,
+    learning_rate,
+    principal_variances,
+)
 from matchlib.registry import families
 from matchlib.runs import settings
 
 
-def test_coarsest_scale_is_the_standard_deviation_along_the_widest_direction() -> None:
-    """Two points at distance 2 r have standard deviation sqrt(2) r; a rotation, a shift and further small directions change nothing."""
+def test_principal_variances_are_those_along_the_axes_of_the_data() -> None:
+    """Two points at distance 2 r have variance r^2 along one axis; neither a rotation nor a shift nor the event's shape changes them."""
     for size in (1, 3, 5000):  # the last has more coordinates than samples
         x = torch.zeros(100, size)
         x[:50, 0], x[50:, 0] = 3.0, -3.0
-        assert coarsest_scale(x + 7) == pytest.approx(3 * math.sqrt(100 / 99))
+        assert principal_variances(x + 7).tolist() == pytest.approx([9 * 100 / 99])
     turn = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0)))[0]
     x = torch.randn(900, 8, generator=torch.Generator().manual_seed(1)) * torch.tensor([4.0, *[0.5] * 7])
-    assert coarsest_scale(x @ turn) == pytest.approx(coarsest_scale(x), rel=1e-5)
-    assert coarsest_scale(x) == pytest.approx(4.0, rel=0.1)
-    assert coarsest_scale(x.reshape(900, 2, 2, 2)) == coarsest_scale(x)
+    found = principal_variances(x)
+    assert principal_variances(x @ turn).tolist() == pytest.approx(found.tolist(), rel=1e-5)
+    assert found.tolist() == pytest.approx([16.0, *[0.25] * 7], rel=0.25)
+    assert found.sum() == pytest.approx(float(x.double().var(0).sum()))
+    assert torch.equal(principal_variances(x.reshape(900, 2, 2, 2)), found)
 
 
 @pytest.mark.parametrize("name", ["diffusion", "diffusion-vp"])
@@ -41,9 +52,19 @@ def test_defaults_start_where_noise_is_as_large_as_the_coarsest_structure(name: 
 
 
 def test_defaults_of_wider_data_are_compared_at_more_noise() -> None:
-    wide, narrow = (comparison_times(scale).log_sigma for scale in (6.0, 1.5))
-    assert wide is not None and narrow is not None
-    assert wide[0] - narrow[0] == pytest.approx(math.log(4))
+    variances = torch.tensor([9.0, 1.0, 0.1], dtype=torch.float64)
+    narrow, wide = (comparison_times(k**2 * variances).log_sigma for k in (1, 4))
+    assert narrow is not None and wide is not None
+    assert wide == pytest.approx((narrow[0] + math.log(4), narrow[1]))
+
+
+def test_comparison_times_cover_the_scales_of_the_data() -> None:
+    """They have the moments of a normal variable added to the log scale of an axis that is drawn by its variance."""
+    assert comparison_times(torch.full((5,), 4.0, dtype=torch.float64)).log_sigma == pytest.approx((math.log(2) + ABOVE, 1.0))
+    generator, variances = torch.Generator().manual_seed(0), torch.tensor([900.0, 90.0, 9.0, 1.0], dtype=torch.float64)
+    axis = torch.multinomial(variances, 200_000, replacement=True, generator=generator)
+    drawn = variances[axis].sqrt().log() + ABOVE + torch.randn(len(axis), generator=generator, dtype=torch.float64)
+    assert comparison_times(variances).log_sigma == pytest.approx((float(drawn.mean()), float(drawn.std())), abs=0.01)
 
 
 def test_learning_rate_is_inverse_to_the_inputs_of_a_unit() -> None:
