@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,20 @@ def recipe() -> RunSettings:
 def test_the_recipe_is_accepted_and_its_network_is_what_it_says() -> None:
     components = build(recipe().model_copy(update={"device": "cpu"}), data=images())
     assert sum(weight.numel() for weight in components.teacher.parameters()) == 38_944_515
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_recipe_goes_on_slice_by_slice(tmp_path: Path) -> None:
+    """The first slice ends at once; the second ends all five runs, of 40 steps of the teacher and 50 or 10 of students."""
+    np.savez(tmp_path / "images.npz", data=np.random.default_rng(0).integers(0, 256, size=(300, 3, 32, 32), dtype=np.uint8))
+    call = [sys.executable, "-m", "benchmarks.gpu.cifar", str(tmp_path / "images.npz"), "--out", str(tmp_path / "runs"), "--smoke"]
+    for minutes, ended in ((0.0, "call again"), (20.0, "all runs have ended")):
+        options = ["--share", "1e-4", "--minutes", str(minutes)]
+        done = subprocess.run([*call, *options], cwd=GUIDES.parents[1], capture_output=True, text=True, check=True, timeout=1200)
+        assert ended in done.stdout
+    rows = json.loads((tmp_path / "runs" / "cifar.json").read_text())["rows"]
+    assert [row["step"] for row in rows] == [40, 50, 50, 10, 50]
+    assert all(("student" in row) == (row["run"] != "teacher") for row in rows)
 
 
 @pytest.mark.slow
