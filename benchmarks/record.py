@@ -57,10 +57,18 @@ def defaults(family: str, *, paired: bool = False, rules: bool = True) -> list[A
     """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew.
 
     Args:
-        rules: whether the cell leaves times and step sizes to the rules.
+        rules: whether the cell leaves the times of comparisons to the rules.
     """
-    found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired))]
-    return found + ([ABOVE, SPREAD, LR, LARGEST, TEACHER_LR_SCALE] if rules else [])
+    found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired)), LR, LARGEST, TEACHER_LR_SCALE]
+    return found + ([ABOVE, SPREAD] if rules else [])
+
+
+def save_arrays(path: Path, **arrays: Any) -> None:
+    """Writes an npz file that is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"partial-{path.name}")
+    np.savez(partial, **arrays)
+    os.replace(partial, path)
 
 
 def distilled(options: Sequence[str], folder: Path, shown: Sequence[str], **environment: str) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
     python -m benchmarks.gpu.cifar CIFAR10.npz --out FOLDER [--minutes 9] [--share 1] [--precision bf16] [--extractor INCEPTION.pt]
 
-The settings are those of docs/guides/cifar10.yaml. Every run is a command of matchlib that is interrupted when the time is up and goes on
-at the next call, from its checkpoint; ``FOLDER/cifar.json`` holds what there is so far: steps, images per second, and scores where a run
-has ended. ``--share`` is the part of the published numbers of steps that is taken. ``--smoke`` tries the same commands with a network of
-a few weights, on whatever machine.
+The settings are those of docs/guides/cifar10.yaml, but for the precision. Every run is a command of matchlib that is interrupted when the
+time is up and goes on at the next call, from its checkpoint; ``FOLDER/cifar.json`` holds what there is so far: steps, images per second of
+the latest slice, and scores where a run has ended. ``--share`` is the part of the published numbers of steps that is taken. ``--smoke``
+tries the same commands with a network of a few weights, on whatever machine.
 
 CIFAR10.npz holds data (n, 3, 32, 32), or JPEG files one after the other with their offsets, and labels.
 
@@ -31,14 +31,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.record import HERE, machine
+from benchmarks.record import HERE, machine, save_arrays
 from matchlib.io import read_json, write_json
 from matchlib.runs.artifact import versions
 
 PROTOCOL = HERE.parent / "docs" / "guides" / "cifar10.yaml"
 STEPS = {"teacher": 400_000, "student": 500_000, "fine-tuned": 100_000}
 FINE_TUNED = ["loss.beta=0.86", "loss.gamma=0.92", "trainer.student_lr=1e-5", "trainer.critic_lr=1e-5"]
-INTERRUPTED = (130, -signal.SIGINT)  # the second while Python starts
+INTERRUPTED = (130, -signal.SIGTERM)  # the second while Python starts
 GRACE = 60.0  # seconds that a run has to write its checkpoint
 SMALL = '{"name":"mlp","width":16,"depth":1}'
 SMOKE = [
@@ -87,7 +87,7 @@ def images(path: Path, folder: Path) -> Path:
     if not target.exists():
         jpeg, pairs = file["jpeg"], itertools.pairwise(file["offsets"])
         pixels = [np.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())).convert("RGB")) for begin, end in pairs]
-        np.savez(target, data=np.stack(pixels).transpose(0, 3, 1, 2), labels=file["labels"])
+        save_arrays(target, data=np.stack(pixels).transpose(0, 3, 1, 2), labels=file["labels"])
     return target
 
 
@@ -109,7 +109,7 @@ def run(words: list[str], until: float) -> int:
         try:
             return process.wait(max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         try:
             return process.wait(GRACE)
         except subprocess.TimeoutExpired:
@@ -126,13 +126,17 @@ def so_far(name: str, folder: Path, batch: int) -> dict[str, Any]:
     lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     timed = [line for line in lines if "seconds" in line and line.get("step")]
     if timed:
-        last = timed[-1]
+        first = last = timed[-1]  # of the latest slice: seconds begin anew in each
+        for line in reversed(timed):
+            if line["seconds"] > first["seconds"] or line["phase"] != last["phase"]:
+                break
+            first = line
         row |= {"step": last["step"], "alarms": sorted({name for line in lines for name in line.get("alarms", [])})}
-        before = next((line for line in reversed(timed) if 0 < line["step"] <= last["step"] / 2 and line["phase"] == last["phase"]), None)
-        if before is not None and last["seconds"] > before["seconds"]:
-            row["images per second"] = batch * (last["step"] - before["step"]) / (last["seconds"] - before["seconds"])
+        if last["seconds"] > first["seconds"]:
+            row["images per second"] = batch * (last["step"] - first["step"]) / (last["seconds"] - first["seconds"])
     if (place / "evaluation.json").exists():
         report = read_json(place / "evaluation.json")
+        row["features"] = report["features"]
         row |= {kind: report[kind] for kind in ("student", "teacher", "held_out") if kind in report}
     return row
 
@@ -157,26 +161,32 @@ def main() -> None:
     values = (given.precision, "null" if given.compile == "none" else given.compile) * 2
     settings = SMOKE if given.smoke else [f"{key}={value}" for key, value in zip(engine, values, strict=True)]
     settings = [*settings, f"evaluation.extractor={given.extractor}"]
-    done: set[str] = set()
-    for name, phase in phases(folder).items():
-        if (given.only and name not in given.only) or (phase.after is not None and not finished(phase.after, folder)):
+    chosen = {name: phase for name, phase in phases(folder).items() if not given.only or name in given.only}
+    options = {key: getattr(given, key) for key in ("share", "precision", "compile", "extractor", "smoke")}
+    try:
+        go_on(chosen, folder, data, settings, given.share, until)
+    finally:
+        batches = {name: 128 if name == "teacher" else 256 for name in phases(folder)}
+        rows = [so_far(name, folder, 8 if given.smoke else batch) for name, batch in batches.items()]
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else machine()["processor"]
+        write_json(folder / "cifar.json", {"device": device, "versions": versions(), "latest call": options, "rows": rows})
+    for row in rows:
+        print({key: value for key, value in row.items() if not isinstance(value, dict)})
+    print("all runs have ended" if all(finished(name, folder) for name in chosen) else "call again to go on")
+
+
+def go_on(chosen: dict[str, Phase], folder: Path, data: Path, settings: list[str], share: float, until: float) -> None:
+    """Runs what has not ended, one after the other, until the time is up."""
+    for name, phase in chosen.items():
+        if finished(name, folder) or (phase.after is not None and not finished(phase.after, folder)):
             continue
         if time.monotonic() >= until:
             break
-        words = command(name, phase, data, folder, settings, given.share)
-        if not finished(name, folder):
-            print(shlex.join(words), flush=True)
-            code = run(words, until)
-            if code not in (0, *INTERRUPTED):
-                sys.exit(f"{name} ended with exit code {code}")
-        done |= {name} if finished(name, folder) else set()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else machine()["processor"]
-    batches = {name: 128 if name == "teacher" else 256 for name in phases(folder)}
-    rows = [so_far(name, folder, 8 if given.smoke else batch) for name, batch in batches.items()]
-    write_json(folder / "cifar.json", {"device": device, "versions": versions(), "share of the published steps": given.share, "rows": rows})
-    for row in rows:
-        print({key: value for key, value in row.items() if not isinstance(value, dict)})
-    print("all runs have ended" if len(done) == len(batches) else "call again to go on")
+        words = command(name, phase, data, folder, settings, share)
+        print(shlex.join(words), flush=True)
+        code = run(words, until)
+        if code not in (0, *INTERRUPTED):
+            sys.exit(f"{name} ended with exit code {code}")
 
 
 def finished(name: str, folder: Path) -> bool:

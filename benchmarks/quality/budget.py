@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.quality.defaults import small_mnist
-from benchmarks.record import CACHE, RESULTS, save
+from benchmarks.record import CACHE, RESULTS, save, save_arrays
 from matchlib.io import read_json, write_json
 from matchlib.runs.settings import from_config
 
@@ -35,12 +35,11 @@ def small_cifar(path: Path) -> Path:
 
     target = CACHE / "cifar-20000.npz"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         file = np.load(path)
         jpeg, offsets = file["jpeg"], file["offsets"][:20_001]
         pairs = itertools.pairwise(offsets)
         images = [np.asarray(Image.open(io.BytesIO(jpeg[begin:end].tobytes())).convert("RGB")) for begin, end in pairs]
-        np.savez(target, data=np.stack(images).transpose(0, 3, 1, 2), labels=file["labels"][:20_000])
+        save_arrays(target, data=np.stack(images).transpose(0, 3, 1, 2), labels=file["labels"][:20_000])
     return target
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, save
+from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, save, save_arrays
 from matchlib.plugins.interpolants import VE
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "w2", "coverage", "nearest_ratio", "class_shares_tv", "seconds")
@@ -49,9 +49,8 @@ def small_mnist(path: Path) -> Path:
     """Writes the first 20,000 training images as a data set of its own."""
     target = CACHE / "mnist-20000.npz"
     if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
         file = np.load(path)
-        np.savez(target, data=file["train_x"][:20_000, None], labels=file["train_y"][:20_000])
+        save_arrays(target, data=file["train_x"][:20_000, None], labels=file["train_y"][:20_000])
     return target
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import CACHE, RESULTS, cell, distilled, save
+from benchmarks.record import CACHE, RESULTS, cell, distilled, save, save_arrays
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "psnr", "rmse", "consistency", "spread", "seconds")
 MNIST = ["--time", "15m"]  # and nothing else
@@ -26,11 +26,10 @@ def pairs(mnist: Path, count: int, noise: float) -> Path:
     path = CACHE / f"mnist-restore-{count}-{noise:g}.npz"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     clean = np.load(mnist)["train_x"][:count].astype(np.float32)[:, None]
     blocks = clean.reshape(count, 1, 7, 4, 7, 4)
     pooled = np.broadcast_to(blocks.mean((3, 5), keepdims=True), blocks.shape).reshape(clean.shape)
-    np.savez(path, data=clean, source=pooled + noise * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32))
+    save_arrays(path, data=clean, source=pooled + noise * np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32))
     return path
 
 

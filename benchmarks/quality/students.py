@@ -51,7 +51,7 @@ def main() -> None:
             continue
         settings = [part for setting in COMMON for part in ("--set", setting)]
         key = {"benchmark": "students", "options": [Path(word).name for word in options], "name": name, "seed": seed, "common": COMMON}
-        key |= {"defaults": defaults("flow"), "recipe": recipe("correct")}
+        key |= {"defaults": defaults("flow"), "recipe": recipe("correct"), "of": [teachers.STEPS, teachers.COMMON]}
         folder = CACHE / f"students-{'-'.join(name.replace(',', '').split())}-{count}-{seed}"
         run = [*options, *settings, "--seed", str(seed)]
         row = {"teacher of": name, "evaluations": count, "seed": seed, **cell(key, lambda o=run, f=folder: distilled(o, f, SHOWN))}

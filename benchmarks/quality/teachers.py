@@ -54,13 +54,13 @@ def folder_of(name: str) -> Path:
 def trained(name: str, options: list[str]) -> dict[str, Any]:
     """Trains a teacher, or goes on with it, and returns its scores."""
     folder = folder_of(name)
-    taken = folder / "taken.json"
-    if not taken.exists():
+    taken, done = folder / "taken.json", {"options": options[:2] + options[4:] + COMMON}
+    if not taken.exists() or read_json(taken)["options"] != done["options"]:
         begin = time.perf_counter()
         settings = [part for setting in COMMON for part in ("--set", setting)]
         command = [sys.executable, "-m", "matchlib_cli", "train", *options, *settings, "--resume", "--out", str(folder)]
         subprocess.run(command, check=True, env={**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers")}, stdout=subprocess.DEVNULL)
-        write_json(taken, {"seconds of the last call": time.perf_counter() - begin})
+        write_json(taken, {**done, "seconds of the last call": time.perf_counter() - begin})
     report = read_json(folder / "evaluation.json")
     return {kind: {key: report[kind][key] for key in SHOWN if key in report[kind]} for kind in ("teacher", "held_out")} | read_json(taken)
 

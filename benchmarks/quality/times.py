@@ -1,6 +1,6 @@
 """At how much noise should student and teacher be compared?
 
-    python -m benchmarks.quality.times --mnist MNIST.npz --cifar CIFAR10.npz [--only mnist cifar]
+    python -m benchmarks.quality.times --mnist MNIST.npz --cifar CIFAR10.npz
 
 One teacher of MNIST without labels and one of CIFAR-10 with labels, MLPs 768 wide; students that differ in ``trainer.times.log_sigma``
 alone. The plot marks what ``matchlib.distillation.defaults.comparison_times`` says of the data. Cells are cached.
@@ -9,6 +9,10 @@ alone. The plot marks what ``matchlib.distillation.defaults.comparison_times`` s
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +24,42 @@ from matchlib.distillation.defaults import comparison_times, principal_variances
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "class_shares", "classes_missing")
 NETWORK = 'teacher.network={"name":"mlp","width":768,"depth":4}'
-SETTINGS = {
-    "mnist": ["data.labels=false", "teacher.training.steps=2000", "trainer.steps=1200", "evaluation.samples=4000"],
-    "cifar": ["teacher.training.steps=2201", "trainer.steps=972", "trainer.batch_size=64", "evaluation.samples=2000"],
+TEACHERS = {
+    "mnist": ["data.labels=false", "teacher.training.steps=2000"],
+    "cifar": ["teacher.training.steps=2201", "teacher.training.batch_size=128"],
 }
-COMMON = [NETWORK, "evaluation.draws=1", "evaluation.metrics=[frechet, frechet-raw, class-shares, classes-missing]"]
+STUDENTS = {
+    "mnist": ["data.labels=false", "trainer.steps=1200", "evaluation.samples=4000"],
+    "cifar": ["trainer.steps=972", "trainer.batch_size=64", "evaluation.samples=2000"],
+}
+METRICS = ["evaluation.draws=1", "evaluation.metrics=[frechet, frechet-raw, class-shares, classes-missing]"]
 TIMES = {
-    "mnist": [(0.5, 1.0), (1.06, 1.0), (1.34, 1.29), (1.47, 1.0), (1.71, 1.0)],
-    "cifar": [(1.2, 1.4), (1.7, 1.2), (2.2, 1.0), (2.2, 1.2), (2.45, 1.5), (2.7, 1.2), (3.1, 1.0)],
+    "mnist": [(0.5, 1.0), (1.06, 1.0), (1.32, 1.3), (1.47, 1.0), (1.71, 1.0)],
+    "cifar": [(1.2, 1.4), (1.7, 1.2), (2.2, 1.0), (2.2, 1.2), (2.2, 1.5), (2.45, 1.5), (2.7, 1.2), (3.1, 1.0)],
 }
 
 
-def options(name: str, data: Path, times: tuple[float, float]) -> list[str]:
+def teacher_of(name: str, data: Path) -> Path:
+    """Returns the folder of a teacher, which is trained if it is not there."""
+    digest = hashlib.sha256(str([NETWORK, *TEACHERS[name]]).encode()).hexdigest()[:8]
+    folder = CACHE / f"times-teacher-{name}-{digest}"
+    if not (folder / "evaluation.json").exists():
+        settings = [part for setting in (NETWORK, *TEACHERS[name], *METRICS) for part in ("--set", setting)]
+        command = [sys.executable, "-m", "matchlib_cli", "train", "--family", "flow", "--data", str(data), *settings]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(CACHE / "teachers")}
+        subprocess.run([*command, "--out", str(folder), "--resume"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    return folder / "teacher"
+
+
+def options(name: str, teacher: Path, data: Path, times: tuple[float, float]) -> list[str]:
     """Returns the options of ``matchlib distill`` for a cell."""
-    settings = [*COMMON, *SETTINGS[name], f"trainer.times.log_sigma={list(times)}"]
-    return ["--teacher", "flow", "--data", str(data), *(part for setting in settings for part in ("--set", setting))]
+    settings = [*METRICS, *STUDENTS[name], f"trainer.times.log_sigma={list(times)}", "teacher.examine=false"]
+    return ["--teacher", str(teacher), "--data", str(data), *(part for setting in settings for part in ("--set", setting))]
 
 
 def key_of(name: str, found: list[str]) -> dict[str, Any]:
     """Returns what a cell depends on."""
-    return {"benchmark": "times", "name": name, "options": found[4:], "defaults": defaults("flow")}
+    return {"benchmark": "times", "name": name, "teacher": [NETWORK, *TEACHERS[name]], "options": found[4:], "defaults": defaults("flow")}
 
 
 def draw(rows: list[dict[str, Any]], rules: dict[str, tuple[float, float]], path: Path) -> None:
@@ -81,8 +101,9 @@ def main() -> None:
         rule = comparison_times(principal_variances(load_dataset(place).train.data)).log_sigma
         assert rule is not None
         rules[name] = rule
+        teacher = teacher_of(name, place)
         for times in TIMES[name]:
-            found = options(name, place, times)
+            found = options(name, teacher, place, times)
             folder = CACHE / f"times-{name}-{times[0]:g}-{times[1]:g}"
             row = {"data": name, "log_sigma": times, **cell(key_of(name, found), lambda o=found, f=folder: distilled(o, f, SHOWN))}
             row["ratio"] = row["student"]["frechet"] / row["teacher"]["frechet"]

@@ -29,7 +29,7 @@ from benchmarks.record import CACHE, RESULTS, save
 PLACE, RESULT = CACHE / "data-on-disk", RESULTS / "data-on-disk.json"
 SIZE, KILLS = 64, 5
 TRAINED = """
-import os, resource, sys
+import os, sys
 from pathlib import Path
 import matchlib
 from benchmarks.robustness.soak import resident
@@ -40,7 +40,8 @@ data, out = sys.argv[1:]
 matchlib.distill("flow", data, steps=300, out=out, on_progress=seen, settings={
     "teacher.training.steps": 300, "teacher.network": {"name": "mlp", "width": 256, "depth": 3}, "trainer.batch_size": 128,
     "trainer.log_every": 10, "teacher.training.log_every": 10, "evaluation.draws": 1, "evaluation.samples": 2000})
-print("RESULT", rows[0][1], max(x for _, x in rows), resident(), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print("RESULT", rows[0][1], max(x for _, x in rows), resident(),
+      1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]))
 """
 
 

@@ -32,6 +32,16 @@ def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return Batch(*(None if x is None else change(x) for x in (batch.data, batch.source, batch.label)))  # type: ignore[arg-type]
 
 
+def at_most(x: Tensor, most: int) -> Tensor:
+    """Returns rows of a tensor, a fixed random part where there are more than ``most``: data may lie in the order of their classes."""
+    return x if len(x) <= most else x[random_order(len(x))[:most].to(x.device)]
+
+
+def random_order(n: int) -> Tensor:
+    """Returns the numbers below n in a fixed random order."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
 def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Returns fixed (train, held-out) indices; the held-out share is rounded up and neither side is empty."""
     order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
@@ -252,8 +262,14 @@ class Dataset:
 
     def take(self, index: Tensor | slice) -> Batch:
         """Returns chosen training samples; a slice is one of ``train``."""
-        if self.stored is not None and isinstance(index, Tensor):
-            return self.stored.take(index)
+        return self._of_train(index) if self.stored is None or isinstance(index, slice) else self.stored.take(index)
+
+    def some(self, most: int) -> Batch:
+        """Returns at most so many samples of ``train``, always the same, drawn at random where there are more."""
+        return self._of_train(at_most(torch.arange(len(self.train.data), device=self.train.data.device), most))
+
+    def _of_train(self, index: Tensor | slice) -> Batch:
+        """Chosen samples of ``train``, with numbers in the place of codes."""
         chosen = map_batch(self.train, lambda x: x[index])
         of_data, of_source = self.tables
         data = chosen.data if of_data is None else of_data[chosen.data.long()]
@@ -265,7 +281,7 @@ class Dataset:
         own = round(mean_square(self.train.data), 6)
         if coupling.gaussian_source:
             return Moments(own)
-        some = map_batch(self.train, lambda x: x[:PAIRED])
+        some = map_batch(self.train, lambda x: at_most(x, PAIRED))
         pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
         cross = float((pair.data.double() * pair.source.double()).mean())
         return Moments(own, mean_square(pair.source), cross)

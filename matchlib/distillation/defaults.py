@@ -1,6 +1,6 @@
 """What suits a distillation, by rules from the data, the model and the network; every value can be overruled in the settings.
 
-Times at 28x28 were compared in ``benchmarks/gpu/mnist.py``; ``benchmarks/quality/defaults.py`` compares all rules with fixed values.
+Times are compared in ``benchmarks/quality/times.py``, other rules in ``rules.py`` there, all of them with fixed values in ``defaults.py``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from matchlib.algebra.convert import conversion, determines
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution, time_of
+from matchlib.data.dataset import at_most
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
@@ -31,12 +32,12 @@ def principal_variances(data: Tensor) -> Tensor:
     """Returns the variances of data along their principal axes, ``(k,)``, positive, in falling order.
 
     Their roots are the scales of the data's structures: noise of that size hides what varies along that axis. The first is 1.3 for two
-    moons, 7.5 for digits of 28x28 and 29 for photographs of 32x32, in units of one coordinate's standard deviation.
+    moons, 7.5 for digits of 28x28 and 28 for photographs of 32x32, in units of one coordinate's standard deviation.
 
     Args:
-        data: ``(n, *event)``, not all alike, of which the first 1,024 are measured.
+        data: ``(n, *event)``, not all alike, of which up to 1,024 are measured.
     """
-    x = data[:SEEN].flatten(1).double()
+    x = at_most(data, SEEN).flatten(1).double()
     x = x - x.mean(0)
     gram = x.mT @ x if x.shape[1] < len(x) else x @ x.mT
     found = torch.linalg.eigvalsh(gram).flip(0) / max(len(x) - 1, 1)

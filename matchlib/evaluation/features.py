@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matchlib.data.dataset import Dataset
+from matchlib.data.dataset import Dataset, at_most
 from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.evaluation.reference import ROWS, Extractor
 from matchlib.evaluation.work import Work
@@ -30,7 +30,7 @@ from matchlib.io import cache_folder, read_tensors, write_tensors
 
 __all__ = ["FileFeatures", "OwnFeatures", "own_features"]
 
-VERSION = "4"  # part of the cache's key: raise it when features change
+VERSION = "5"  # part of the cache's key: raise it when features change
 FEATURES = 64
 DECODED = 32  # latents that become images at once
 CLUSTERS = 10
@@ -122,8 +122,8 @@ def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None =
         cache: folder; by default a part of ``cache_folder()``.
         work: told of every step of the training.
     """
-    data = dataset.train.data[:SEEN].cpu()
-    label = dataset.train.label[:SEEN].cpu() if dataset.classes is not None and dataset.train.label is not None else None
+    data = at_most(dataset.train.data, SEEN).cpu()
+    label = at_most(dataset.train.label, SEEN).cpu() if dataset.classes is not None and dataset.train.label is not None else None
     key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode())
     for array in (data,) if label is None else (data, label):
         key.update(array.contiguous().numpy().data)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from matchlib.data.dataset import random_order
 from matchlib.errors import ArtifactError
 from matchlib.evaluation.work import Work
 from matchlib.io import read_tensors, write_tensors
@@ -111,8 +112,9 @@ class PointSet:
 
     @cached_property
     def values(self) -> Tensor:
-        """The events as rows, ``(n, size)``."""
-        return self.events.flatten(1)
+        """The events as rows, ``(n, size)``, floats."""
+        rows = self.events.detach().flatten(1)
+        return rows if rows.is_floating_point() else rows.double()
 
     @cached_property
     def _looked(self) -> tuple[Tensor, Tensor]:
@@ -175,7 +177,8 @@ class Reference:
         cache: Path | None = None,
     ) -> None:
         self.extractor, self.work, self.cache = extractor or Extractor(), work or Work(), cache
-        self.train, self.held_out = self._own(train, "train"), self._own(held_out, "held-out")
+        mixed = torch.as_tensor(held_out)[random_order(len(held_out))]  # of which metrics use the first
+        self.train, self.held_out = self._own(train, "train"), self._own(mixed, "held-out")
         self.size = size or len(held_out)
         self.subset = min(subset, self.size)
 

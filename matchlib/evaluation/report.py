@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.records import Batch
-from matchlib.data.dataset import Dataset
+from matchlib.data.dataset import Dataset, random_order
 from matchlib.errors import DivergedError
 from matchlib.evaluation.cells import Cells
 from matchlib.evaluation.pictures import draw
@@ -127,7 +127,7 @@ def evaluate(
                 report[kind] |= pair_scores(dataset, samples)
                 sources = len(dataset.held_out.data)
                 rounds[kind] = [part for part in samples.split(sources)[:ROUNDS] if len(part) == sources] or [samples]
-        seen = slice(max(draws, DRAWS) * size)  # of held-out data; by class all of them are needed
+        seen = random_order(len(dataset.held_out.data))[: max(draws, DRAWS) * size]  # by class all of them are needed
         report["held_out"] = scoring.of("held_out", dataset.held_out.data, dataset.held_out.label, seen)
         draw(folder / "samples.png", dataset, _pictures(rounds, {kind: report[kind]["nfe"] for kind in rounds}))
         write_json(folder / "evaluation.json", report)
@@ -185,7 +185,7 @@ class Scoring:
     names: Sequence[str]
     cells: Cells
 
-    def of(self, kind: str, samples: Tensor, label: Tensor | None, seen: slice = slice(None)) -> dict[str, Any]:
+    def of(self, kind: str, samples: Tensor, label: Tensor | None, seen: Tensor | slice = slice(None)) -> dict[str, Any]:
         """Returns the mean of each metric over the draws in ``seen``, with intervals and what belongs to classes."""
         size = self.reference.size
         events = samples.to(self.reference.train.events.device)

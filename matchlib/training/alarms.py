@@ -30,8 +30,8 @@ class Limits:
             state; lower end of a 95% interval.
         nearest_ratio: distance of samples to the nearest training data, over that of held-out data, in two consecutive measurements of
             which the second is not much better.
-        label_error: fraction of samples that are not of the class that was asked for, between that of held-out data, 0, and that of labels
-            drawn at random, 1.
+        label_error: fraction of samples that are not of the class that was asked for, on a scale on which that of held-out data is 0 and
+            that of labels drawn at random is 1; below 0 where samples are clearer than data.
         sample_change: change of the samples of fixed sources since the measurement before, over the data's standard deviation.
     """
 

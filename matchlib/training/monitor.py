@@ -17,7 +17,7 @@ from torch import Tensor
 
 from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, PathSample
-from matchlib.data.dataset import Dataset, map_batch
+from matchlib.data.dataset import Dataset, at_most, map_batch
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.predictions import Predictions
@@ -29,7 +29,7 @@ __all__ = ["DistillationMonitor", "Monitor", "Readings"]
 
 BINS = 4  # of time
 SEEN = 4096  # data whose classes are counted, and to which distances are measured
-TELLS = 0.1  # by how much, of the error of labels drawn at random, classes of held-out data must be named better to judge samples by
+TELLS = 10  # standard errors of wrong labels of samples, by which classes of held-out data are named better than at random, to judge by
 CONFIDENCE = 1.96  # standard errors on either side: 95%
 
 
@@ -162,7 +162,7 @@ class DistillationMonitor(Monitor):
         return [index == i for i in range(BINS)]
 
     def _samples(self, samples: Tensor) -> dict[str, float]:
-        data = self.dataset.take(slice(self.size)).data
+        data = self.dataset.some(self.size).data
         low, high = self.dataset.model_limits
         margin = 0.1 * (high - low)
         beyond = ((samples < low - margin) | (samples > high + margin)).to(samples.dtype).mean()
@@ -179,11 +179,11 @@ class DistillationMonitor(Monitor):
 
     @cached_property
     def _some_data(self) -> Tensor:
-        return self.dataset.take(slice(SEEN)).data
+        return self.dataset.some(SEEN).data
 
     @cached_property
     def _held_out_distance(self) -> float:
-        return _distance_to(self.dataset.held_out.data[: self.size], self._some_data)
+        return _distance_to(at_most(self.dataset.held_out.data, self.size), self._some_data)
 
     @cached_property
     def _classifier(self) -> Extractor | None:
@@ -205,20 +205,20 @@ class DistillationMonitor(Monitor):
             "class_shares": total_variation(shares, expected),
             "classes_missing": classes_missing(shares, expected),
         }
-        if label is not None and self.dataset.classes == classifier.classes:
+        same = self.dataset.classes == classifier.classes
+        if label is not None and same and (wrong := self._held_out_wrong) is not None:
             by_chance = float(1 - (shares * expected).sum())  # were labels drawn at random
-            known = by_chance - self._held_out_wrong
-            if known > TELLS * by_chance:
-                values["label_error"] = (float((named != label).double().mean()) - self._held_out_wrong) / known
+            known = by_chance - wrong
+            if known > TELLS * math.sqrt(by_chance * (1 - by_chance) / len(samples)):
+                values["label_error"] = (_share(named.ne(label)) - wrong) / known
         return values
 
     @cached_property
-    def _held_out_wrong(self) -> float:
-        """The fraction of held-out data whose class is named wrongly."""
-        some = map_batch(self.dataset.held_out, lambda x: x[:SEEN])
+    def _held_out_wrong(self) -> float | None:
+        """The fraction of held-out data whose class is named wrongly; None without labels."""
+        some = map_batch(self.dataset.held_out, lambda x: at_most(x, SEEN))
         assert self._classifier is not None
-        assert some.label is not None
-        return float((self._classifier.classify(some.data) != some.label).double().mean())
+        return None if some.label is None else _share(self._classifier.classify(some.data).ne(some.label))
 
     def _critic_change(self) -> dict[str, float]:
         """How much the critic's predictions at fixed points changed since the measurement before."""
@@ -336,6 +336,10 @@ def _linear_error(predictions: Predictions, state: Tensor, which: Tensor) -> flo
 
 def _variance(x: Tensor) -> Tensor:
     return x.flatten(1).var(0).mean()
+
+
+def _share(which: Tensor) -> float:
+    return which.double().mean().item()
 
 
 def _distance_to(x: Tensor, data: Tensor) -> float:

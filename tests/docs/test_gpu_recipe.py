@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,16 +37,30 @@ def test_the_recipe_is_accepted_and_its_network_is_what_it_says() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_of_the_recipe_goes_on_slice_by_slice(tmp_path: Path) -> None:
-    """The first slice ends at once; the second ends all five runs, of 40 steps of the teacher and 50 or 10 of students."""
+    """The first slice ends while a teacher of 40,000 steps is trained; the second ends all runs that are asked for."""
     np.savez(tmp_path / "images.npz", data=np.random.default_rng(0).integers(0, 256, size=(300, 3, 32, 32), dtype=np.uint8))
     call = [sys.executable, "-m", "benchmarks.gpu.cifar", str(tmp_path / "images.npz"), "--out", str(tmp_path / "runs"), "--smoke"]
-    for minutes, ended in ((0.0, "call again"), (20.0, "all runs have ended")):
-        options = ["--share", "1e-4", "--minutes", str(minutes)]
+
+    def rows(*options: str) -> tuple[str, dict[str, Any]]:
         done = subprocess.run([*call, *options], cwd=GUIDES.parents[1], capture_output=True, text=True, check=True, timeout=1200)
-        assert ended in done.stdout
-    rows = json.loads((tmp_path / "runs" / "cifar.json").read_text())["rows"]
-    assert [row["step"] for row in rows] == [40, 50, 50, 10, 50]
-    assert all(("student" in row) == (row["run"] != "teacher") for row in rows)
+        found = json.loads((tmp_path / "runs" / "cifar.json").read_text())["rows"]
+        return done.stdout, {row["run"]: row for row in found}
+
+    said, first = rows("--share", "0.1", "--minutes", "0.6", "--only", "teacher")
+    assert "call again to go on" in said
+    assert 0 < first["teacher"]["step"] < 40_000
+    log = tmp_path / "runs" / "teacher" / "metrics.jsonl"
+    before = len(log.read_text().splitlines())
+    said, second = rows("--share", "0.1", "--minutes", "0.6", "--only", "teacher")  # it may end or not
+    assert len(log.read_text().splitlines()) > before
+    assert second["teacher"]["step"] > first["teacher"]["step"]
+    rates = [row["teacher"]["images per second"] for row in (first, second)]
+    assert max(rates) < 5 * min(rates)
+    shutil.rmtree(tmp_path / "runs")
+    said, ended = rows("--share", "1e-4", "--minutes", "15")
+    assert "all runs have ended" in said
+    assert [row["step"] for row in ended.values()] == [40, 50, 50, 10, 50]
+    assert all(("student" in row) == (name != "teacher") for name, row in ended.items())
 
 
 @pytest.mark.slow

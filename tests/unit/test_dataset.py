@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from matchlib.data.dataset import Dataset, split
+from matchlib.data.dataset import Dataset, at_most, split
 from matchlib.data.readers import load_dataset
+from matchlib.distillation.defaults import principal_variances
 from matchlib.errors import DataError
+from matchlib.evaluation.reference import Reference
 
 RNG = np.random.default_rng(0)
 
@@ -170,3 +172,35 @@ def test_summary_counts_held_out_samples_that_are_training_samples_as_well() -> 
 def test_from_arrays_refuses_samples_that_are_all_the_same() -> None:
     with pytest.raises(DataError, match="all training samples are the same"):
         Dataset.from_arrays("x", np.tile(np.arange(6.0), (20, 1)))
+
+
+def sorted_by_class() -> Dataset:
+    """6,000 numbers of three classes, one class after the other, whose centres differ."""
+    labels = np.repeat(np.arange(3), 2000)
+    noise = np.random.default_rng(0).standard_normal((6000, 2, 1))
+    return Dataset.from_arrays("sorted", 5.0 * labels[:, None, None] + noise, labels=labels)
+
+
+def test_a_part_of_data_in_the_order_of_their_classes_has_all_of_them() -> None:
+    data = sorted_by_class()
+    some = data.some(300)
+    assert some.label is not None
+    assert torch.bincount(some.label).tolist() == pytest.approx([100] * 3, abs=35)
+    assert torch.equal(some.data, data.some(300).data)
+    assert torch.equal(data.some(10**6).data, data.train.data)
+    assert torch.equal(at_most(data.train.data, 300), some.data)
+
+
+def test_scales_of_data_in_the_order_of_their_classes_are_those_of_all() -> None:
+    """The widest axis goes through the centres of the classes; the first thousand are of one class and know nothing of it."""
+    data = sorted_by_class()
+    x = data.train.data.flatten(1).double()
+    expected = float(torch.linalg.eigvalsh(torch.cov(x.T))[-1])
+    assert float(principal_variances(data.train.data)[0]) == pytest.approx(expected, rel=0.1)
+
+
+def test_the_held_out_data_that_metrics_use_are_of_all_classes() -> None:
+    data = sorted_by_class()
+    reference = Reference(data.train.data, data.held_out.data, subset=200)
+    named = (reference.held_out.events[:200].flatten(1)[:, 0, None] - torch.tensor([-1.2, 0.0, 1.2])).abs().argmin(1)
+    assert torch.bincount(named, minlength=3).min() > 40

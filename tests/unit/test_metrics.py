@@ -231,3 +231,13 @@ def test_class_metrics_of_shares() -> None:
     assert matchlib.metrics["class-entropy"](data, samples) == pytest.approx(2 / 2**1.5)
     assert matchlib.metrics["classes-missing"](data, samples) == 1.0
     assert not matchlib.metrics["class-shares"].applies(Reference(samples, samples))
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.float64])
+def test_metrics_of_whole_numbers_are_those_of_the_same_floats(kind: torch.dtype) -> None:
+    """Of samples that need gradients as well."""
+    x, y, samples = (torch.randint(0, 9, (80, 3), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1, 2))
+    names = ["sliced-wasserstein", "nearest-ratio"]
+    found = scores(Reference(x.to(kind), y.to(kind), size=80), samples.to(kind), names)
+    wanted = scores(Reference(x.float(), y.float(), size=80), samples.float().requires_grad_(), names)
+    assert found == pytest.approx(wanted, rel=1e-5)
