@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from matchlib.distillation.defaults import ABOVE, LARGEST, LR, SPREAD, TEACHER_LR_SCALE
+from matchlib.distillation.defaults import LARGEST, LEAST, LEFT, LR, TEACHER_LR_SCALE
 from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
@@ -60,7 +60,7 @@ def defaults(family: str, *, paired: bool = False, rules: bool = True) -> list[A
         rules: whether the cell leaves the times of comparisons to the rules.
     """
     found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired)), LR, LARGEST, TEACHER_LR_SCALE]
-    return found + ([ABOVE, SPREAD] if rules else [])
+    return found + ([LEFT, LEAST] if rules else [])
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

@@ -21,7 +21,7 @@ from matchlib.registry import objectives
 __all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times", "learning_rate", "principal_variances"]
 
 SEEN = 1024  # training samples that the scales of the data are measured on
-ABOVE, SPREAD = 0.25, 1.0  # mean and standard deviation of log noise at a comparison, less the log of the scale of a structure
+LEFT, LEAST = 3, 1.0  # axes that noise of the mean log sigma does not hide, and the least standard deviation of log sigma
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
 NULL = 1e-12  # of the largest variance, below which one counts as none
 AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
@@ -45,20 +45,20 @@ def principal_variances(data: Tensor) -> Tensor:
 
 
 def comparison_times(variances: Tensor) -> TimeDistribution:
-    """Returns the times at which a student is compared: for every structure of the data, those at which noise is about to hide it.
+    """Returns the times at which a student is compared: mostly those at which noise hides all but the few coarsest structures of the data.
 
-    Were log sigma drawn for one axis at a time, axes by their variances, it would be the log of that axis' scale plus a normal variable
-    of mean 1/4 and variance 1. This is the normal distribution of the same mean and variance.
+    The mean of log sigma is the log of the scale of the fourth axis, or of the last where there are fewer; the standard deviation is that
+    of the log scales of all axes, weighted by their variances, and at least 1.
 
-    Compared at less noise alone, a student falls on a few samples and stays there (docs/research/correction.md, section 3); at more noise
-    alone, fine structure is left out.
+    Compared at less noise, a student falls on a few samples and stays there (docs/research/correction.md, section 3); at more noise alone,
+    fine structure is left out. The coarsest axis says little: in photographs it is brightness, far above all others.
 
     Args:
-        variances: along the principal axes.
+        variances: along the principal axes, in falling order.
     """
     weights, scales = variances / variances.sum(), variances.log() / 2
-    mean = weights @ scales
-    return TimeDistribution(log_sigma=(float(mean) + ABOVE, math.hypot(SPREAD, float(weights @ (scales - mean).square()) ** 0.5)))
+    spread = float(weights @ (scales - weights @ scales).square()) ** 0.5
+    return TimeDistribution(log_sigma=(float(scales[: LEFT + 1][-1]), max(LEAST, spread)))
 
 
 def learning_rate(module: nn.Module) -> float:

@@ -12,8 +12,8 @@ from torch import nn
 
 import matchlib
 from matchlib.distillation.defaults import (
-    ABOVE,
     LARGEST,
+    LEFT,
     LR,
     Defaults,
     amplification,
@@ -58,13 +58,26 @@ def test_defaults_of_wider_data_are_compared_at_more_noise() -> None:
     assert wide == pytest.approx((narrow[0] + math.log(4), narrow[1]))
 
 
-def test_comparison_times_cover_the_scales_of_the_data() -> None:
-    """They have the moments of a normal variable added to the log scale of an axis that is drawn by its variance."""
-    assert comparison_times(torch.full((5,), 4.0, dtype=torch.float64)).log_sigma == pytest.approx((math.log(2) + ABOVE, 1.0))
-    generator, variances = torch.Generator().manual_seed(0), torch.tensor([900.0, 90.0, 9.0, 1.0], dtype=torch.float64)
-    axis = torch.multinomial(variances, 200_000, replacement=True, generator=generator)
-    drawn = variances[axis].sqrt().log() + ABOVE + torch.randn(len(axis), generator=generator, dtype=torch.float64)
-    assert comparison_times(variances).log_sigma == pytest.approx((float(drawn.mean()), float(drawn.std())), abs=0.01)
+def test_comparison_times_leave_the_coarsest_axes() -> None:
+    """Noise of the mean is as large as the fourth axis; brightness, an axis far above all others, changes nothing; nor do axes of hardly
+    any variance."""
+    equal = torch.full((5,), 4.0, dtype=torch.float64)
+    assert comparison_times(equal).log_sigma == pytest.approx((math.log(2), 1.0))
+    assert comparison_times(equal[:2]).log_sigma == pytest.approx((math.log(2), 1.0))  # fewer axes: the last
+    ordered = torch.tensor([90.0, 50.0, 30.0, 16.0, 9.0, 1.0], dtype=torch.float64)
+    plain = comparison_times(ordered).log_sigma
+    assert plain is not None and LEFT == 3
+    assert plain == pytest.approx((math.log(4), 1.0))
+    bright = torch.cat([ordered[:1] * 100, ordered[1:]])
+    assert comparison_times(bright).log_sigma == pytest.approx((math.log(4), 1.0))
+    assert comparison_times(torch.cat([ordered, torch.full((900,), 1e-9, dtype=torch.float64)])).log_sigma == pytest.approx(plain)
+
+
+def test_comparison_times_are_as_wide_as_the_scales_of_the_data() -> None:
+    """One axis has 10/11 of the variance, and the others' scales are a hundredth of its own: log scales deviate by ln 100 sqrt(10)/11."""
+    heavy = torch.tensor([1e6, *[1e5 / 1000] * 1000], dtype=torch.float64)
+    expected = math.log(100) * math.sqrt(10 / 121)
+    assert comparison_times(heavy).log_sigma == pytest.approx((math.log(10), expected))
 
 
 def test_learning_rate_is_inverse_to_the_inputs_of_a_unit() -> None:
