@@ -158,6 +158,8 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
     for cell in ("mnist-flow-labelled", "mnist-flow-unlabelled"):
         student, teacher = (rounded(cells[cell, "rules"][kind]["frechet_raw"]) for kind in ("student", "teacher"))
         assert f"{student} against {teacher} with" in text, cell
+    for row in json.loads((results / "times.json").read_text())["rows"]:
+        assert f" | {rounded(row['ratio'])} | {rounded(row['ratio_raw'])} |" in text
     for mean in (1.7, 0.5):
         assert f"| {students['realuid', mean]} | {students['uid', mean]} |" in text
     for row in step["rows"]:
