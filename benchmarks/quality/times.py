@@ -59,7 +59,13 @@ def options(name: str, teacher: Path, data: Path, times: tuple[float, float]) ->
 
 def key_of(name: str, found: list[str]) -> dict[str, Any]:
     """Returns what a cell depends on."""
-    return {"benchmark": "times", "name": name, "teacher": [NETWORK, *TEACHERS[name]], "options": found[4:], "defaults": defaults("flow", rules=False)}
+    return {
+        "benchmark": "times",
+        "name": name,
+        "teacher": [NETWORK, *TEACHERS[name]],
+        "options": found[4:],
+        "defaults": defaults("flow", rules=False),
+    }
 
 
 def draw(rows: list[dict[str, Any]], rules: dict[str, tuple[float, float]], path: Path) -> None:
