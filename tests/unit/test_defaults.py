@@ -63,7 +63,8 @@ def test_comparison_times_leave_the_coarsest_axes() -> None:
     any variance."""
     equal = torch.full((5,), 4.0, dtype=torch.float64)
     assert comparison_times(equal).log_sigma == pytest.approx((math.log(2), 1.0))
-    assert comparison_times(equal[:2]).log_sigma == pytest.approx((math.log(2), 1.0))  # fewer axes: the last
+    few = torch.tensor([4.0, 0.25], dtype=torch.float64)  # fewer axes: scales 2 and 1/2, whose logs have mean 0
+    assert comparison_times(few).log_sigma == pytest.approx((0.0, 1.0))
     ordered = torch.tensor([90.0, 50.0, 30.0, 16.0, 9.0, 1.0], dtype=torch.float64)
     plain = comparison_times(ordered).log_sigma
     assert plain is not None and LEFT == 3
