@@ -47,8 +47,8 @@ def principal_variances(data: Tensor) -> Tensor:
 def comparison_times(variances: Tensor) -> TimeDistribution:
     """Returns the times at which a student is compared: mostly those at which noise hides all but the few coarsest structures of the data.
 
-    The mean of log sigma is the log of the scale of the fourth axis, or the mean over all axes where there are fewer. The standard deviation
-    is that of the log scales of all axes, weighted by their variances, and at least 1.
+    The mean of log sigma is the log of the scale of the fourth axis, or the mean over all axes where there are fewer. The standard
+    deviation is that of the log scales of all axes, weighted by their variances, and at least 1.
 
     Compared at less noise, a student falls on a few samples and stays there (docs/research/correction.md, section 3); at more noise alone,
     fine structure is left out. The coarsest axis says little: in photographs it is brightness, far above all others.
