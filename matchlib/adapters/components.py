@@ -44,10 +44,8 @@ def read_component(folder: Path, classes: Sequence[str]) -> Any:
     try:
         with torch.device("meta"), at_most(len(shapes)):
             described = kind.from_config(kind.load_config(folder, local_files_only=True))
-        there = sum(map(math.prod, shapes))
-        if (
-            sum(x.numel() for x in (*described.parameters(), *described.buffers())) > 2 * there + SPARE
-        ):  # less is taken, so that what does not fit is named
+        there, wanted = sum(map(math.prod, shapes)), sum(x.numel() for x in (*described.parameters(), *described.buffers()))
+        if wanted > 2 * there + SPARE:  # less is taken, so that what does not fit is named
             raise IncompatibleError(f"config.json describes many more numbers than the {there:,} that the files hold")
         module, loaded = kind.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, output_loading_info=True

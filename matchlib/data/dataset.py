@@ -14,7 +14,7 @@ from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.model import Moments, mean_square
 from matchlib.algebra.records import Batch
 from matchlib.data.codec import Codec
-from matchlib.data.stored import PARTS, Stored, balance, part_of
+from matchlib.data.stored import PARTS, Stored, balance, part_of, random_order
 from matchlib.data.units import FAR, HUGE, TINY, converted, exact, standardized
 from matchlib.errors import DataError
 
@@ -32,19 +32,14 @@ def map_batch(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     return Batch(*(None if x is None else change(x) for x in (batch.data, batch.source, batch.label)))  # type: ignore[arg-type]
 
 
-def at_most(x: Tensor, most: int) -> Tensor:
+def random_rows(x: Tensor, most: int) -> Tensor:
     """Returns rows of a tensor, a fixed random part where there are more than ``most``: data may lie in the order of their classes."""
     return x if len(x) <= most else x[random_order(len(x))[:most].to(x.device)]
 
 
-def random_order(n: int) -> Tensor:
-    """Returns the numbers below n in a fixed random order."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
-
-
 def split(total: int, share: float = 0.2, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Returns fixed (train, held-out) indices; the held-out share is rounded up and neither side is empty."""
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+    order = random_order(total, seed)
     held_out = min(max(1, int(np.ceil(share * total))), total - 1)
     return order[held_out:].sort().values, order[:held_out].sort().values
 
@@ -266,7 +261,7 @@ class Dataset:
 
     def some(self, most: int) -> Batch:
         """Returns at most so many samples of ``train``, always the same, drawn at random where there are more."""
-        return self._of_train(at_most(torch.arange(len(self.train.data), device=self.train.data.device), most))
+        return self._of_train(random_rows(torch.arange(len(self.train.data), device=self.train.data.device), most))
 
     def _of_train(self, index: Tensor | slice) -> Batch:
         """Chosen samples of ``train``, with numbers in the place of codes."""
@@ -281,7 +276,7 @@ class Dataset:
         own = round(mean_square(self.train.data), 6)
         if coupling.gaussian_source:
             return Moments(own)
-        some = map_batch(self.train, lambda x: at_most(x, PAIRED))
+        some = map_batch(self.train, lambda x: random_rows(x, PAIRED))
         pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
         cross = float((pair.data.double() * pair.source.double()).mean())
         return Moments(own, mean_square(pair.source), cross)

@@ -230,5 +230,9 @@ def part_of(index: Tensor, shape: tuple[int, ...], most: int) -> Tensor:
     count = max(4, most // (4 * math.prod(shape)))
     if count >= len(index):
         return index
-    chosen = torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:count]
-    return index[chosen.sort().values]
+    return index[random_order(len(index))[:count].sort().values]
+
+
+def random_order(n: int, seed: int = 0) -> Tensor:
+    """Returns the numbers below n in a random order, the same for the same seed."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from matchlib.algebra.convert import conversion, determines
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution, time_of
-from matchlib.data.dataset import at_most
+from matchlib.data.dataset import random_rows
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
@@ -37,7 +37,7 @@ def principal_variances(data: Tensor) -> Tensor:
     Args:
         data: ``(n, *event)``, not all alike, of which up to 1,024 are measured.
     """
-    x = at_most(data, SEEN).flatten(1).double()
+    x = random_rows(data, SEEN).flatten(1).double()
     x = x - x.mean(0)
     gram = x.mT @ x if x.shape[1] < len(x) else x @ x.mT
     found = torch.linalg.eigvalsh(gram).flip(0) / max(len(x) - 1, 1)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from matchlib.data.dataset import Dataset, at_most
+from matchlib.data.dataset import Dataset, random_rows
 from matchlib.errors import ArtifactError, IncompatibleError
 from matchlib.evaluation.reference import ROWS, Extractor
 from matchlib.evaluation.work import Work
@@ -122,8 +122,8 @@ def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None =
         cache: folder; by default a part of ``cache_folder()``.
         work: told of every step of the training.
     """
-    data = at_most(dataset.train.data, SEEN).cpu()
-    label = at_most(dataset.train.label, SEEN).cpu() if dataset.classes is not None and dataset.train.label is not None else None
+    data = random_rows(dataset.train.data, SEEN).cpu()
+    label = random_rows(dataset.train.label, SEEN).cpu() if dataset.classes is not None and dataset.train.label is not None else None
     key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode())
     for array in (data,) if label is None else (data, label):
         key.update(array.contiguous().numpy().data)

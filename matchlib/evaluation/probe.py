@@ -20,7 +20,7 @@ from matchlib.algebra.model import MatchingModel, best_multiple, mean_square
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, PathSample
 from matchlib.algebra.rows import Coefficients
-from matchlib.data.dataset import Dataset, at_most, map_batch
+from matchlib.data.dataset import Dataset, map_batch, random_rows
 from matchlib.errors import DataError, IncompatibleError, Interrupted
 from matchlib.fields.callable import CallableField
 from matchlib.fields.sampler import SampledField, Sampler
@@ -113,7 +113,7 @@ class Probe:
         if self.model.coupling.reads_source and not dataset.paired:
             raise DataError(f"the teacher's source is data, but {dataset.name} has none")
         count = samples or enough(dataset, "asked")
-        some = map_batch(dataset.held_out, lambda x: at_most(x, count))
+        some = map_batch(dataset.held_out, lambda x: random_rows(x, count))
         batch = map_batch(some, lambda x: x[torch.arange(count) % len(x)])
         self.shown = replace(dataset, train=batch, held_out=batch)
         self.times = _levels(self.model, levels)
@@ -192,7 +192,7 @@ class Probe:
         except IncompatibleError:
             return None
         generator, device = self._generator(), _device_of(self.teacher)
-        batch = map_batch(self.batch, lambda x: at_most(x, enough(self.dataset, "drawn")))
+        batch = map_batch(self.batch, lambda x: random_rows(x, enough(self.dataset, "drawn")))
         source = self.model.coupling.source(batch, generator=generator).to(device)
         label = None if batch.label is None else batch.label.to(device)
         field = SampledField(self.teacher, self.model, self.teacher.moments)

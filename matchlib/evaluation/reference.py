@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from matchlib.data.dataset import random_order
+from matchlib.data.stored import random_order
 from matchlib.errors import ArtifactError
 from matchlib.evaluation.work import Work
 from matchlib.io import read_tensors, write_tensors

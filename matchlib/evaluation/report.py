@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from matchlib.algebra.records import Batch
-from matchlib.data.dataset import Dataset, random_order
+from matchlib.data.dataset import Dataset
+from matchlib.data.stored import random_order
 from matchlib.errors import DivergedError
 from matchlib.evaluation.cells import Cells
 from matchlib.evaluation.pictures import draw

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, PathSample
-from matchlib.data.dataset import Dataset, at_most, map_batch
+from matchlib.data.dataset import Dataset, map_batch, random_rows
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.predictions import Predictions
@@ -183,7 +183,7 @@ class DistillationMonitor(Monitor):
 
     @cached_property
     def _held_out_distance(self) -> float:
-        return _distance_to(at_most(self.dataset.held_out.data, self.size), self._some_data)
+        return _distance_to(random_rows(self.dataset.held_out.data, self.size), self._some_data)
 
     @cached_property
     def _classifier(self) -> Extractor | None:
@@ -216,7 +216,7 @@ class DistillationMonitor(Monitor):
     @cached_property
     def _held_out_wrong(self) -> float | None:
         """The fraction of held-out data whose class is named wrongly; None without labels."""
-        some = map_batch(self.dataset.held_out, lambda x: at_most(x, SEEN))
+        some = map_batch(self.dataset.held_out, lambda x: random_rows(x, SEEN))
         assert self._classifier is not None
         return None if some.label is None else _share(self._classifier.classify(some.data).ne(some.label))
 

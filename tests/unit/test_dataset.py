@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from matchlib.data.dataset import Dataset, at_most, split
+from matchlib.data.dataset import Dataset, random_rows, split
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import principal_variances
 from matchlib.errors import DataError
@@ -188,7 +188,7 @@ def test_a_part_of_data_in_the_order_of_their_classes_has_all_of_them() -> None:
     assert torch.bincount(some.label).tolist() == pytest.approx([100] * 3, abs=35)
     assert torch.equal(some.data, data.some(300).data)
     assert torch.equal(data.some(10**6).data, data.train.data)
-    assert torch.equal(at_most(data.train.data, 300), some.data)
+    assert torch.equal(random_rows(data.train.data, 300), some.data)
 
 
 def test_scales_of_data_in_the_order_of_their_classes_are_those_of_all() -> None:
