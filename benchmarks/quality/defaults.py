@@ -41,7 +41,12 @@ def cells(mnist: Path | None) -> dict[str, tuple[str, str, list[str]]]:
 def fixed(family: str) -> list[str]:
     """The settings that were right for digits of 8x8 and a network of width 192."""
     student, critic = RATES.get(family, (1e-3, 2e-3))
-    settings = [f"trainer.student_lr={student}", f"trainer.critic_lr={critic}", "trainer.times.log_sigma=[0.5, 1.0]"]
+    settings = [
+        f"trainer.student_lr={student}",
+        f"trainer.critic_lr={critic}",
+        "trainer.times.log_sigma=[0.5, 1.0]",
+        "trainer.critic_steps=1",
+    ]
     return settings + ([f"student.t_start={START[family]}"] if family in START else [])
 
 

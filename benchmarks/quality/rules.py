@@ -2,8 +2,10 @@
 
     python -m benchmarks.quality.rules [--mnist MNIST.npz] [--only rates start ...]
 
-``rates``: both step sizes times a factor, for networks 192 and 768 wide. ``start``: where students of a DDPM's path start. ``batch`` and
-``average``: batch size and decay of the averaged weights. One plot each; all other settings are the defaults. Cells are cached.
+``critic``: critic steps before each student step, the sum of both kept. ``rates``: both step sizes times a factor, for networks 192 and 768
+wide. ``start``: where students of a DDPM's path start. ``batch`` and ``average``: batch size and decay of the averaged weights. One plot
+each; all other settings are the defaults. MNIST of ``critic`` is distilled from the teacher of ``benchmarks/quality/teachers.py``, which
+comes first. Cells are cached.
 Comparison times have a benchmark of their own (``benchmarks/quality/times.py``).
 """
 
@@ -13,20 +15,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quality import students, teachers
 from benchmarks.quality.defaults import LARGE, small_mnist
 from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, save
+from matchlib.registry import families
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "coverage", "nearest_ratio")
 METRICS = "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-ratio]"
 DIGITS = ["--teacher", "flow", "--data", "digits"]
+UNLABELLED = ["--teacher", "diffusion-vp", "--data", "digits", "--set", "data.labels=false"]
 
 
 def sweeps(mnist: Path | None) -> dict[str, tuple[str, dict[str, list[str]], list[tuple[Any, list[str]]]]]:
     """Returns (name of the axis, options of each set of cells, values with their settings) by rule; the default has no settings."""
     rates = [(k, [f"trainer.student_lr_scale={k}", f"trainer.critic_lr_scale={k}"] if k != 1 else []) for k in (0.2, 0.5, 1.0, 2.0, 5.0)]
-    wide = [] if mnist is None else ["--teacher", "flow", "--data", str(mnist), *(x for item in LARGE for x in ("--set", item))]
+    wide = (
+        [] if mnist is None else ["--teacher", "flow", "--data", str(small_mnist(mnist)), *(x for item in LARGE for x in ("--set", item))]
+    )
     start = [(t, [] if t is None else [f"student.t_start={t}"]) for t in (0.2, None, 0.5, 0.7, 1.0)]
+    critic = [(n, [f"trainer.critic_steps={n}"] if n != 3 else []) for n in (1, 2, 3, 5)]
+    good = {} if mnist is None else {"MNIST, labels": of_good_teacher(mnist)}
     return {
+        "critic": ("trainer.critic_steps", {"digits": DIGITS, "digits, VP, no labels": UNLABELLED} | good, critic),
         "rates": ("step sizes / defaults", {"digits, width 192": DIGITS} | ({"MNIST, width 768": wide} if wide else {}), rates),
         "start": ("student.t_start", {"digits, VP": ["--teacher", "diffusion-vp", "--data", "digits"]}, start),
         "batch": (
@@ -40,6 +50,12 @@ def sweeps(mnist: Path | None) -> dict[str, tuple[str, dict[str, list[str]], lis
             [(k, [f"trainer.ema={1 - k:g}"] if k != 0.001 else []) for k in (0.1, 0.01, 0.001, 0.0003)],
         ),
     }
+
+
+def of_good_teacher(mnist: Path) -> list[str]:
+    """Returns the options of the student of ``benchmarks/quality/students.py`` with the teacher of flow."""
+    options = students.of_teacher("flow", 1, teachers.teachers(mnist)["flow"])
+    return [*options, *(part for setting in students.COMMON for part in ("--set", setting))]
 
 
 def draw(rule: str, axis: str, rows: list[dict[str, Any]], path: Path) -> None:
@@ -70,13 +86,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for rule, (axis, sets, values) in sweeps(given.mnist and small_mnist(given.mnist)).items():
+    for rule, (axis, sets, values) in sweeps(given.mnist).items():
         if given.only and rule not in given.only:
             continue
         for name, options in sets.items():
             for value, settings in values:
                 run = [*options, *(part for setting in [*settings, METRICS] for part in ("--set", setting))]
-                key = {"benchmark": "rules", "options": [Path(word).name for word in run], "defaults": defaults(options[1])}
+                key = {"benchmark": "rules", "options": [Path(word).name for word in run]}
+                key["defaults"] = defaults(options[1] if options[1] in families else "flow")
                 folder = CACHE / f"rules-{rule}-{'-'.join(name.replace(',', '').split())}-{value}"
                 row = {"rule": rule, "cells": name, "value": value, "default": not settings}
                 row |= cell(key, lambda o=run, f=folder: kept(o, f))

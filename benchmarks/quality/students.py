@@ -25,14 +25,19 @@ COMMON = ["trainer.steps=1600", "trainer.batch_size=128", "evaluation.samples=40
 WEAK = ["--teacher", "flow", "--set", 'teacher.network={"name":"mlp","width":384,"depth":4}', "--set", "teacher.training.steps=1000"]
 
 
+def of_teacher(name: str, count: int, options: list[str]) -> list[str]:
+    """Returns the options of a student of ``count`` evaluations of a good teacher, from those of the teacher's training."""
+    data = options[2:]  # without the family
+    return ["--teacher", str(teachers.folder_of(name) / "teacher"), *data, *STUDENTS[count]]
+
+
 def cells(mnist: Path, steps: list[int]) -> list[tuple[str, int, int, list[str]]]:
     """Returns (teacher, evaluations, seed, options)."""
     found, all_teachers = [], teachers.teachers(mnist)
     for count in steps:
         for name, options in all_teachers.items():
-            data = options[2:]  # without the family
             for seed in (0, 1, 2) if name == "flow" and count == 1 else (0,):
-                found.append((name, count, seed, ["--teacher", str(teachers.folder_of(name) / "teacher"), *data, *STUDENTS[count]]))
+                found.append((name, count, seed, of_teacher(name, count, options)))
     data = all_teachers["flow"][2:]
     for name, more in (("flow, weak", []), ("flow, weak, recipe correct", ["--recipe", "correct"])):
         found.append((name, 1, 0, [*WEAK, *data, *more]))

@@ -55,7 +55,7 @@ def trained(name: str, options: list[str]) -> dict[str, Any]:
     """Trains a teacher, or goes on with it, and returns its scores."""
     folder = folder_of(name)
     taken, done = folder / "taken.json", {"options": options[:2] + options[4:] + COMMON}
-    if not taken.exists() or read_json(taken)["options"] != done["options"]:
+    if not taken.exists() or read_json(taken).get("options") != done["options"]:
         begin = time.perf_counter()
         settings = [part for setting in COMMON for part in ("--set", setting)]
         command = [sys.executable, "-m", "matchlib_cli", "train", *options, *settings, "--resume", "--out", str(folder)]

@@ -27,7 +27,7 @@ from matchlib.runs.settings import RunSettings
 
 __all__ = ["fitted", "seconds_of", "seconds_per_step"]
 
-WARM, MEASURED = 2, 6  # steps that are left out and steps that are timed
+WARM, MEASURED = 2, 6  # steps that are left out, and steps that are timed at least
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 SHARES = {"teacher": 0.6, "student": 0.4}  # of the time for training
 SCORING = 0.2  # of all the time, at most, for samples and scores
@@ -83,7 +83,9 @@ def seconds_per_step(
             raise Interrupted("interrupted while the machine was measured; nothing was written")
         return len(stamps) > 1 and stamps[-1] - stamps[-2] > enough
 
-    steps = {"steps": WARM + MEASURED, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6, "trackers": ()}
+    cycle = {"teacher": 1, "student": settings.trainer.critic_steps + 1}[phase]  # a student's steps cost more than its critic's
+    timed = cycle * math.ceil(MEASURED / cycle)
+    steps = {"steps": WARM + timed, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6, "trackers": ()}
     short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
     short = short.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"every": 0})})
     copied = replace(components, teacher=copy.deepcopy(components.teacher), distillation=copy.deepcopy(components.distillation))
@@ -94,7 +96,7 @@ def seconds_per_step(
             if len(stamps) < 2 or stamps[-1] - stamps[-2] <= enough:
                 raise
             return stamps[-1] - stamps[-2]
-    return (stamps[-1] - stamps[WARM - 1]) / MEASURED
+    return (stamps[-1] - stamps[WARM - 1]) / timed
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import matchlib
 from matchlib.algebra.records import Condition
+from matchlib.distillation.distillation import Distillation
 from matchlib.errors import Interrupted, SettingError
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import NetworkSpec
@@ -127,6 +129,19 @@ def test_seconds_per_step_shows_nothing_to_trackers_and_scores_nothing(monkeypat
     settings = resolve("distill", settings={**SMALL, "trainer.trackers": ["loud"], "evaluation.every": 1})
     assert seconds_per_step(settings, build(settings), "student") > 0
     assert not [line for line in told if "loud" in line]
+
+
+def test_seconds_per_step_is_a_mean_over_whole_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step of four is the student's, however many steps are timed."""
+    loss = Distillation.student_loss
+
+    def slow(self: Distillation, **at: Any) -> torch.Tensor:
+        time.sleep(0.6)
+        return loss(self, **at)
+
+    monkeypatch.setattr(Distillation, "student_loss", slow)
+    settings = resolve("distill", settings={**SMALL, "trainer.critic_steps": 3})
+    assert 0.15 <= seconds_per_step(settings, build(settings), "student") < 0.18
 
 
 def test_start_run_refuses_a_time_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
