@@ -17,14 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
+
 from benchmarks.quality.defaults import small_mnist
 from benchmarks.quality.restoration import pairs
 from benchmarks.record import CACHE, RESULTS, save
+from matchlib.evaluation.pictures import draw_samples
 from matchlib.io import read_json, write_json
 
 PLACE = CACHE / "teachers-mnist"
 SHOWN = ("nfe", "frechet", "frechet_raw", "class_shares", "classes_missing", "coverage", "nearest_ratio", "psnr")
-BOUNDS = {"over held-out": 4.0, "class_shares": 0.05, "classes_missing": 0}  # of Frechet distances of features, n = 2,000
+BOUNDS = {"over held-out": 2.5, "class_shares": 0.05, "classes_missing": 0}  # of Frechet distances of features, n = 2,000
 STEPS = 12_000
 COMMON = [
     'teacher.network={"name":"mlp","width":384,"depth":4}',
@@ -74,7 +77,7 @@ def main() -> None:
     for name, options in teachers(given.mnist).items():
         if given.only and name not in given.only:
             continue
-        row = {"teacher": name, **trained(name, options)}
+        row = {"family": name, **trained(name, options)}
         row["over held-out"] = row["teacher"]["frechet"] / row["held_out"]["frechet"]
         rows.append(row)
         print(name, {key: round(x, 3) for key, x in row["teacher"].items()}, f"over held-out {row['over held-out']:.2f}", flush=True)
@@ -84,16 +87,11 @@ def main() -> None:
 
 
 def picture(names: list[str]) -> None:
-    """Puts the pictures of all teachers under each other."""
-    from PIL import Image
-
-    parts = [Image.open(folder_of(name) / "samples.png").convert("RGB") for name in names]
-    whole = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        whole.paste(part, (0, top))
-        top += part.height
-    whole.save(RESULTS.parents[1] / "docs" / "images" / "mnist-teachers.png")
+    """Draws held-out digits and samples of each teacher side by side."""
+    shown = {name: load_file(folder_of(name) / "report.safetensors") for name in names}
+    panels = {"held-out data": shown[names[0]]["data"]} | {name: arrays["teacher"] for name, arrays in shown.items()}
+    images = RESULTS.parents[1] / "docs" / "images"
+    draw_samples(images / "mnist-teachers.png", {name: x[:36] for name, x in panels.items()}, (0.0, 255.0))
 
 
 if __name__ == "__main__":
