@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times
+from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times, critic_steps
 from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
@@ -57,11 +57,11 @@ def defaults(family: str, *, paired: bool = False, rules: bool = True) -> list[A
     """Returns what no setting of a run names, for keys of cells: a change of defaults makes them anew.
 
     Args:
-        rules: whether the cell leaves the times of comparisons to the rules.
+        rules: whether the cell leaves the times of comparisons and the critic's steps to the rules.
     """
     found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired)), LR, LARGEST, TEACHER_LR_SCALE]
     spectra = (torch.tensor(some, dtype=torch.float64) for some in ([9.0, 1.0], [900.0, 90.0, 9.0, 4.0, 1.0, 0.1]))
-    return found + ([comparison_times(spectrum).log_sigma for spectrum in spectra] if rules else [])
+    return found + ([(comparison_times(spectrum).log_sigma, critic_steps(spectrum)) for spectrum in spectra] if rules else [])
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

@@ -303,6 +303,7 @@ def evaluate(
     seed: Seed = None,
     device: Device = None,
     trust: Trust = False,
+    changed_data: Annotated[bool, typer.Option("--changed-data", help="Score though the data have changed since the run began.")] = False,
     plugins: Plugins = None,
 ) -> int:
     """Score a run's student and teacher again, and rewrite its evaluation.json and samples.png."""
@@ -311,7 +312,7 @@ def evaluate(
     from matchlib_cli.screen import live_view, show_report
 
     with live_view() as view:
-        scoring = partial(evaluate_run, folder, draws=draws, seed=seed, device=device, trust=trust)
+        scoring = partial(evaluate_run, folder, draws=draws, seed=seed, device=device, trust=trust, changed_data=changed_data)
         try:
             report = scoring(on_progress=view.show, should_stop=view.stopped)
         except Interrupted as interrupted:

@@ -33,7 +33,7 @@ def sweeps(mnist: Path | None) -> dict[str, tuple[str, dict[str, list[str]], lis
         [] if mnist is None else ["--teacher", "flow", "--data", str(small_mnist(mnist)), *(x for item in LARGE for x in ("--set", item))]
     )
     start = [(t, [] if t is None else [f"student.t_start={t}"]) for t in (0.2, None, 0.5, 0.7, 1.0)]
-    critic = [(n, [f"trainer.critic_steps={n}"] if n != 3 else []) for n in (1, 2, 3, 5)]
+    critic = [(n, [f"trainer.critic_steps={n}"] if n != 1 else []) for n in (1, 2, 3, 5)]
     good = {} if mnist is None else {"MNIST, labels": of_good_teacher(mnist)}
     return {
         "critic": ("trainer.critic_steps", {"digits": DIGITS, "digits, VP, no labels": UNLABELLED} | good, critic),

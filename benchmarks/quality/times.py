@@ -3,8 +3,7 @@
     python -m benchmarks.quality.times --mnist MNIST.npz --cifar CIFAR10.npz
 
 One teacher of MNIST without labels and one of CIFAR-10 with labels, MLPs 768 wide; students that differ in ``trainer.times.log_sigma``
-alone, with one critic step before each of theirs. The plot marks what ``matchlib.distillation.defaults.comparison_times`` says of the data.
-Cells are cached.
+alone. The plot marks what ``matchlib.distillation.defaults.comparison_times`` says of the data. Cells are cached.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ STUDENTS = {
     "mnist": ["data.labels=false", "trainer.steps=1200", "evaluation.samples=4000"],
     "cifar": ["trainer.steps=972", "trainer.batch_size=64", "evaluation.samples=2000"],
 }
-COMMON = ["trainer.critic_steps=1", "teacher.examine=false"]
 METRICS = ["evaluation.draws=1", "evaluation.metrics=[frechet, frechet-raw, class-shares, classes-missing]"]
 TIMES = {
     "mnist": [(1.06, 1.0), (1.32, 1.3), (1.47, 1.0), (1.69, 1.0)],
@@ -55,7 +53,7 @@ def teacher_of(name: str, data: Path) -> Path:
 
 def options(name: str, teacher: Path, data: Path, times: tuple[float, float]) -> list[str]:
     """Returns the options of ``matchlib distill`` for a cell."""
-    settings = [*METRICS, *STUDENTS[name], *COMMON, f"trainer.times.log_sigma={list(times)}"]
+    settings = [*METRICS, *STUDENTS[name], f"trainer.times.log_sigma={list(times)}", "teacher.examine=false"]
     return ["--teacher", str(teacher), "--data", str(data), *(part for setting in settings for part in ("--set", setting))]
 
 

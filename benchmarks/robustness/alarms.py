@@ -162,6 +162,7 @@ def alarms(given: dict[str, Any], settings: dict[str, Any], steps: int, *, full:
     """Returns the alarms of a run, with the step of each, and the readings of its last measurement."""
     folder, notices = PLACE / "run", Notices()
     shutil.rmtree(folder, ignore_errors=True)
+    given = {"teacher": teacher_folder(), **given}  # trained before the disk is full
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     if full:
         resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, before[1]))
@@ -170,7 +171,7 @@ def alarms(given: dict[str, Any], settings: dict[str, Any], steps: int, *, full:
     try:
         all_settings = {**QUICK, "trainer.steps": steps, **settings, **extra}
         logging.getLogger("matchlib").addHandler(notices)
-        matchlib.distill(**{"teacher": teacher_folder(), **given}, out=folder, settings=all_settings)
+        matchlib.distill(**given, out=folder, settings=all_settings)
     except (Exception, Interrupted) as error:  # how a broken run ends is not the question
         ended = f"{type(error).__name__}: {error}".replace(str(folder), "RUN")
     finally:

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import os
 import runpy
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
     if not trust:
         raise SettingError(f"{file} is Python code that would be run; if you trust who wrote it, give --trust (in Python trust=True)")
     names = defined_in(path)  # a file that is named as --plugins as well is run once
-    names = _run(lambda: runpy.run_path(str(path)), file) if names is None else names
+    names = _run(lambda: _names_of(path), file) if names is None else names
     if name not in names:
         raise UnknownNameError(f"{file} defines no {name!r}{nearest(name, [key for key in names if not key.startswith('_')])}")
     value = names[name]
@@ -125,6 +126,15 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
         hint = f"; a network alone is opened as one of {prefixes}" if isinstance(value, nn.Module) else ""
         raise SettingError(f"{spec} must be {wanted}, or a function without arguments that returns one, got {type(value).__name__}{hint}")
     return value, {"path": str(path.absolute()), "name": name, "digest": _digest(path)}
+
+
+def _names_of(path: Path) -> dict[str, Any]:
+    """Runs a file; modules beside it can be imported, after those that are installed."""
+    sys.path.append(str(path.absolute().parent))
+    try:
+        return runpy.run_path(str(path))
+    finally:
+        sys.path.remove(str(path.absolute().parent))
 
 
 def _without_arguments(function: Callable[[], Any], spec: str, wanted: str) -> Callable[[], Any]:

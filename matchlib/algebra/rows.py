@@ -63,6 +63,11 @@ def _plus(left: Scalar, right: Scalar) -> Scalar:
     return right if is_zero(left) else left if is_zero(right) else left + right
 
 
+def _full(x: Scalar, t: Tensor) -> Tensor:
+    """A coefficient as float64, shape ``(b,)``; a constant is filled in on the device, which waits for nothing."""
+    return x.double().expand(t.shape) if isinstance(x, Tensor) else torch.full(t.shape, x, dtype=torch.float64, device=t.device)
+
+
 def _minus(left: Scalar, right: Scalar) -> Scalar:
     return left if is_zero(right) else left - right
 
@@ -113,7 +118,7 @@ class Row:
     def stack(self, t: Tensor) -> Tensor:
         """Returns the coefficients as one float64 tensor of shape ``(b, 3)``."""
         columns = (self.data, self.source, self.noise)
-        return torch.stack([torch.as_tensor(x, dtype=torch.float64, device=t.device).expand(t.shape) for x in columns], -1)
+        return torch.stack([_full(x, t) for x in columns], -1)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from matchlib.algebra.interpolant import Interpolant
+from matchlib.algebra.tables import table
 from matchlib.errors import SettingError
 
 __all__ = ["TimeDistribution", "stratified_uniform", "time_of"]
@@ -54,6 +54,8 @@ class TimeDistribution:
     log_sigma: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.log_sigma is not None:
+            object.__setattr__(self, "log_sigma", tuple(self.log_sigma))  # a list has no hash
         if not 0 <= self.t_min < self.t_max <= 1:
             raise SettingError(f"times: 0 <= t_min < t_max <= 1 is required, got t_min={self.t_min}, t_max={self.t_max}")
         if self.log_sigma is not None and not self.log_sigma[1] > 0:
@@ -76,21 +78,16 @@ class TimeDistribution:
         u = stratified_uniform(like.shape[:1], generator=generator, dtype=like.dtype, device=like.device)
         if self.log_sigma is None:
             return self.t_min + (self.t_max - self.t_min) * u
-        table = _quantiles(self, interpolant, like.dtype, like.device)
+        quantiles = _quantiles(self, interpolant, like.dtype, like.device)
         knot = u * (KNOTS - 1)
         left = knot.long().clamp(max=KNOTS - 2)
-        return torch.lerp(table[left], table[left + 1], knot - left)
+        return torch.lerp(quantiles[left], quantiles[left + 1], knot - left)
 
 
 @lru_cache(maxsize=64)
 def _quantiles(times: TimeDistribution, interpolant: Interpolant, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns the inverse distribution function at evenly spaced probabilities, shape ``(KNOTS,)``.
-
-    It is computed in a thread of its own, because torch's modes belong to a thread. So the remembered table has numbers even if it is
-    first asked for under a mode that has none (a memory plan), or one that forbids gradients for good (inference).
-    """
-    with ThreadPoolExecutor(1) as outside:
-        return outside.submit(lambda: torch.as_tensor(_table(times, interpolant), dtype=dtype, device=device)).result()
+    """Returns the inverse distribution function at evenly spaced probabilities, shape ``(KNOTS,)``."""
+    return table(lambda: _table(times, interpolant), dtype, device)
 
 
 def time_of(interpolant: Interpolant, log_sigma: float, times: TimeDistribution) -> float:
@@ -110,6 +107,9 @@ def _table(times: TimeDistribution, interpolant: Interpolant) -> np.ndarray:
     assert times.log_sigma is not None
     mean, std = times.log_sigma
     t, ratios = _ratios(interpolant, times)
-    bounds = [0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2))) for x in (ratios[0], ratios[-1])]
-    wanted = mean + std * torch.special.ndtri(torch.as_tensor(np.linspace(bounds[0], bounds[1], KNOTS))).numpy()
+    side = 1.0 if ratios[0] + ratios[-1] < 2 * mean else -1.0  # probabilities are counted from the end that is farther from the mean
+    bounds = [0.5 * math.erfc(side * (mean - x) / std / math.sqrt(2)) for x in (ratios[0], ratios[-1])]
+    if bounds[0] == bounds[1]:  # too far from the mean for any number: all at the end next to it
+        return np.full(KNOTS, t[-1] if side > 0 else t[0])
+    wanted = mean + side * std * torch.special.ndtri(torch.as_tensor(np.linspace(bounds[0], bounds[1], KNOTS))).numpy()
     return np.interp(wanted, ratios, t)

@@ -240,7 +240,7 @@ def _pixels(image: Any, transform: ImageTransform) -> np.ndarray:
     mode = ("L" if grey else "RGB") if transform.channels is None else {1: "L", 3: "RGB"}[transform.channels]
     if transform.size is not None:
         image.draft(mode, (2 * transform.size, 2 * transform.size))  # JPEG decodes at a part of the size where that is more than enough
-        image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(image)
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

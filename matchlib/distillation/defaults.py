@@ -18,11 +18,12 @@ from matchlib.data.dataset import random_rows
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
-__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times", "learning_rate", "principal_variances"]
+__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times", "critic_steps", "learning_rate", "principal_variances"]
 
 SEEN = 1024  # training samples that the scales of the data are measured on
 LEFT, LEAST = 3, 1.0  # axes that noise of the mean log sigma does not hide, and the least standard deviation of log sigma
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
+FEW_AXES = 3  # critic steps before each student step where the data have no more than ``LEFT`` axes
 NULL = 1e-12  # of the largest variance, below which one counts as none
 AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
 TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
@@ -60,6 +61,18 @@ def comparison_times(variances: Tensor) -> TimeDistribution:
     spread = float(weights @ (scales - weights @ scales).square()) ** 0.5
     mean = scales[LEFT] if len(scales) > LEFT else scales.mean()
     return TimeDistribution(log_sigma=(float(mean), max(LEAST, spread)))
+
+
+def critic_steps(variances: Tensor) -> int:
+    """Returns how often a critic learns before each step of a student.
+
+    The student's loss is a lower bound that is exact only at the best critic. Where data have up to three axes, a student soon needs a
+    better bound more than it needs steps. Where they have more, each step of the student is worth more than a second one of the critic.
+
+    Args:
+        variances: along the principal axes, in falling order.
+    """
+    return 1 if len(variances) > LEFT else FEW_AXES
 
 
 def learning_rate(module: nn.Module) -> float:
@@ -100,12 +113,14 @@ class ResolvedDefaults:
         t_start: time at which a student reads its source as a state.
         times: density of t for distillation; None keeps the model's.
         student_lr, critic_lr: step sizes of networks like the teacher's.
+        critic_steps: before each step of the student.
     """
 
     t_start: float
     times: TimeDistribution | None
     student_lr: float
     critic_lr: float
+    critic_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -145,4 +160,5 @@ class Defaults:
             comparison_times(variances).within(model.times) if self.high_noise else None,
             self.student_lr_scale * rate,
             self.critic_lr_scale * rate,
+            critic_steps(variances),
         )

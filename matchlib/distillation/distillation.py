@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from matchlib.algebra.convert import view
 from matchlib.algebra.records import Batch, Condition, PathSample
@@ -70,6 +72,9 @@ class Distillation:
     def student_loss(self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0) -> Tensor:
         """Returns the student's loss, a scalar, whose gradient reaches the student through state and target.
 
+        The gradient with respect to the samples is made here, while the critic is frozen: blocks that are computed again in a backward
+        pass must find it as it was. Second derivatives do not exist.
+
         Args:
             prompt, real: as for the class.
             progress: share of the training that is done, in [0, 1].
@@ -77,10 +82,13 @@ class Distillation:
         loss, samples = self.loss.at(progress), self.generate(prompt, generator=generator)
         if loss.separable if self.two_pass is None else self.two_pass:
             return self.student_loss_two_pass(loss, samples, real=real, generator=generator)
-        point = self.sample_path(samples, real=real, generator=generator)
-        with _frozen(self.critic):
+        data = samples.data.detach().requires_grad_()
+        with torch.enable_grad(), _frozen(self.critic):
+            point = self.sample_path(replace(samples, data=data), real=real, generator=generator)
             (predictions,) = self.predictions(point)
-        return _mean(map(loss.student_loss, predictions))
+            value = _mean(map(loss.student_loss, predictions))
+            (slope,) = _gradient(value, [data])
+        return _known(samples.data, value.detach(), slope)
 
     def critic_loss(
         self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
@@ -113,7 +121,7 @@ class Distillation:
         with torch.enable_grad():
             point = self.sample_path(replace(samples, data=data), real=real, generator=generator)
             value, slope = self._value_and_slope(loss, point, data)
-        return value + ((samples.data - data.detach()) * slope).sum()  # zero, but for its gradient
+        return _known(samples.data, value, slope)
 
     def _value_and_slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the student's loss at a point and its gradient with respect to the data."""
@@ -187,6 +195,26 @@ def _placed(point: PathSample, state: Tensor, source: Tensor | None) -> PathSamp
 def _mean(heads: Iterable[Tensor]) -> Tensor:
     """Returns the mean over samples of the sum over heads."""
     return torch.stack(list(heads)).sum(0).mean()
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradient with respect to ``x`` is known."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(slope)
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (slope,) = ctx.saved_tensors
+        return gradient * slope, None, None
+
+
+def _known(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
+    known: Tensor = _Known.apply(x, value, slope)
+    return known
 
 
 def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:

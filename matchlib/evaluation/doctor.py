@@ -138,7 +138,8 @@ def _conventions(probe: Probe) -> Iterator[Convention]:
     yield from _paths(probe.model)
     for clock in _counts(probe):
         yield from (_both(clock, row) for row in rows)
-    yield from _units(probe.dataset)
+    if not _noise_beside(probe.teacher):
+        yield from _units(probe.dataset)
     for factor in FACTORS:
         yield Convention(
             f"its states are scaled by another number: it answers best at {factor:g} times them", _scaled(probe, factor), latent=factor
@@ -278,6 +279,11 @@ def _units(dataset: Dataset) -> Iterator[Convention]:
             yield Convention(reading, remedy, normalization=(shift, scale))
 
 
+def _noise_beside(teacher: Teacher) -> bool:
+    """Whether the path has noise of its own beside a source that is data."""
+    return teacher.model.coupling.reads_source and teacher.model.interpolant.noisy
+
+
 def _alike(one: Normalization, other: Normalization, dataset: Dataset) -> bool:
     """Whether two units are too much alike to be told apart by a teacher's answers."""
     return abs(one[0] - other[0]) < 0.1 * dataset.scale and abs(math.log(one[1] / other[1])) < 0.05
@@ -369,8 +375,11 @@ def guess_normalization(teacher: Teacher, dataset: Dataset, *, seed: int = 0) ->
     """Returns the (shift, scale) of the data for which a teacher's answers are right, by 64 samples at eight times each.
 
     It is the data set's own or one of the usual ones: data as they are, less their mean, or scaled to [-1, 1] or [0, 1]. None where none
-    is clearly better than the others, or none is better than a multiple of the state.
+    is clearly better than the others, or none is better than a multiple of the state; nor for a bridge with noise of its own, which does
+    not grow with the units, so that errors in two units cannot be compared.
     """
+    if _noise_beside(teacher):
+        return None
     probe = Probe(teacher, dataset, seed, samples=FEW)
     candidates: list[Normalization] = [(dataset.shift, dataset.scale)]
     usual = _normalizations(dataset)

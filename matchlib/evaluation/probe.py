@@ -273,7 +273,8 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
         finite: whether its answer must be finite.
 
     Raises:
-        IncompatibleError: the network fails, or its answer has another shape or is not finite; with what was given and what to do.
+        IncompatibleError: the network fails, or its answer has another shape, is not finite or has no gradient; with what was given and
+            what to do.
     """
     few = replace(dataset, train=(two := _two_samples(dataset)), held_out=two)
     batch, model = as_trained(teacher, few).held_out, teacher.model
@@ -288,8 +289,12 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
     ends = torch.tensor([model.times.t_min, model.times.t_max])
     latest, question = time, f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
     try:
+        with torch.enable_grad():
+            answer = teacher(point.state.to(device).requires_grad_(), time.to(device), condition)
+        fixed, answer = not answer.requires_grad, answer.detach()
         with torch.no_grad():
-            answer = teacher(point.state.to(device), time.to(device), condition)
+            if fixed:  # a constant has no gradient either
+                fixed = not torch.equal(answer, teacher(point.state.to(device) + 1, time.to(device), condition))
             latest = ends
             teacher(point.state.to(device), ends.to(device), condition)
         overflows = finite and not bool(torch.isfinite(answer).all())
@@ -300,6 +305,11 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
             f"the teacher does not fit {dataset.name}: for {question}, {_called(teacher)} raises {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}. {_advice(teacher, latest, ends, error)}"
         ) from error
+    if fixed:
+        raise IncompatibleError(
+            f"{_called(teacher)} answers without a gradient with respect to the state, which a student learns from: "
+            "take torch.no_grad(), torch.inference_mode() or .detach() out of it"
+        )
     if overflows:
         raise IncompatibleError(f"the teacher answers {question} with numbers that are not finite; check its weights and its units")
 

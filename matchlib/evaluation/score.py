@@ -55,7 +55,8 @@ def reference_of(
 
 def _key(dataset: Dataset, features: str) -> str:
     """A digest of everything that a reference's part of the scores depends on."""
-    digest = hashlib.blake2b(f"{VERSION} {features}".encode(), digest_size=10)
+    units = dataset.shift, dataset.scale, dataset.shown_limits
+    digest = hashlib.blake2b(f"{VERSION} {features} {units}".encode(), digest_size=10)
     for x in (dataset.train.data, dataset.held_out.data):
         digest.update(f"{tuple(x.shape)} {x.dtype}".encode())
         digest.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -134,7 +134,16 @@ class Mixture:
         return torch.einsum("bk,bkis->bis", shares.softmax(-1), each)
 
     def _given(self, known: Tensor, values: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns (log of share times density, posterior mean of the latents) of each component: ``(b, k)``, ``(b, k, 3, d)``."""
+        """Returns (log of share times density, posterior mean of the latents) of each component: ``(b, k)``, ``(b, k, 3, d)``.
+
+        A label of -1 is missing: then the components of every class count.
+        """
+        if label is not None and self.classes > 1 and bool((missing := label < 0).any()):
+            shares, each = self._given(known, values, label.clamp_min(0))
+            all_shares, all_each = self._given(known, values, None)
+            more = all_shares.shape[1] - shares.shape[1]
+            shares, each = nn.functional.pad(shares, (0, more), value=-math.inf), nn.functional.pad(each, (0, 0, 0, 0, 0, more))
+            return torch.where(missing[:, None], all_shares, shares), torch.where(missing[:, None, None, None], all_each, each)
         whole = label is not None and self.classes > 1 and known.shape[0] == 1  # one time: each class is factorised once, then looked up
         logs, mean, covariance = self.latents(torch.arange(self.classes, device=known.device) if whole else label)
         joint = torch.einsum("bkisjt,bnj->bkisnt", covariance, known).flatten(4)

@@ -124,8 +124,8 @@ class Teacher(nn.Module):
         if self.guidance_interval is None:
             return torch.lerp(without, prediction, self.guidance)
         least, largest = self.guidance_interval
-        weight = torch.where((time >= least) & (time <= largest), self.guidance, 1.0)
-        return torch.lerp(without, prediction, expand(weight.to(state.dtype), prediction))
+        inside = ((time >= least) & (time <= largest)).to(state.dtype)
+        return torch.lerp(without, prediction, expand(1.0 + (self.guidance - 1.0) * inside, prediction))
 
     def train(self, mode: bool = True) -> Teacher:
         """A teacher stays in evaluation mode."""

@@ -155,7 +155,7 @@ def _groups(label: Tensor | None, size: int, block: int) -> Tensor:
             "optimal transport keeps the source independent of the labels by a plan for each class, so labels must be classes; "
             "choose another coupling, or data.labels=false"
         )
-    classes = label.cpu()
+    classes = label.cpu() + 1  # a missing label is -1, and a class of its own here
     return torch.unique(blocks * (classes.max() + 1) + classes, return_inverse=True)[1]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from matchlib.algebra.interpolant import Interpolant, ScheduledInterpolant
 from matchlib.algebra.pinned import PinnedInterpolant, PriorInterpolant
 from matchlib.algebra.rows import Coefficients, Scalar
+from matchlib.algebra.tables import table
 from matchlib.errors import SettingError, nearest
 from matchlib.registry import interpolants
 
@@ -206,14 +207,18 @@ class VPDiscrete(_NoisedData):
     def prior(self, t: Tensor) -> tuple[Tensor, Tensor]:
         below = (t.detach() * self.steps).long().clamp(0, self.steps - 1)
         x = t - below.to(t.dtype) / self.steps
-        cubic, square, slope, level = _log_alpha(self).to(t)[:, below]
+        cubic, square, slope, level = _log_alpha(self, t.dtype, t.device)[:, below]
         log_alpha = ((cubic * x + square) * x + slope) * x + level
         return log_alpha.exp(), -torch.expm1(2.0 * log_alpha)
 
 
 @lru_cache(maxsize=16)
-def _log_alpha(path: VPDiscrete) -> Tensor:
-    """Coefficients of ln a, a cubic in the time since the last level, shape ``(4, steps)``, float64."""
+def _log_alpha(path: VPDiscrete, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Coefficients of ln a, a cubic in the time since the last level, shape ``(4, steps)``."""
+    return table(lambda: _cubics(path), dtype, device)
+
+
+def _cubics(path: VPDiscrete) -> np.ndarray:
     n = path.steps
     betas = {
         "linear": lambda: np.linspace(path.beta_start, path.beta_end, n),
@@ -221,7 +226,7 @@ def _log_alpha(path: VPDiscrete) -> Tensor:
         "squaredcos_cap_v2": lambda: _cosine(n),
     }[path.kind]()
     levels = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
-    return torch.as_tensor(monotone_cubic(np.arange(n + 1) / n, levels))
+    return monotone_cubic(np.arange(n + 1) / n, levels)
 
 
 def monotone_cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:

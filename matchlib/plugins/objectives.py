@@ -234,6 +234,7 @@ class Joint(Objective):
         names = (self.parts,) if isinstance(self.parts, str) else tuple(self.parts)
         if len(set(names)) < max(2, len(names)) or objectives.name_of(self) in names:
             raise SettingError(f"joint: parts are at least two different rows, got {', '.join(names) or 'none'}")
+        object.__setattr__(self, "parts", names)  # a list has no hash
 
     @property
     def heads(self) -> tuple[Objective, ...]:

@@ -31,7 +31,7 @@ class OneStep(Student):
         t_start: the time of the input, in (times.t_min, 1].
 
     Raises:
-        SettingError: ``t_start`` lies outside the model's interval.
+        SettingError: ``t_start`` is not in (times.t_min, 1].
         ConversionError: the teacher's prediction does not determine the data, so its weights are no generator; give a field.
 
     References:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from matchlib.errors import SettingError
 from matchlib.registry import tasks
 from matchlib.training.ahead import Ahead
 from matchlib.training.distributed import SingleProcess
-from matchlib.training.random import Streams, slice_position
+from matchlib.training.random import Streams, may_draw, seeded, slice_position
 from matchlib.training.task import Learner, Task
 
 __all__ = ["DistillationTask", "MatchingTask"]
@@ -134,9 +135,13 @@ class DistillationTask(Task):
         if learner == "student":
             prompt, other = self.prompt_and_real(rows, step, real=False)
             return self.distillation.student_loss(prompt=prompt, real=other, generator=generator, progress=progress)
-        prompt, real = self.prompt_and_real(rows, step, real=self.distillation.loss.uses_real)
-        samples = self._shared_samples(rows, step) if self.critic_steps_per_batch > 1 else None
-        return self.distillation.critic_loss(prompt=prompt, real=real, generator=generator, progress=progress, samples=samples)
+        uses_real = self.distillation.loss.uses_real
+        if self.critic_steps_per_batch == 1:
+            prompt, real = self.prompt_and_real(rows, step, real=uses_real)
+            return self.distillation.critic_loss(prompt=prompt, real=real, generator=generator, progress=progress)
+        samples = self._shared_samples(rows, step)
+        other = self.data.draw(rows, "real" if uses_real or self.dataset.paired else "prompt", step)
+        return self.distillation.critic_loss(prompt=samples, real=other, generator=generator, progress=progress, samples=samples)
 
     def _shared_samples(self, rows: int, step: int) -> Batch:
         """The samples that some consecutive critic steps share, generated again where they are missing, as after a resume."""
@@ -145,7 +150,8 @@ class DistillationTask(Task):
         when, samples = self._shared.get(begin, (-1, None))
         if samples is None or when != first or len(samples.data) != rows:
             prompt = self.data.draw(rows, "prompt", first)
-            with torch.no_grad():
+            draws = seeded(self.streams(f"made-network-{begin}", first)) if may_draw(self.distillation.student) else nullcontext()
+            with torch.no_grad(), draws:
                 samples = self.distillation.generate(prompt, generator=self.streams("made", first))
             self._shared[begin] = first, samples
         return samples

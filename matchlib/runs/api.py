@@ -24,8 +24,9 @@ from matchlib.runs.answers import check_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
 from matchlib.runs.budget import fitted, seconds_of
 from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code, settings_digest
+from matchlib.runs.data_record import record_data
 from matchlib.runs.page.document import PAGE, write_page
-from matchlib.runs.pipeline import Pipeline, load
+from matchlib.runs.pipeline import Pipeline, load, with_teacher_at
 from matchlib.runs.run import Run, watched
 from matchlib.runs.scoring import read_evaluation
 from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, names_extractor, plain, resolve
@@ -192,6 +193,7 @@ def evaluate(
     teacher: Teacher | None = None,
     data: Dataset | None = None,
     trust: bool = False,
+    changed_data: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
@@ -201,11 +203,12 @@ def evaluate(
         run: folder of a finished run.
         draws: that a score is averaged over; None for the run's own.
         seed: of the samples; None for the run's own.
-        teacher, data, trust: as for ``resume``.
+        teacher, data, trust, changed_data: as for ``resume``.
         on_progress: called with a ``Progress`` every other second.
         should_stop: asked between parts of the work; True interrupts it, and the same call goes on.
 
     Raises:
+        DataError: the data have changed since the run began.
         Interrupted: ``should_stop`` said so.
     """
     folder = Path(run)
@@ -222,6 +225,8 @@ def evaluate(
     work = watched(on_progress, should_stop)
     lock(folder)
     try:
+        record_data(folder, dataset, changed=changed_data)
+        pipelines = with_teacher_at(pipelines, scoring.teacher_steps if "teacher" in pipelines else ())
         report = write_report(folder, pipelines, dataset, scoring, settings.seed if seed is None else seed, device=where, work=work)
         _make_page(folder)
     finally:
@@ -272,7 +277,7 @@ def start_run(
 
     if time is not None:
         if again:
-            raise SettingError("a run that goes on has its steps already: leave the time out")
+            raise SettingError(f"a run that goes on has its steps already: use matchlib resume {settings.out or 'RUN'}, without a time")
         if processes.size > 1:
             raise SettingError("a time is for one process, which measures itself; give several the steps: --steps, teacher.training.steps")
         settings = fitted(settings, built, seconds_of(time), given.get("should_stop") or (lambda: False))

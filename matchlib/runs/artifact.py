@@ -169,7 +169,7 @@ class ArtifactConfig:
 
 
 RECORDS = ("network_spec", "moments", "data", "defaults")
-OPTIONAL = ("codec",)  # keys that a file may lack
+OPTIONAL = ("codec", "critic_steps")  # keys that a file may lack
 
 
 def _not_finite(tree: Any, path: str = "") -> Iterator[str]:

@@ -21,7 +21,7 @@ from matchlib.evaluation.score import reference_of
 from matchlib.evaluation.work import Work
 from matchlib.registry import networks
 from matchlib.runs.build import Components, device_of, sizes_of
-from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import RunSettings
 
@@ -83,7 +83,8 @@ def seconds_per_step(
             raise Interrupted("interrupted while the machine was measured; nothing was written")
         return len(stamps) > 1 and stamps[-1] - stamps[-2] > enough
 
-    cycle = {"teacher": 1, "student": settings.trainer.critic_steps + 1}[phase]  # a student's steps cost more than its critic's
+    of = components.distillation
+    cycle = {"teacher": 1, "student": 1 if of is None else of.critic_steps + 1}[phase]  # a student's steps cost more than its critic's
     timed = cycle * math.ceil(MEASURED / cycle)
     steps = {"steps": WARM + timed, "monitor_every": 0, "log_every": 10**6, "checkpoint_every": 10**6, "trackers": ()}
     short = _with(settings, {"teacher": steps, "student": {**steps, "keep_best_by": None}})
@@ -132,10 +133,11 @@ def _cost_of_scoring(settings: RunSettings, components: Components, seconds: flo
     reference_of(components.data, extractor=settings.evaluation.extractor, work=work)  # features are learned, and remain in the cache
     size, _ = protocol_of(settings.evaluation, len(components.data.held_out.data))
     begin = time.perf_counter()
-    looks = [(LOOK, _seconds_of_scoring(settings, components, LOOK, work))]
-    for n in (LOOK, 4 * LOOK, 16 * LOOK, size):
+    first = min(LOOK, size)
+    looks = [(first, _seconds_of_scoring(settings, components, first, work))]
+    for n in (first, *(n for n in (4 * LOOK, 16 * LOOK) if n < size), size):
         expected = looks[-1][1] * n / looks[-1][0]
-        if n <= max(size, LOOK) and time.perf_counter() - begin + expected < LOOKS * seconds:
+        if n >= looks[-1][0] and time.perf_counter() - begin + expected < LOOKS * seconds:
             looks.append((n, _seconds_of_scoring(settings, components, n, work)))
     few, least = looks[min(1, len(looks) - 1)]  # packages were imported in the first
     most, longest = looks[-1]
@@ -151,6 +153,7 @@ def _seconds_of_scoring(settings: RunSettings, components: Components, n: int, w
     if parts is not None:
         parts_of["student"] = parts.config, parts.student
     pipelines = {kind: Pipeline(config, copy.deepcopy(module), device, data=components.data) for kind, (config, module) in parts_of.items()}
+    pipelines = with_teacher_at(pipelines, settings.evaluation.teacher_steps)
     protocol = settings.evaluation.model_copy(update={"samples": n, "draws": 1})
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()

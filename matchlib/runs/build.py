@@ -87,6 +87,7 @@ class StudentComponents:
         loss: compares teacher and critic.
         times: density of t at which they are compared.
         student_lr, critic_lr: Adam's step sizes.
+        critic_steps: before each step of the student.
         copies_teacher: whether the student, and whether the critic, starts from weights that the teacher is still to get.
         init_from_teacher: whether a network of the student's own takes the teacher's weights that fit.
         lora: low-rank adapters of the student and of the critic.
@@ -100,6 +101,7 @@ class StudentComponents:
     times: TimeDistribution
     student_lr: float
     critic_lr: float
+    critic_steps: int
     copies_teacher: tuple[bool, bool]
     init_from_teacher: bool
     lora: tuple[LoRASettings | None, LoRASettings | None] = (None, None)
@@ -301,7 +303,8 @@ def _teacher(
     if t.guidance_interval is not None:
         config = replace(config, guidance_interval=t.guidance_interval)
     teacher = _guided(teacher.field, config)
-    return replace(config, settings=settings_digest(settings, "teacher")), teacher, True
+    data = _data_config(settings.data, dataset.normalized_as(config.data.shift, config.data.scale))  # of this run, in the teacher's units
+    return replace(config, data=data, settings=settings_digest(settings, "teacher")), teacher, True
 
 
 def _family(t: TeacherSettings) -> Family:
@@ -527,6 +530,7 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
         _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
         t.student_lr or t.student_lr_scale * defaults.student_lr * learning_rate(student) / like_teacher,
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr * learning_rate(critic) / like_teacher,
+        t.critic_steps or defaults.critic_steps,
         (trains and fresh and not own, trains and t.critic_network is None and learns),
         fresh and settings.student.init_from_teacher and own,
         (settings.student.lora, t.critic_lora),

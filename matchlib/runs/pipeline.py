@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from matchlib.algebra.records import Batch
 from matchlib.data.codec import Codec
 from matchlib.data.dataset import Dataset
+from matchlib.data.units import exact
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, DataError, MatchlibError, SettingError
 from matchlib.fields.sampler import SampledField, Sampler
@@ -76,6 +77,11 @@ class Pipeline:
         self.module.to(self.device)
         return self
 
+    def with_steps(self, steps: int) -> Pipeline:
+        """Returns the same with another number of steps of a teacher's sampler."""
+        sampler = samplers.build({**self.config.sampler, "steps": steps})
+        return Pipeline(self.config, self.module, self.device, sampler, self.data, self.folder)
+
     def digest(self) -> str:
         """Returns a digest of the weights and the sampler, by which samples of other ones are told apart."""
         return content_digest(self.module.state_dict(), {"settings": self.config.settings, "sampler": repr(self.config.sampler)})
@@ -104,7 +110,8 @@ class Pipeline:
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data."""
-        return self.config.data.shift + self.config.data.scale * x
+        shift, scale = self.config.data.shift, self.config.data.scale
+        return shift + scale * exact(x, shift, scale)
 
     @cached_property
     def codec(self) -> Codec | None:
@@ -211,6 +218,8 @@ class Pipeline:
         if spec.classes is None:
             if labels is None:
                 return self._drawn_labels(n, streams)
+            if isinstance(labels, str):
+                raise SettingError(f"labels of this model are numbers of shape {spec.label_shape}, got {labels!r}")
             label = torch.as_tensor(labels, dtype=torch.float32, device=self.device)
             if tuple(label.shape) != (n, *(spec.label_shape or ())):
                 raise SettingError(f"labels must have shape ({n}, {spec.label_shape}), got {tuple(label.shape)}")
@@ -220,7 +229,9 @@ class Pipeline:
             return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
         if isinstance(labels, str) and labels != "balanced":
             raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
-        every = torch.arange(n) % spec.classes
+        known = self.config.data.label_shares
+        there = torch.arange(spec.classes) if known is None else torch.tensor(known).nonzero()[:, 0]  # data may leave classes out
+        every = there[torch.arange(n) % len(there)]
         try:
             label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -246,10 +257,10 @@ class Pipeline:
         return dataset_of(data) if self.data is None else self.data.normalized_as(data.shift, data.scale)
 
     def _source(self, source: Any, n: int) -> Tensor:
-        z = torch.as_tensor(source, dtype=torch.float32, device=self.device)
+        z = torch.as_tensor(source).cpu().double()  # float32 does not hold data far from zero
         if tuple(z.shape) != (n, *self.config.network_spec.shape):
             raise SettingError(f"source must have shape {(n, *self.config.network_spec.shape)}, got {tuple(z.shape)}")
-        return (z - self.config.data.shift) / self.config.data.scale
+        return ((z - self.config.data.shift) / self.config.data.scale).float().to(self.device)
 
     def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor | None, Tensor | None]:
         """Held-out sources, repeated as needed, if the coupling does not draw them; pairs with their labels unless others were given."""
@@ -301,3 +312,8 @@ def load(
         )
     config, module = load_artifact(place, ema=ema, teacher=teacher, trust=trust)
     return Pipeline(config, module, device, data=data, folder=place)
+
+
+def with_teacher_at(pipelines: Mapping[str, Pipeline], steps: Sequence[int]) -> dict[str, Pipeline]:
+    """Returns pipelines, and beside them that of the teacher with other numbers of steps of its sampler."""
+    return {**pipelines, **{f"teacher at {n} step{'s' * (n > 1)}": pipelines["teacher"].with_steps(n) for n in steps}}

@@ -100,7 +100,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
             kept,
             streams,
             batch_size=parts * size,
-            critic_steps=t.critic_steps,
+            critic_steps=chosen.critic_steps,
             critic_steps_per_batch=t.critic_steps_per_batch,
         )
         with shapes, Live() as live:

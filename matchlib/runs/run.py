@@ -18,24 +18,25 @@ from torch import Tensor, nn
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
-from matchlib.errors import ArtifactError, DivergedError, Interrupted
+from matchlib.errors import ArtifactError, DivergedError, Interrupted, SettingError
 from matchlib.evaluation.doctor import examine
 from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.pictures import drawn
+from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.report import evaluate
-from matchlib.evaluation.score import key_of, reference_of, scores
+from matchlib.evaluation.score import applying, key_of, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, lock, read_tensors, unlock
-from matchlib.registry import metrics, samplers, tasks, trackers
+from matchlib.registry import metrics, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import NOT_OF_WEIGHTS, Components, device_of, settings_digest
 from matchlib.runs.data_record import data_digest, record_data
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.page.document import PAGE, write_page
-from matchlib.runs.pipeline import Pipeline
+from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.record import group
 from matchlib.runs.settings import RunSettings, plain
 from matchlib.training.callbacks import Progress, ProxyScoring, standard_callbacks
@@ -148,16 +149,10 @@ class Run:
         begin = time.perf_counter()
         s, processes = self.settings, self._processes("student")
         work = watched(self.on_progress if processes.rank == 0 else None, self.should_stop if processes.size == 1 else None)
-        pipelines = self.pipelines | {f"teacher at {n} step{'s' * (n > 1)}": self._teacher_at(n) for n in s.evaluation.teacher_steps}
+        pipelines = with_teacher_at(self.pipelines, s.evaluation.teacher_steps)
         report = evaluate(self.folder, pipelines, self.components.data, s.evaluation, s.seed, processes, device=self.device, work=work)
         self.seconds["scoring"] = time.perf_counter() - begin
         return report
-
-    def _teacher_at(self, steps: int) -> Pipeline:
-        """The teacher with another number of steps of its sampler."""
-        config, teacher = self.components.config, self.pipelines["teacher"].module
-        sampler = samplers.build({**config.sampler, "steps": steps})
-        return Pipeline(config, teacher, self.device, sampler, data=self.components.data)
 
     def _phase(self, kind: str, make: Callable[[], tuple[ArtifactConfig, nn.Module]]) -> Any:
         """Returns the module in the run's folder, made and saved first if it is not there."""
@@ -260,7 +255,7 @@ class Run:
         text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
         data = self.components.data
         kept = "" if data.stored is None else data.stored.digest
-        return data_digest((text + kept).encode(), data.train.data, data.train.source, data.train.label)
+        return data_digest((text + kept + " flipped" * data.flip).encode(), data.train.data, data.train.source, data.train.label)
 
     def _train_teacher(self) -> None:
         training, config, field = self.settings.teacher.training, self.components.config, self.components.teacher.field
@@ -298,7 +293,7 @@ class Run:
         method = {key: value for key, value in t.task.items() if key != "name"}
         common = {
             "batch_size": t.batch_size,
-            "critic_steps": t.critic_steps,
+            "critic_steps": parts.critic_steps,
             "steps": t.steps,
             "critic_steps_per_batch": t.critic_steps_per_batch,
             "strategy": self._processes("student"),
@@ -336,6 +331,8 @@ class Run:
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
+        if not applying(self._reference(None), (name,)):
+            raise SettingError(f"trainer.keep_best_by: {name} does not apply to {self.components.data.name}; choose another metric")
         scores_of = self._scores_of(None, (name,))
         return lambda modules: -metrics[name].better * scores_of(modules)[key_of(name)]
 
@@ -346,9 +343,7 @@ class Run:
             most: samples at most; None for as many as the evaluation takes.
             names: of metrics; None for those of the evaluation.
         """
-        e, processes = self.settings.evaluation, self._processes("student")
-        size = e.samples if most is None else min(e.samples or most, most)
-        reference = reference_of(self.components.data, samples=size, subset=e.subset, extractor=e.extractor, device=self.device)
+        e, processes, reference = self.settings.evaluation, self._processes("student"), self._reference(most)
 
         def scored(modules: Mapping[str, nn.Module]) -> dict[str, float]:
             pipeline = Pipeline(self.components.config, modules["student"], self.device, data=self.components.data)  # type: ignore[arg-type]
@@ -357,6 +352,12 @@ class Run:
             return result
 
         return scored
+
+    def _reference(self, most: int | None) -> Reference:
+        """What samples are compared with, ``most`` of them at most."""
+        e = self.settings.evaluation
+        size = e.samples if most is None else min(e.samples or most, most)
+        return reference_of(self.components.data, samples=size, subset=e.subset, extractor=e.extractor, device=self.device)
 
     # -- the page ----------------------------------------------------------------------------------------------------------
 

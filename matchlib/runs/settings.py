@@ -283,8 +283,8 @@ class StudentTraining(TrackedTraining):
     """Optimiser steps of critic and student in all."""
     batch_size: Count = 256
     """Samples a step."""
-    critic_steps: Count = 3
-    """Critic steps before each student step. The student's loss is a lower bound that is exact only at the best critic."""
+    critic_steps: Count | None = None
+    """Critic steps before each student step; null for 3 where the data have no more than three dimensions, else 1."""
     critic_steps_per_batch: Count = 1
     """Critic steps in a row that see the same generated samples, at other times and with other real data."""
     critic_network: Annotated[Spec | None, BeforeValidator(Plugin("networks"))] = None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from matchlib.io import append_text, read_text, write_text
 from matchlib.training.alarms import Raised
-from matchlib.training.monitor import Monitor
+from matchlib.training.checkpoint import Checkpoints
+from matchlib.training.monitor import Monitor, unchanged_buffers
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.trainer import Callback, Trainer
 
@@ -177,6 +179,7 @@ class Monitoring(Callback):
         self.well, self.alarms = 0, tuple[Raised, ...]()
         self._announced: set[str] = set()
         self._skipped: dict[str, int] = {}  # steps, up to the last measurement
+        self._monitor_state: dict[str, Any] = {}  # as it was loaded
 
     def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
         self.alarms = ()
@@ -185,7 +188,8 @@ class Monitoring(Callback):
         trainer.freeze()
         before, self._skipped = self._skipped, trainer.skipped()
         skipped = {name: count - before.get(name, 0) for name, count in self._skipped.items() if count > before.get(name, 0)}
-        readings = self.monitor.measure(trainer.steps_done, skipped)
+        with unchanged_buffers(state.learner.module for state in trainer.states.values()):
+            readings = self.monitor.measure(trainer.steps_done, skipped)
         self.alarms, names = readings.alarms, [alarm.name for alarm in readings.alarms]
         if not names:
             self.well = trainer.steps_done
@@ -197,14 +201,21 @@ class Monitoring(Callback):
             trainer.alarm(*(alarm for alarm in self.alarms if alarm.name not in announced))
 
     def on_restore(self, trainer: Trainer) -> None:
-        self.alarms, self._announced, self._skipped = (), set(), trainer.skipped()
-        self.monitor.reset()
+        self.alarms = ()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"well": self.well}
+        announced = sorted(self._announced)
+        return {"well": self.well, "announced": announced, "skipped": self._skipped, "monitor": self.monitor.state_dict()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.monitor.tensors()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.well = state["well"]
+        self.well, self._announced, self._skipped = state["well"], set(state["announced"]), dict(state["skipped"])
+        self._monitor_state = state["monitor"]
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        self.monitor.load_state(self._monitor_state, tensors)
 
 
 class StopOnAlarm(Callback):
@@ -270,14 +281,27 @@ class KeepBest(Callback):
     def __init__(self, score: Score) -> None:
         self.score = score
         self.best: tuple[int, float] | None = None  # step and score
+        self.before: tuple[int, float] | None = None  # the best before it, while its own file is not written
 
     def on_checkpoint(self, trainer: Trainer) -> None:
         assert trainer.checkpoints is not None
+        if self.best and not trainer.checkpoints.file(self.best[0]).exists():
+            self.best = self.before  # it could not be written
+        self.before = None
         if trainer.at_regular_checkpoint:  # so that an interruption does not change what is scored
             value = self.score(trainer.averaged())
-            if self.best is None or value < self.best[1]:
-                self.best = trainer.steps_done, value
-        trainer.checkpoints.protect("best", trainer.checkpoints.file(self.best[0]) if self.best else None)
+            if math.isfinite(value) and (self.best is None or value < self.best[1]):
+                self.before, self.best = self.best, (trainer.steps_done, value)
+        self._protect(trainer.checkpoints)
+
+    def on_checkpoint_written(self, trainer: Trainer) -> None:
+        assert trainer.checkpoints is not None
+        self.before = None
+        self._protect(trainer.checkpoints)
+
+    def _protect(self, checkpoints: Checkpoints) -> None:
+        for reason, kept in (("best", self.best), ("best before", self.before)):
+            checkpoints.protect(reason, checkpoints.file(kept[0]) if kept else None)
 
     def on_restore(self, trainer: Trainer) -> None:
         if self.best and trainer.checkpoints and not trainer.checkpoints.file(self.best[0]).exists():

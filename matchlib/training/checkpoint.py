@@ -110,8 +110,8 @@ class Checkpoints:
         for file in self.folder.glob(f".{self.phase}-*.safetensors"):
             file.unlink(missing_ok=True)
 
-    def restore(self, states: Mapping[str, TrainState], path: Path | None = None) -> tuple[int, dict[str, Any]]:
-        """Loads a checkpoint and returns the steps before it and its history; (0, {}) if there is none.
+    def restore(self, states: Mapping[str, TrainState], path: Path | None = None) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+        """Loads a checkpoint and returns the steps before it, its history and tensors of no learner; (0, {}, {}) if there is none.
 
         Args:
             path: which; None for ``resume_from``, or else the latest.
@@ -121,13 +121,14 @@ class Checkpoints:
         """
         path = path or self.resume_from or next(reversed(self.files()), None)
         if path is None:
-            return 0, {}
+            return 0, {}, {}
         try:
             tensors, note = read_tensors(path)
             self._require_same_run(path, note)
             for name, state in states.items():
                 state.load({key.removeprefix(f"{name}/"): x for key, x in tensors.items() if key.startswith(f"{name}/")})
-            return int(note["step"]), dict(json.loads(note["history"]))
+            others = {key: x for key, x in tensors.items() if not any(key.startswith(f"{name}/") for name in states)}
+            return int(note["step"]), dict(json.loads(note["history"])), others
         except _OtherRun:
             raise
         except (ArtifactError, KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -44,6 +44,8 @@ class LowRank(nn.Module):
 def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) -> int:
     """Freezes a module and gives adapters to its linear and convolutional layers, in place; its answers stay as they are.
 
+    Layers whose weight is parametrised otherwise, by ``weight_norm`` for instance, get none.
+
     Args:
         rank: of every adapter, >= 1.
         targets: parts of layers' names; a layer gets an adapter if its name holds one of them. None for all layers.
@@ -54,7 +56,8 @@ def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) ->
     Raises:
         SettingError: no layer is chosen.
     """
-    layers = {name: part for name, part in module.named_modules() if isinstance(part, LAYERS)}
+    plain = (item for item in module.named_modules() if not parametrize.is_parametrized(item[1], WEIGHT))
+    layers = {name: part for name, part in plain if isinstance(part, LAYERS)}
     chosen = [part for name, part in layers.items() if targets is None or any(target in name for target in targets)]
     if not chosen:
         there = ", ".join(list(layers)[:8]) or "none"
@@ -65,10 +68,14 @@ def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) ->
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
+def _adapted(part: nn.Module) -> bool:
+    return parametrize.is_parametrized(part, WEIGHT) and any(isinstance(x, LowRank) for x in part.parametrizations[WEIGHT])  # type: ignore[index]
+
+
 def merge(module: nn.Module) -> nn.Module:
     """Adds adapters to the weights that they belong to, in place, so that the module is as one without adapters."""
     for part in list(module.modules()):
-        if parametrize.is_parametrized(part, WEIGHT):
+        if _adapted(part):
             whole: Tensor = getattr(part, WEIGHT)
             weight, others = whole.detach().clone(), dict(part._parameters)
             # not remove_parametrizations, which takes the weight from the class that copies of a module share

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from matchlib.algebra.model import best_multiple, square_norm
 from matchlib.algebra.records import Batch, PathSample
@@ -41,6 +43,18 @@ class Readings:
     alarms: tuple[Raised, ...] = ()
 
 
+@contextmanager
+def unchanged_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """A context after which buffers, such as the running means of a batch normalisation, are as they were."""
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    kept = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, kept, strict=True):
+            buffer.copy_(value)
+
+
 class Monitor(ABC):
     """What measures a training from outside: it draws from streams of its own and changes nothing."""
 
@@ -52,8 +66,16 @@ class Monitor(ABC):
             skipped: steps that each learner skipped since the measurement before, because a gradient was not finite.
         """
 
-    def reset(self) -> None:  # noqa: B027
-        """Forgets earlier measurements: the training went on from a checkpoint, or back to one."""
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what later measurements need of earlier ones, as JSON can hold it."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns tensors that later measurements need of earlier ones."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:  # noqa: B027
+        """Goes on from what the two methods returned; from nothing where they are empty."""
 
 
 class DistillationMonitor(Monitor):
@@ -84,13 +106,33 @@ class DistillationMonitor(Monitor):
         self.steps, self.size, self.limits = steps, size, limits or Limits()
         self._make_classifier = classifier
         self._fixed_points: PathSample | None = None  # at which the critic's predictions are compared from measurement to measurement
-        self.reset()
+        critic = list(distillation.critic.parameters())
+        self._critic_weights = [weight for weight in critic if weight.requires_grad] or critic
+        self.load_state({}, {})
 
-    def reset(self) -> None:
-        self._before: dict[str, float] = {}  # readings of the measurement before
-        self._fixed_samples: Tensor | None = None  # of fixed sources, at the measurement before
-        self._stale: tuple[Batch, Batch] | None = None  # samples and prompt of the measurement before
-        self._fixed_predictions: Tensor | None = None
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self._before, "stale": self._stale_step}
+
+    def tensors(self) -> dict[str, Tensor]:
+        samples = self._stale
+        found = {
+            "fixed_samples": self._fixed_samples,
+            "fixed_predictions": self._fixed_predictions,
+            "stale_data": None if samples is None else samples.data,
+            "stale_source": None if samples is None else samples.source,
+        }
+        return {name: x for name, x in found.items() if x is not None}
+
+    def load_state(self, state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        self._before: dict[str, float] = dict(state.get("before", {}))  # readings of the measurement before
+        tensors = {name: x.to(self.streams.device) for name, x in tensors.items()}
+        self._fixed_samples = tensors.get("fixed_samples")  # of fixed sources, at the measurement before
+        self._fixed_predictions = tensors.get("fixed_predictions")
+        self._stale_step: int | None = state.get("stale")  # of the measurement before, and the samples that it drew
+        self._stale: Batch | None = None
+        if self._stale_step is not None:
+            label = self._draw("lag", self._stale_step).label
+            self._stale = Batch(tensors["stale_data"], tensors["stale_source"], label)
 
     def measure(self, step: int, skipped: dict[str, int]) -> Readings:
         """Returns readings.
@@ -234,9 +276,12 @@ class DistillationMonitor(Monitor):
     def _critic_lag(self, step: int) -> dict[str, float]:
         """How much better the critic knows samples of the measurement before than those of now."""
         prompt, generator = self._draw("lag", step), self.streams("watch-lag", step)
-        fresh = self.distillation.generate(prompt, generator=generator), prompt
-        stale, self._stale = self._stale, fresh
-        return {} if stale is None else {"critic_lag": self._critic_excess(*fresh, step) - self._critic_excess(*stale, step)}
+        fresh = self.distillation.generate(prompt, generator=generator)
+        stale, then = self._stale, self._stale_step
+        self._stale, self._stale_step = fresh, step
+        if stale is None or then is None:
+            return {}
+        return {"critic_lag": self._critic_excess(fresh, prompt, step) - self._critic_excess(stale, self._draw("lag", then), step)}
 
     def _critic_excess(self, samples: Batch, other: Batch, step: int) -> float:
         joined = samples.source if self.distillation.model.coupling.paired else other.source
@@ -261,11 +306,10 @@ class DistillationMonitor(Monitor):
 
     def _critic_grad_cosine(self, step: int, progress: float) -> dict[str, float]:
         """The cosine between the critic's gradients on two batches; no weight is changed."""
-        critic = self.distillation.critic
-        weights = list(critic.parameters())
+        weights, gradients = self._critic_weights, []
         trainable = [weight.requires_grad for weight in weights]
-        critic.requires_grad_(True)
-        gradients = []
+        for weight in weights:
+            weight.requires_grad_(True)
         with torch.enable_grad():
             for half in ("left", "right"):
                 prompt, real = self._draw(f"{half}-prompt", step), self._draw(f"{half}-real", step)

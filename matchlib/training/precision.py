@@ -45,8 +45,8 @@ def prepare(
     Returns:
         The module.
     """
-    if precision == "tf32":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if DTYPES[precision] is None:  # a switch of the whole process
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
     for field in fields:
         field.precision = DTYPES[precision]

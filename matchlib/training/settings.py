@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from matchlib.settings import Settings
 
@@ -19,16 +19,18 @@ OnAlarm = Literal["warn", "stop", "roll-back"]
 
 
 class EngineSettings(Settings):
-    """How the work is done; none of it changes what is computed but for rounding."""
+    """How the work is done; none of it changes what is computed but for rounding, and for what dropout and its like draw."""
 
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """Where ``torchrun`` starts several processes: ``ddp`` gives each all weights, ``fsdp`` a part of each."""
     micro_batch_size: Count | None = None
-    """Samples that are worked on at once, in every process; None for its whole part of the batch. It changes no random number."""
+    """Samples that are worked on at once, in every process; None for its whole part of the batch. It changes no random
+    number but those of dropout and its like."""
     precision: Precision = "fp32"
     """Of the networks' matrix products: fp32; tf32, on CUDA; or bf16. States, targets and differences are fp32."""
     teacher_precision: Precision | None = None
-    """Of the frozen teacher while a student is trained; with bf16 its weights take half of the memory too. None for that of the others."""
+    """Of the frozen teacher while a student is trained; with bf16 its weights take half of the memory too. None for that of the others.
+    tf32 is a switch of the whole process, so that it cannot stand beside fp32."""
     compile: Compile | None = None
     """Mode of ``torch.compile`` for each network; reduce-overhead uses CUDA graphs. None for no compilation."""
     channels_last: bool = False
@@ -39,6 +41,13 @@ class EngineSettings(Settings):
     """Whether the student's gradient is made in two passes, of which one is in memory at a time; None where that costs nothing."""
     joint_forward: bool | None = None
     """Whether the critic evaluates generated and real points in one forward pass; None for small states."""
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        """Refuses tf32 beside fp32."""
+        if {self.precision, self.teacher_precision} == {"tf32", "fp32"}:
+            raise ValueError("tf32 is a switch of the whole process: precision and teacher_precision cannot be tf32 and fp32; choose one")
+        return self
 
 
 class LoRASettings(Settings):

@@ -35,6 +35,8 @@ class Learner:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise SettingError(f"lr must be positive, got {self.lr}")
+        if len(set(self.extra_ema_decays)) < len(self.extra_ema_decays):
+            raise SettingError(f"extra_ema_decays must differ from each other, got {self.extra_ema_decays}")
         if not all(0 <= x < 1 for x in (self.ema, *self.extra_ema_decays, *self.betas)):
             raise SettingError(
                 f"ema, extra_ema_decays and betas must lie in [0, 1), got ema={self.ema}, extra_ema_decays={self.extra_ema_decays}, "

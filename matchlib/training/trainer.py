@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -24,6 +25,7 @@ from matchlib.training.task import Task
 __all__ = ["Callback", "Trainer"]
 
 logger = logging.getLogger("matchlib")
+HOPELESS = 10  # steps of one learner without a finite loss that end a training
 STOP_EVERY = 10  # steps after which several processes ask each other whether one was asked to stop
 
 
@@ -72,6 +74,13 @@ class Callback:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
 
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Returns tensors that a resumed run needs."""
+        return {}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restores what ``tensors`` returned, after ``load_state_dict``."""
+
 
 class Trainer:
     """Trains the learners of a task, one optimiser step after the other.
@@ -115,6 +124,7 @@ class Trainer:
         self.steps_done, self.lr_scale = 0, 1.0
         self._trainable: str | None = None  # the learner whose weights collect gradients; empty for none
         self._losses: dict[str, Tensor] = {}  # sum and weight of each learner's finite losses since the last row of the log
+        self._unfinished = Counter[str]()  # steps of each learner since the last row of the log in which it had a finite loss
         self._may_draw = any(may_draw(x) for x in (*task.frozen, *(learner.module for learner in task.learners.values())))
 
     # -- the loop --------------------------------------------------------------------------------------------------------
@@ -128,6 +138,15 @@ class Trainer:
         """
         if self.checkpoints is not None:
             self.restore()
+        try:
+            self._fit()
+        finally:  # what may learn is as it was
+            for state in self.states.values():
+                self.strategy.set_trainable(state.learner.module, learns=True)
+            self._trainable = None
+        return self.averaged()
+
+    def _fit(self) -> None:
         start = time.perf_counter()
         self._call("on_fit_start")
         while self.steps_done < self.settings.steps:
@@ -145,7 +164,6 @@ class Trainer:
             if stop:
                 raise Interrupted(f"interrupted after step {done} of {self.settings.steps} ({self.phase})")
         self._call("on_fit_end")
-        return self.averaged()
 
     def step(self) -> None:
         """Takes one optimiser step of the learner whose step it is; the host does not wait for the device."""
@@ -161,6 +179,7 @@ class Trainer:
             loss = loss if part == self.slice else loss * (part.rows / self.slice.rows)
             loss.backward()
             self._add_loss(name, loss.detach(), part)
+        self._unfinished[name] += 1
         lr = state.learner.lr * self.lr_scale * self.settings.lr_factor(self.steps_done)
         state.step(lr, self.settings.max_grad_norm, self.settings.adaptive_clip)
         self.steps_done += 1
@@ -226,10 +245,18 @@ class Trainer:
 
     def _mean_losses(self) -> dict[str, float]:
         """The mean finite losses since the last row: the one place, besides checkpoints, where the host waits for the device."""
-        sums, self._losses = self._loss_sums(), {}
-        if diverged := [name for name, (_, weight) in sums.items() if not weight]:
-            raise self.diverged(f"no loss of {' and '.join(diverged)} was finite since the last row of the log")
-        return {name: total / weight for name, (total, weight) in sums.items()}
+        sums = self._loss_sums()
+        without = [name for name, (_, weight) in sums.items() if not weight]
+        if diverged := [name for name in without if self._unfinished[name] >= HOPELESS or self._never_stepped(name)]:
+            raise self.diverged(f"no loss of {' and '.join(diverged)} was finite in the last {self._unfinished[diverged[0]]} steps of it")
+        for name in sums.keys() - set(without):
+            del self._losses[name]
+            self._unfinished[name] = 0
+        return {name: total / weight for name, (total, weight) in sums.items() if weight}
+
+    def _never_stepped(self, name: str) -> bool:
+        """Whether the training is over, and a learner skipped all of its steps."""
+        return self.steps_done == self.settings.steps and not any(map(bool, self.states[name].moments["step"]))
 
     def note(self, message: str) -> None:
         """Logs a message, in the first process."""
@@ -285,7 +312,10 @@ class Trainer:
                 if self.strategy.rank == 0:
                     tensors[f"{name}/{key}"] = x
         self._call("on_checkpoint")
-        history = {"losses": self._loss_sums(), "lr_scale": self.lr_scale, "callbacks": {c.name: c.state_dict() for c in self.callbacks}}
+        for callback in self.callbacks:
+            tensors |= {f"callbacks/{callback.name}/{key}": x.contiguous() for key, x in callback.tensors().items()}
+        states = {callback.name: callback.state_dict() for callback in self.callbacks}
+        history = {"losses": self._loss_sums(), "unfinished": self._unfinished, "lr_scale": self.lr_scale, "callbacks": states}
         try:
             self.strategy.on_main_process(lambda: checkpoints.write(self.steps_done, tensors, history))
         except ArtifactError as error:
@@ -307,12 +337,15 @@ class Trainer:
         """
         assert self.checkpoints is not None, "a trainer without checkpoints"
         checkpoints = self.checkpoints
-        self.steps_done, history = checkpoints.restore(self.states, path)
+        self.steps_done, history, others = checkpoints.restore(self.states, path)
         self._losses = {name: self.states[name].typical_norm.new_tensor(sums) for name, sums in history.get("losses", {}).items()}
+        self._unfinished = Counter(history.get("unfinished", {}))
         self.lr_scale = history.get("lr_scale", 1.0)
         for callback in self.callbacks:
             if callback.name in history.get("callbacks", {}):
                 callback.load_state_dict(history["callbacks"][callback.name])
+                prefix = f"callbacks/{callback.name}/"
+                callback.load_tensors({key.removeprefix(prefix): x for key, x in others.items() if key.startswith(prefix)})
         self.strategy.on_main_process(lambda: checkpoints.clean(self.steps_done))
         self._call("on_restore")
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,9 +45,9 @@ def test_a_generator_gives_the_same_samples_on_both_devices(finished: Path) -> N
     assert torch.allclose(*answers, atol=1e-4)
 
 
-def settings_of(batch: int, network: dict[str, object]) -> RunSettings:
+def settings_of(batch: int, network: dict[str, object], **more: Any) -> RunSettings:
     trainer = {"batch_size": batch, "extra_ema_decays": [0.9]}
-    return resolve("distill", config={"device": "cuda", "teacher": {"network": network}, "trainer": trainer})
+    return resolve("distill", config={"device": "cuda", "teacher": {"network": network}, "trainer": trainer}, settings=more)
 
 
 def trainer_on_cuda(settings: RunSettings) -> Trainer:
@@ -61,8 +62,18 @@ def trainer_on_cuda(settings: RunSettings) -> Trainer:
     return Trainer(task, TrainerSettings(steps=10**6))
 
 
-def test_trainer_step_does_not_wait_for_the_device() -> None:
-    trainer = trainer_on_cuda(settings_of(32, {"name": "mlp"}))
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"loss.name": "sid"},
+        {"student": {"name": "fewstep", "steps": 2}},
+        {"teacher.name": "diffusion-vp", "teacher.interpolant": {"name": "vp-discrete"}},
+    ],
+    ids=["flow", "sid", "fewstep", "vp-discrete"],
+)
+def test_trainer_step_does_not_wait_for_the_device(more: dict[str, Any]) -> None:
+    trainer = trainer_on_cuda(settings_of(32, {"name": "mlp"}, **more))
     for _ in range(4):
         trainer.step()
     torch.cuda.synchronize()

@@ -465,8 +465,8 @@ MUTANTS = [
     Mutant(
         "the slope counts twice",
         PAIRING,
-        "return value + ((samples.data - data.detach()) * slope).sum()",
-        "return value + (2 * (samples.data - data.detach()) * slope).sum()",
+        "return gradient * slope, None, None",
+        "return 2 * gradient * slope, None, None",
         (UID, FLOW),
     ),
     Mutant(

@@ -218,3 +218,20 @@ def test_fitted_halves_batches_that_leave_no_time_for_enough_steps(monkeypatch: 
     monkeypatch.setattr(budget, "measured", lambda *_: Costs({"student": 100.0}, (1.0, 0.0)))
     monkeypatch.setattr(budget, "seconds_per_step", lambda settings, *_, **__: settings.trainer.batch_size / 2560)
     assert chosen()[0] == 32
+
+
+def test_cost_of_scoring_is_of_the_samples_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve held-out samples, not 64: each cost a second, and so will the run's."""
+    data = matchlib.Dataset.from_arrays("mine", torch.randn(60, 2, generator=torch.Generator().manual_seed(0)).numpy())
+    settings = resolve("distill", settings={**SMALL, "data.name": "python:mine"})
+    asked: list[int] = []
+
+    def seconds(settings: RunSettings, components: object, n: int, work: Work) -> float:
+        asked.append(n)
+        return float(n)
+
+    monkeypatch.setattr(budget, "_seconds_of_scoring", seconds)
+    held_out = len(data.held_out.data)
+    fixed, each = budget._cost_of_scoring(settings, build(settings, data=data), 1e6, Work())
+    assert fixed + each * held_out == pytest.approx(held_out)
+    assert max(asked) == held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -280,6 +281,26 @@ def test_keep_best_ends_a_training_with_its_best_checkpoint(tmp_path: Path, noti
         early.step()
     assert equal(weights(best), weights(early.averaged()))
     assert not any(torch.equal(a, b) for a, b in zip(weights(best), weights(last), strict=True))
+
+
+def test_keep_best_prefers_no_score_that_is_not_finite(tmp_path: Path, notices: Callable[[], list[str]]) -> None:
+    scored(tmp_path, {5: math.nan, 10: 1.0, 15: 0.5, 20: math.inf})
+    assert notices() == ["toy: the checkpoint after step 15 has the best score (0.5), and is what is kept"]
+
+
+def test_keep_best_keeps_the_one_before_where_the_best_cannot_be_written(
+    tmp_path: Path, notices: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Checkpoints.write
+
+    def full(checkpoints: Checkpoints, step: int, *args: Any) -> Path:
+        if step == 10:
+            raise ArtifactError("no space left on device")
+        return write(checkpoints, step, *args)
+
+    monkeypatch.setattr(Checkpoints, "write", full)
+    scored(tmp_path, {5: 3.0, 10: 1.0, 15: 3.5, 20: 4.0})
+    assert notices()[-1] == "toy: the checkpoint after step 5 has the best score (3), and is what is kept"
 
 
 def test_keep_best_knows_the_best_after_an_interruption(tmp_path: Path, notices: Callable[[], list[str]]) -> None:

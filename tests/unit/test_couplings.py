@@ -37,6 +37,18 @@ def test_minibatch_ot_needs_labels_that_are_classes() -> None:
         PAIRS["minibatch-ot"]().pair(batch, generator=torch.Generator())
 
 
+def test_minibatch_ot_keeps_missing_labels_and_blocks_apart() -> None:
+    """A missing label is a class of its own: it is in no plan with the samples of another block or class."""
+    generator = torch.Generator().manual_seed(0)
+    data, source = torch.randn(2, 12, 2, generator=generator)
+    label = torch.tensor([2, 0, -1, 1, -1, 2, -1, 1, 0, -1, 2, 1])
+    pair = _Given(block=4).pair(Batch(data, source, label), generator=generator)
+    for block in range(3):
+        for kind in (-1, 0, 1, 2):
+            members = [i for i in range(4 * block, 4 * block + 4) if label[i] == kind]
+            assert {tuple(x) for x in pair.source[members].tolist()} == {tuple(x) for x in source[members].tolist()}
+
+
 def test_mirror_joins_data_to_themselves() -> None:
     data = torch.randn(3, 2)
     pair = PAIRS["mirror"]().pair(Batch(data), generator=torch.Generator())

@@ -17,11 +17,13 @@ from matchlib.distillation.defaults import (
     Defaults,
     amplification,
     comparison_times,
+    critic_steps,
     learning_rate,
     principal_variances,
 )
 from matchlib.registry import families
 from matchlib.runs import settings
+from matchlib.runs.build import build
 
 
 def test_principal_variances_are_those_along_the_axes_of_the_data() -> None:
@@ -55,6 +57,16 @@ def test_defaults_of_wider_data_are_compared_at_more_noise() -> None:
     narrow, wide = (comparison_times(k**2 * variances).log_sigma for k in (1, 4))
     assert narrow is not None and wide is not None
     assert wide == pytest.approx((narrow[0] + math.log(4), narrow[1]))
+
+
+def test_critics_learn_more_often_where_data_have_few_axes() -> None:
+    assert [critic_steps(torch.ones(axes)) for axes in (1, 2, 3, 4, 784)] == [3, 3, 3, 1, 1]
+    kept = {}
+    for data, given in (("moons", {}), ("digits", {}), ("moons", {"trainer.critic_steps": 2})):
+        parts = build(settings.resolve("distill", settings={"data.name": data, **given})).distillation
+        assert parts is not None
+        kept[data, *given] = parts.critic_steps
+    assert kept == {("moons",): 3, ("digits",): 1, ("moons", "trainer.critic_steps"): 2}
 
 
 def test_comparison_times_leave_the_coarsest_axes() -> None:

@@ -54,3 +54,19 @@ def test_best_critic_of_equal_distributions_is_their_field() -> None:
     teacher = GaussianField(FLOW, real)
     critic = BestCritic(FLOW, real, real, teacher, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     assert torch.allclose(critic(STATE, TIME, Condition()), teacher(STATE, TIME, Condition()))
+
+
+def test_gaussian_field_of_a_missing_label_is_that_of_all_classes() -> None:
+    mean = torch.tensor([[[[-3.0], [0.0]]], [[[3.0], [0.0]]]], dtype=torch.float64)
+    covariance = torch.eye(2, dtype=torch.float64).reshape(1, 1, 2, 1, 2, 1).expand(2, 1, 2, 1, 2, 1)
+    model = matchlib.families["flow"]().model(paired=False)
+    field = GaussianField(model, Mixture(torch.full((2, 1), 0.5, dtype=torch.float64), mean, covariance))
+    state, time = (
+        torch.randn(3, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        torch.full((3,), 0.4, dtype=torch.float64),
+    )
+    for times in (time, time + torch.tensor([0.0, 0.1, 0.2])):  # one time for all, and several
+        of_all = field(state, times, Condition())
+        of_classes = field(state, times, Condition(torch.tensor([0, 1, 1])))
+        mixed = field(state, times, Condition(torch.tensor([-1, 1, -1])))
+        assert torch.allclose(mixed, torch.stack([of_all[0], of_classes[1], of_all[2]]))

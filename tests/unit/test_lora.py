@@ -139,3 +139,12 @@ def test_the_plan_counts_adapters() -> None:
     for kind in ("student", "critic"):
         assert low[f"{kind}'s optimiser"] < 0.1 * full[f"{kind}'s optimiser"]
     assert low["student's averages"] < 0.1 * full["student's averages"]
+
+
+def test_merge_leaves_other_parametrisations_alone() -> None:
+    """A network with weight_norm is saved as it is: its file has to fit what the description makes."""
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)), nn.Linear(3, 2))
+    before = list(net.state_dict())
+    assert list(merge(net).state_dict()) == before
+    assert adapt(net, 1) == 3 + 2  # of the second layer alone
+    assert list(merge(net).state_dict()) == before

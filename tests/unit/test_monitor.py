@@ -23,8 +23,9 @@ from matchlib.plugins.losses import UID
 from matchlib.plugins.tasks import DistillationTask
 from matchlib.training.callbacks import Monitoring
 from matchlib.training.checkpoint import Checkpoints
-from matchlib.training.monitor import DistillationMonitor
+from matchlib.training.monitor import DistillationMonitor, Monitor, Readings
 from matchlib.training.random import Streams
+from matchlib.training.trainer import Trainer
 
 
 class Shifted(nn.Module):
@@ -122,6 +123,50 @@ def test_monitor_forgets_its_measurements_when_the_training_goes_back(tmp_path: 
         assert "student-frozen" not in [alarm.name for alarm in monitoring.alarms]
         trainer.restore(tmp_path / "train-00000000.safetensors")
     assert readings[0] == readings[1]
+
+
+def test_monitor_goes_on_from_a_checkpoint_as_if_nothing_had_been(tmp_path: Path) -> None:
+    """Alarms that need two measurements are raised, or not, whether or not a run was interrupted between them."""
+
+    def monitored() -> tuple[Trainer, Monitoring]:
+        trainer = distillation_trainer()
+        task = trainer.task
+        assert isinstance(task, DistillationTask)
+        monitoring = Monitoring(DistillationMonitor(task.distillation, task.dataset, task.streams, size=32), every=3)
+        trainer.callbacks, trainer.checkpoints = [monitoring], Checkpoints(tmp_path, "train")
+        return trainer, monitoring
+
+    trainer, monitoring = monitored()
+    for _ in range(3):
+        trainer.step()
+    monitoring.on_step_end(trainer)
+    trainer.save()
+    resumed, monitoring_then = monitored()
+    resumed.restore()
+    readings = []
+    for one, other in ((trainer, monitoring), (resumed, monitoring_then)):
+        for _ in range(3):
+            one.step()
+        readings.append((other.on_step_end(one), other.alarms, other.well))
+    assert {"monitor/critic_lag", "monitor/sample_change", "monitor/critic_change"} < readings[0][0].keys()
+    assert readings[0] == readings[1]
+
+
+def test_monitoring_leaves_running_means_alone() -> None:
+    trainer = distillation_trainer()
+    norm = nn.BatchNorm1d(2)
+    trainer.states["student"].learner.module.add_module("norm", norm)
+
+    class Measures(Monitor):
+        def measure(self, step: int, skipped: dict[str, int]) -> Readings:
+            norm(torch.randn(8, 2) + 5)
+            return Readings()
+
+    trainer.step()
+    Monitoring(Measures(), 1).on_step_end(trainer)
+    assert norm.running_mean is not None
+    assert norm.running_mean.tolist() == [0.0, 0.0]
+    assert norm.num_batches_tracked == 0
 
 
 def test_monitor_measure_reads_the_loss_as_it_is_at_the_step() -> None:

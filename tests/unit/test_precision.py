@@ -70,6 +70,31 @@ def test_engine_settings_refuse_a_precision_or_mode_that_does_not_exist(bad: dic
         EngineSettings(**bad)
 
 
+def test_prepare_sets_tf32_for_whoever_comes_after() -> None:
+    """It is a switch of the process, so a run in fp32 turns it off."""
+    for precision in ("tf32", "fp32"):
+        prepare(nn.Linear(2, 2), precision=precision)
+        assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    with pytest.raises(SettingError, match="switch of the whole process"):
+        EngineSettings(precision="fp32", teacher_precision="tf32")
+
+
+def test_student_loss_of_checkpointed_networks_is_differentiated_in_any_loop() -> None:
+    """Blocks that are computed again must find the critic frozen, as it was."""
+    gradients = []
+    for again in (False, True):
+        task = distillation_trainer(network=UNET, loss="realuid").task
+        assert isinstance(task, DistillationTask)
+        of = task.distillation
+        for field in (of.teacher, of.student, of.critic):
+            prepare(field, checkpointing=again)
+        batch = task.dataset.draw(4, torch.Generator().manual_seed(0))
+        of.student_loss(prompt=batch, real=batch, generator=torch.Generator().manual_seed(1)).backward()
+        gradients.append([weight.grad for weight in of.student.parameters()])
+        assert all(weight.grad is None for weight in of.critic.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_prepare_checkpointing_reaches_every_network_that_has_it() -> None:
     """A network says by its attribute ``checkpointing`` that it can; others stay as they are."""
     model = matchlib.families["flow"]().model(paired=False)

@@ -255,3 +255,16 @@ def test_load_dataset_joins_a_folder_of_pairs_by_name(tmp_path: Path, cli: Calla
 def test_iterators_are_refused_with_the_command_that_gives_them_an_index(stream: object) -> None:
     with pytest.raises(DataError, match=r"has no index.*matchlib prepare FILE.npy --out FOLDER"):
         load_dataset(stream)  # type: ignore[arg-type]
+
+
+def test_load_dataset_turns_images_as_their_cameras_say(tmp_path: Path) -> None:
+    """With a size and without one."""
+    stripes = np.repeat(np.arange(0, 256, 16, dtype=np.uint8)[:, None], 16, 1)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    (tmp_path / "ims").mkdir()
+    for i in range(6):
+        Image.fromarray(stripes // (i + 1)).save(tmp_path / "ims" / f"{i}.png", exif=exif)
+    data = load_dataset(tmp_path / "ims")
+    image = data.denormalize(data.train.data)[0, 0]
+    assert float(image.std(0).max()) < 1e-3 < float(image.std(1).min())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from matchlib.algebra.rows import Row, expand, is_zero
 
@@ -36,3 +39,18 @@ def test_row_takes_integers_for_coefficients() -> None:
     x = torch.ones(2, 3)
     assert torch.equal(Row(1, 0, 2)(x, x * math.nan, x), 3 * x)
     assert Row(1, 0, 2).dot(Row(0, 1, 0)) == 0.0
+
+
+def test_row_stack_copies_nothing_from_the_host() -> None:
+    """On a device, a constant that is copied to it makes the host wait; shapes of a device that is not there tell."""
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert "_to_copy" not in str(function), "a copy"
+            return function(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), Copies():
+        t = torch.empty(3, dtype=torch.float64, device="cuda")
+        stacked = Row(1.0, t, -0.5).stack(t)
+    assert stacked.shape == (3, 3)
+    assert stacked.device.type == "cuda"

@@ -15,7 +15,7 @@ from torch import nn
 
 import matchlib
 from matchlib import Dataset, Teacher
-from matchlib.errors import ArtifactError, ConversionError
+from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, SettingError
 from matchlib.io import write_tensors
 from matchlib.runs.build import build
 from matchlib.runs.run import Run
@@ -121,7 +121,7 @@ def test_train_of_a_phase_alone_leaves_no_page_and_says_nothing(tmp_path: Path, 
 
 @pytest.mark.runs
 def test_a_run_notices_that_its_data_changed_and_goes_on_only_if_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from matchlib.errors import DataError, Interrupted
+    from matchlib.errors import Interrupted
     from matchlib.runs.api import start_run
 
     def write(seed: int) -> None:
@@ -147,3 +147,86 @@ def test_a_run_notices_that_its_data_changed_and_goes_on_only_if_told(tmp_path: 
         start_run(settings, again=True, should_stop=lambda: True).execute()
     write(1)
     assert matchlib.resume(tmp_path / "run", changed_data=True).sample(2).shape == (2, 3)
+
+
+QUICK = {**SMALL, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+
+
+def pairs_at(path: Path, seed: int, share: float) -> Path:
+    """Points whose class is 1 for a share of them."""
+    rng = np.random.default_rng(seed)
+    np.savez(path, data=rng.normal(size=(200, 2)), labels=(np.arange(200) % 100 < 100 * share).astype(np.int64))
+    return path
+
+
+def test_a_teacher_of_another_run_takes_the_data_of_this_one(tmp_path: Path) -> None:
+    """What is drawn, and scored again, is of the student's data and not of those that its teacher was trained on."""
+    first, second = pairs_at(tmp_path / "a.npz", 0, 0.5), pairs_at(tmp_path / "b.npz", 1, 0.1)
+    matchlib.train("flow", str(first), out=tmp_path / "teacher", settings={**QUICK, "teacher.training.steps": 2})
+    student = matchlib.distill(str(tmp_path / "teacher"), str(second), steps=2, out=tmp_path / "run", settings=QUICK)
+    for pipeline in (student, matchlib.load(tmp_path / "run", "teacher")):
+        assert pipeline.config.data.name == str(second)
+        assert pipeline.config.data.label_shares == pytest.approx((0.9, 0.1), abs=0.02)
+    before = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    after = matchlib.evaluate(tmp_path / "run")
+    assert after["student"]["frechet_raw"] == before["student"]["frechet_raw"]
+
+
+def test_evaluate_scores_every_generator_again_and_notices_other_data(tmp_path: Path) -> None:
+    data = pairs_at(tmp_path / "a.npz", 0, 0.5)
+    settings = {**QUICK, "evaluation.teacher_steps": (1, 4), "teacher.training.steps": 2}
+    matchlib.distill("flow", str(data), steps=2, out=tmp_path / "run", settings=settings)
+    report = matchlib.evaluate(tmp_path / "run")
+    assert {"student", "teacher", "teacher at 1 step", "teacher at 4 steps"} < report.keys()
+    pairs_at(data, 1, 0.5)
+    with pytest.raises(DataError, match="has changed since"):
+        matchlib.evaluate(tmp_path / "run")
+    assert matchlib.evaluate(tmp_path / "run", changed_data=True)["student"] != report["student"]
+
+
+def test_teachers_with_and_without_flips_are_two_in_the_cache(tmp_path: Path) -> None:
+    np.savez(tmp_path / "i.npz", data=np.random.default_rng(0).integers(0, 255, (40, 1, 4, 4), dtype=np.uint8))
+    keys = []
+    for flip in (False, True):
+        settings = resolve("train", settings={**SMALL, "data.name": str(tmp_path / "i.npz"), "data.flip": flip})
+        keys.append(Run(settings, build(settings), tmp_path / "run")._teacher_key())
+    assert keys[0] != keys[1]
+
+
+def test_keep_best_by_a_metric_that_does_not_apply_is_refused_before_the_student_is_trained(tmp_path: Path) -> None:
+    settings = {**SMALL, "trainer.keep_best_by": "w2", "trainer.checkpoint_every": 2}
+    with pytest.raises(SettingError, match="w2 does not apply to digits"):
+        matchlib.distill("flow", "digits", steps=4, out=tmp_path / "run", settings=settings)
+
+
+def test_a_teacher_without_a_gradient_is_refused(tmp_path: Path) -> None:
+    """A student would learn from it, silently, the wrong thing."""
+    model = matchlib.families["flow"]().model(paired=False)
+
+    @torch.no_grad()
+    def velocity(state: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return 2 * state
+
+    with pytest.raises(IncompatibleError, match=r"without a gradient .*take torch\.no_grad"):
+        matchlib.distill(Teacher.from_callable(velocity, model), "moons", steps=2, out=tmp_path / "run", settings=SMALL)
+
+
+def test_samples_of_data_far_from_zero_differ(tmp_path: Path) -> None:
+    """As their scores do: float32 has no numbers in between."""
+    data = 1e8 + np.random.default_rng(0).normal(size=(200, 2))
+    student = matchlib.distill("flow", Dataset.from_arrays("far", data), steps=2, out=tmp_path / "run", settings=QUICK)
+    assert student.sample(100).unique().numel() > 150
+
+
+def test_balanced_labels_leave_out_classes_that_no_data_have(tmp_path: Path) -> None:
+    data = Dataset.from_arrays("from 1", np.random.default_rng(0).normal(size=(90, 2)), labels=1 + np.arange(90) % 3)
+    student = matchlib.distill("flow", data, steps=2, out=tmp_path / "run", settings=QUICK)
+    assert student.sample_batch(6, labels="balanced").label.tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def test_labels_that_are_no_classes_refuse_a_word(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = Dataset.from_arrays("mine", rng.normal(size=(60, 2)), labels=rng.normal(size=(60, 3)).astype(np.float32))
+    student = matchlib.distill("flow", data, steps=2, out=tmp_path / "run", settings=QUICK)
+    with pytest.raises(SettingError, match="'balanced'"):
+        student.sample(3, labels="balanced")

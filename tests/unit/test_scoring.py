@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, DataError, IncompatibleError, SettingError
+from matchlib.evaluation.score import _key
 from matchlib.runs.scoring import compare, score
 
 pytestmark = pytest.mark.runs
@@ -150,3 +152,14 @@ def test_score_command_prints_a_table(tmp_path: Path, cli: Callable, network: Pa
     code, _, err = cli("score", tmp_path / "missing.npz", "digits")
     assert code == 2
     assert "missing.npz" in err
+
+
+def test_references_of_equal_numbers_in_other_units_are_two(tmp_path: Path, network: Path) -> None:
+    """A network in a file sees images of 8 bits, and what these are depends on the least and the largest number of the data."""
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(50, 200, (300, 1, 8, 8))
+    found = []
+    for kind in (np.uint8, np.float32):
+        data = Dataset.from_arrays(kind.__name__, numbers.astype(kind))
+        found.append(_key(data.normalized_as(0.0, 1.0), "same network"))
+    assert found[0] != found[1]

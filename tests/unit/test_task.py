@@ -62,6 +62,32 @@ def test_distillation_task_generates_shared_samples_again_after_a_resume() -> No
         assert equal(state.weights, resumed.states[name].weights)
 
 
+def test_distillation_task_resumes_with_shared_samples_and_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the student draws itself belongs to the step at which the samples were generated."""
+
+    def trainer() -> Trainer:
+        made = distillation_trainer(critic_steps_per_batch=2)
+        task = made.task
+        assert isinstance(task, DistillationTask)
+        task.distillation.student.register_forward_pre_hook(lambda module, given: (given[0] + torch.randn(()), *given[1:]))
+        made._may_draw = True
+        return made
+
+    monkeypatch.setattr("matchlib.plugins.tasks.may_draw", lambda module: True)
+    whole, parted, resumed = trainer(), trainer(), trainer()
+    for _ in range(5):
+        whole.step()
+    for _ in range(4):
+        parted.step()
+    for name, state in parted.states.items():
+        resumed.states[name].load({key: x.detach().clone() for key, x in state.tensors()})
+    resumed.steps_done = 4
+    torch.rand(3)  # whatever else a process draws
+    resumed.step()
+    for name, state in whole.states.items():
+        assert equal(state.weights, resumed.states[name].weights)
+
+
 def test_distillation_task_shares_the_same_samples_in_micro_batches() -> None:
     (whole, generated), (parts, in_parts) = sharing(), sharing(5)
     for trainer in (whole, parts):

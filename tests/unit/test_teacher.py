@@ -64,6 +64,14 @@ class _TwoClasses(nn.Module):
         return torch.zeros_like(state) if condition.label is None else condition.label[:, None].to(state)
 
 
+def test_teacher_is_guided_in_the_precision_of_its_states() -> None:
+    """2.2 is no number of float32."""
+    state, time = torch.zeros(1, 1, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
+    for interval in (None, (0.2, 0.6)):
+        teacher = Teacher(_TwoClasses(), FLOW, guidance=2.2, guidance_interval=interval)
+        assert float(teacher(state, time, Condition(torch.ones(1, dtype=torch.int64)))) == pytest.approx(2.2, abs=1e-15)
+
+
 def test_teacher_is_guided_at_the_times_of_its_interval_alone() -> None:
     guided, plain = Teacher(_TwoClasses(), FLOW, guidance=3.0), Teacher(_TwoClasses(), FLOW)
     some = Teacher(_TwoClasses(), FLOW, guidance=3.0, guidance_interval=(0.2, 0.6))

@@ -29,6 +29,18 @@ def test_times_with_log_sigma_are_normal_in_its_logarithm(path: str) -> None:
     assert (uniform - torch.linspace(0, 1, len(uniform), dtype=torch.float64)).abs().max() < 2e-3
 
 
+@pytest.mark.parametrize(("mean", "std"), [(3.0, 0.3), (3.0, 0.05), (300.0, 1.0), (-9.0, 0.3), (-900.0, 1.0), (-3.0, 0.05)])
+def test_times_far_from_the_interval_lie_at_the_end_next_to_it(mean: float, std: float) -> None:
+    path, like, generator = matchlib.interpolants["linear"](), torch.empty(1000, 1), torch.Generator().manual_seed(0)
+    t = TimeDistribution(0.3, 0.5, (mean, std)).sample(path, like, generator)
+    assert (t - (0.5 if mean > 0 else 0.3)).abs().mean() < 0.02
+
+
+def test_times_take_a_list() -> None:
+    assert TimeDistribution(log_sigma=[0.0, 1.0]) == TimeDistribution(log_sigma=(0.0, 1.0))  # type: ignore[arg-type]
+    assert hash(TimeDistribution(log_sigma=[0.0, 1.0]))  # type: ignore[arg-type]
+
+
 def test_times_are_even_over_a_batch_and_uniform_over_batches() -> None:
     def draw(n: int, seed: int) -> torch.Tensor:
         return TimeDistribution().sample(matchlib.interpolants["linear"](), torch.empty(n, 1), torch.Generator().manual_seed(seed))
