@@ -102,9 +102,9 @@ def main() -> None:
                 row["ratio_raw"] = row["student"]["frechet_raw"] / row["teacher"]["frechet_raw"]
                 rows.append(row)
                 print(f"{rule:8} {name:20} {row['value']:<8.4g} ratio {row['ratio']:.2f} ({row['ratio_raw']:.2f})", flush=True)
-        draw(rule, axis, [row for row in rows if row["rule"] == rule], RESULTS.parents[1] / "docs" / "images" / f"rule-{rule}.svg")
-    if not given.only and given.mnist:
-        save("rules", rows)
+        of_rule = [row for row in rows if row["rule"] == rule]
+        draw(rule, axis, of_rule, RESULTS.parents[1] / "docs" / "images" / f"rule-{rule}.svg")
+        save(f"rule-{rule}", of_rule)
 
 
 def kept(options: list[str], folder: Path) -> dict[str, Any]:
