@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from matchlib.algebra.records import Condition
 from matchlib.algebra.rows import split_heads
+from matchlib.data.units import exact
 from matchlib.exporting.table import SOURCE, Combination, Label, Table, Time
 
 __all__ = ["LABEL", "Generator"]
@@ -52,12 +53,13 @@ class Generator(nn.Module):
         """Returns samples ``(b, *event)`` of the inputs that ``names`` lists."""
         values = dict(zip(self.names, inputs, strict=True))
         if self.source_is_data:
-            values[SOURCE] = (values[SOURCE] - self.shift) / self.scale
+            source = values[SOURCE]
+            values[SOURCE] = ((exact(source, self.shift, self.scale) - self.shift) / self.scale).to(source.dtype)
         for call in self.table.calls:
             args = [_value(x, values) for x in call.args]
             answer = self.network(*args, **{key: _value(x, values) for key, x in call.kwargs.items()})
             values.update(zip(call.predictions, split_heads(answer, len(call.predictions)), strict=True))
-        return self.shift + self.scale * _sum(self.table.sample, values)
+        return self.shift + self.scale * exact(_sum(self.table.sample, values), self.shift, self.scale)
 
 
 def _value(argument: Any, values: Mapping[str, Tensor]) -> Any:
