@@ -46,7 +46,7 @@ class EngineSettings(Settings):
     def check(self) -> Self:
         """Refuses tf32 beside fp32."""
         if {self.precision, self.teacher_precision} == {"tf32", "fp32"}:
-            raise ValueError("tf32 is a switch of the whole process: precision and teacher_precision cannot be tf32 and fp32; choose one")
+            raise ValueError(" cannot mix tf32 and fp32 in precision and teacher_precision: tf32 is a switch of the whole process")
         return self
 
 
