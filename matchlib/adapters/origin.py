@@ -129,12 +129,11 @@ def _from_file(spec: str, kind: type, wanted: str, *, trust: bool) -> tuple[Any,
 
 
 def _names_of(path: Path) -> dict[str, Any]:
-    """Runs a file; modules beside it can be imported, after those that are installed."""
-    sys.path.append(str(path.absolute().parent))
-    try:
-        return runpy.run_path(str(path))
-    finally:
-        sys.path.remove(str(path.absolute().parent))
+    """Runs a file; from now on modules beside it can be imported, after those that are installed."""
+    folder = str(path.absolute().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    return runpy.run_path(str(path))
 
 
 def _without_arguments(function: Callable[[], Any], spec: str, wanted: str) -> Callable[[], Any]:

@@ -211,8 +211,8 @@ class Monitoring(Callback):
         return self.monitor.tensors()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.well, self._announced, self._skipped = state["well"], set(state["announced"]), dict(state["skipped"])
-        self._monitor_state = state["monitor"]
+        self.well, self._announced = state["well"], set(state.get("announced", ()))  # a checkpoint may be older than these
+        self._skipped, self._monitor_state = dict(state.get("skipped", {})), state.get("monitor", {})
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         self.monitor.load_state(self._monitor_state, tensors)

@@ -316,3 +316,16 @@ def test_distill_goes_on_with_a_student_of_a_listed_network_under_another_teache
         matchlib.distill("flow", case.data, plain, steps=2, out=tmp_path / "no", settings=SHORT)
     again = matchlib.distill("flow", case.data, plain, steps=2, out=tmp_path / "yes", settings=SHORT, trust=True)
     assert matchlib.load(tmp_path / "yes", trust=True).sample(2).shape == again.sample(2).shape
+
+
+def test_a_file_may_import_modules_that_lie_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When it is run, and when its function is called."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "velocities_beside.py").write_text("def velocity(x, t):\n    return -x\n")
+    (tmp_path / "later_beside.py").write_text("arguments = ('state', 'time')\n")
+    (tmp_path / "mine.py").write_text(
+        "import matchlib\nfrom velocities_beside import velocity\n\n\ndef teacher():\n    import later_beside\n\n"
+        "    model = matchlib.families['flow']().model(paired=False)\n"
+        "    return matchlib.Teacher.from_callable(velocity, model, arguments=later_beside.arguments)\n"
+    )
+    assert isinstance(open_teacher(f"{tmp_path}/mine.py:teacher", trust=True), matchlib.Teacher)
