@@ -160,6 +160,17 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
         assert f"{student} against {teacher} with" in text, cell
     for row in json.loads((results / "times.json").read_text())["rows"]:
         assert f" | {rounded(row['ratio'])} | {rounded(row['ratio_raw'])} |" in text
+    for row in json.loads((results / "teachers.json").read_text())["rows"]:
+        assert f"({row['teacher']['nfe']}) | {rounded(row['over held-out'])} |" in text
+    rows = json.loads((results / "students.json").read_text())["rows"]
+    for row in rows:
+        assert f" {rounded(row['student']['frechet'])} |" in text, row["teacher of"]
+        if row["evaluations"] == 1:
+            assert f"| {rounded(row['teacher']['frechet'])} ({row['teacher']['nfe']}) | {rounded(row['student']['frechet'])} |" in text
+    rows = json.loads((results / "plane.json").read_text())["rows"]
+    for name, arm in {(row["set"], row["arm"]) for row in rows}:
+        found = [row["student"]["w2"] for row in rows if (row["set"], row["arm"]) == (name, arm)]
+        assert f" {rounded(sum(found) / len(found))} &pm; " in text, (name, arm)
     for mean in (1.7, 0.5):
         assert f"| {students['realuid', mean]} | {students['uid', mean]} |" in text
     for row in step["rows"]:
