@@ -23,7 +23,7 @@ __all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times
 SEEN = 1024  # training samples that the scales of the data are measured on
 LEFT, LEAST = 3, 1.0  # axes that noise of the mean log sigma does not hide, and the least standard deviation of log sigma
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
-FEW_AXES = 3  # critic steps before each student step where the data have no more than ``LEFT`` axes
+OFTEN = 3  # critic steps before each student step where the data have no more than ``LEFT`` axes
 NULL = 1e-12  # of the largest variance, below which one counts as none
 AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
 TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
@@ -66,13 +66,13 @@ def comparison_times(variances: Tensor) -> TimeDistribution:
 def critic_steps(variances: Tensor) -> int:
     """Returns how often a critic learns before each step of a student.
 
-    The student's loss is a lower bound that is exact only at the best critic. Where data have up to three axes, a student soon needs a
-    better bound more than it needs steps. Where they have more, each step of the student is worth more than a second one of the critic.
+    The student's loss is a lower bound that is exact only at the best critic. In the plane, students whose critic learns three times cover
+    more of the data at equal steps in all (benchmarks/quality/plane.py). Elsewhere once, which leaves the student more steps.
 
     Args:
         variances: along the principal axes, in falling order.
     """
-    return 1 if len(variances) > LEFT else FEW_AXES
+    return 1 if len(variances) > LEFT else OFTEN
 
 
 def learning_rate(module: nn.Module) -> float:

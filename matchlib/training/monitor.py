@@ -111,10 +111,10 @@ class DistillationMonitor(Monitor):
         self.load_state({}, {})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before": self._before, "stale": self._stale_step}
+        return {"before": self._before, "stale": None if self._stale is None else self._stale[0]}
 
     def tensors(self) -> dict[str, Tensor]:
-        samples = self._stale
+        samples = None if self._stale is None else self._stale[1]
         found = {
             "fixed_samples": self._fixed_samples,
             "fixed_predictions": self._fixed_predictions,
@@ -128,11 +128,9 @@ class DistillationMonitor(Monitor):
         tensors = {name: x.to(self.streams.device) for name, x in tensors.items()}
         self._fixed_samples = tensors.get("fixed_samples")  # of fixed sources, at the measurement before
         self._fixed_predictions = tensors.get("fixed_predictions")
-        self._stale_step: int | None = state.get("stale")  # of the measurement before, and the samples that it drew
-        self._stale: Batch | None = None
-        if self._stale_step is not None:
-            label = self._draw("lag", self._stale_step).label
-            self._stale = Batch(tensors["stale_data"], tensors["stale_source"], label)
+        self._stale: tuple[int, Batch] | None = None  # step of the measurement before, and samples that it drew
+        if (then := state.get("stale")) is not None:
+            self._stale = then, Batch(tensors["stale_data"], tensors["stale_source"], self._draw("lag", then).label)
 
     def measure(self, step: int, skipped: dict[str, int]) -> Readings:
         """Returns readings.
@@ -277,10 +275,10 @@ class DistillationMonitor(Monitor):
         """How much better the critic knows samples of the measurement before than those of now."""
         prompt, generator = self._draw("lag", step), self.streams("watch-lag", step)
         fresh = self.distillation.generate(prompt, generator=generator)
-        stale, then = self._stale, self._stale_step
-        self._stale, self._stale_step = fresh, step
-        if stale is None or then is None:
+        before, self._stale = self._stale, (step, fresh)
+        if before is None:
             return {}
+        then, stale = before
         return {"critic_lag": self._critic_excess(fresh, prompt, step) - self._critic_excess(stale, self._draw("lag", then), step)}
 
     def _critic_excess(self, samples: Batch, other: Batch, step: int) -> float:

@@ -124,7 +124,7 @@ class Trainer:
         self.steps_done, self.lr_scale = 0, 1.0
         self._trainable: str | None = None  # the learner whose weights collect gradients; empty for none
         self._losses: dict[str, Tensor] = {}  # sum and weight of each learner's finite losses since the last row of the log
-        self._unfinished = Counter[str]()  # steps of each learner since the last row of the log in which it had a finite loss
+        self._since_finite = Counter[str]()  # steps of each learner since a row of the log with a finite loss of it
         self._may_draw = any(may_draw(x) for x in (*task.frozen, *(learner.module for learner in task.learners.values())))
 
     # -- the loop --------------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Trainer:
             loss = loss if part == self.slice else loss * (part.rows / self.slice.rows)
             loss.backward()
             self._add_loss(name, loss.detach(), part)
-        self._unfinished[name] += 1
+        self._since_finite[name] += 1
         lr = state.learner.lr * self.lr_scale * self.settings.lr_factor(self.steps_done)
         state.step(lr, self.settings.max_grad_norm, self.settings.adaptive_clip)
         self.steps_done += 1
@@ -247,11 +247,11 @@ class Trainer:
         """The mean finite losses since the last row: the one place, besides checkpoints, where the host waits for the device."""
         sums = self._loss_sums()
         without = [name for name, (_, weight) in sums.items() if not weight]
-        if diverged := [name for name in without if self._unfinished[name] >= HOPELESS or self._never_stepped(name)]:
-            raise self.diverged(f"no loss of {' and '.join(diverged)} was finite in the last {self._unfinished[diverged[0]]} steps of it")
+        if diverged := [name for name in without if self._since_finite[name] >= HOPELESS or self._never_stepped(name)]:
+            raise self.diverged(f"no loss of {' and '.join(diverged)} was finite in the last {self._since_finite[diverged[0]]} steps of it")
         for name in sums.keys() - set(without):
             del self._losses[name]
-            self._unfinished[name] = 0
+            self._since_finite[name] = 0
         return {name: total / weight for name, (total, weight) in sums.items() if weight}
 
     def _never_stepped(self, name: str) -> bool:
@@ -315,7 +315,7 @@ class Trainer:
         for callback in self.callbacks:
             tensors |= {f"callbacks/{callback.name}/{key}": x.contiguous() for key, x in callback.tensors().items()}
         states = {callback.name: callback.state_dict() for callback in self.callbacks}
-        history = {"losses": self._loss_sums(), "unfinished": self._unfinished, "lr_scale": self.lr_scale, "callbacks": states}
+        history = {"losses": self._loss_sums(), "since_finite": self._since_finite, "lr_scale": self.lr_scale, "callbacks": states}
         try:
             self.strategy.on_main_process(lambda: checkpoints.write(self.steps_done, tensors, history))
         except ArtifactError as error:
@@ -339,7 +339,7 @@ class Trainer:
         checkpoints = self.checkpoints
         self.steps_done, history, others = checkpoints.restore(self.states, path)
         self._losses = {name: self.states[name].typical_norm.new_tensor(sums) for name, sums in history.get("losses", {}).items()}
-        self._unfinished = Counter(history.get("unfinished", {}))
+        self._since_finite = Counter(history.get("since_finite", {}))
         self.lr_scale = history.get("lr_scale", 1.0)
         for callback in self.callbacks:
             if callback.name in history.get("callbacks", {}):
