@@ -42,7 +42,8 @@ class Distillation:
         critic: a field that predicts the teacher's own row.
         loss: compares them.
         times: density of t; None for the teacher's own.
-        two_pass: whether the student's loss is ``student_loss_two_pass``; None where that costs no evaluation: the loss is separable.
+        two_pass: whether the student's loss keeps the graph of one network in memory at a time; None where that costs no evaluation: the
+            loss is separable.
         joint_forward: whether the critic's loss evaluates generated and real points as one batch; None for small states.
 
     Attributes:
@@ -80,15 +81,13 @@ class Distillation:
             progress: share of the training that is done, in [0, 1].
         """
         loss, samples = self.loss.at(progress), self.generate(prompt, generator=generator)
-        if loss.separable if self.two_pass is None else self.two_pass:
-            return self.student_loss_two_pass(loss, samples, real=real, generator=generator)
+        two_pass = loss.separable if self.two_pass is None else self.two_pass
         data = samples.data.detach().requires_grad_()
-        with torch.enable_grad(), _frozen(self.critic):
+        with torch.enable_grad():
             point = self.sample_path(replace(samples, data=data), real=real, generator=generator)
-            (predictions,) = self.predictions(point)
-            value = _mean(map(loss.student_loss, predictions))
-            (slope,) = _gradient(value, [data])
-        return _known(samples.data, value.detach(), slope)
+            value, slope = (self._in_two_passes if two_pass else self._in_one_pass)(loss, point, data)
+        known: Tensor = _Known.apply(samples.data, value, slope)
+        return known
 
     def critic_loss(
         self, *, prompt: Batch, real: Batch, generator: torch.Generator, progress: float = 1.0, samples: Batch | None = None
@@ -111,20 +110,19 @@ class Distillation:
         at_generated, at_real = self.predictions(point, self.model.sample_path(real, generator=generator, like=point))
         return _mean(map(loss.critic_loss, at_generated, at_real))
 
-    def student_loss_two_pass(self, loss: DistillationLoss, samples: Batch, *, real: Batch, generator: torch.Generator) -> Tensor:
-        """Returns the student's loss with the graph of one network in memory at a time.
+    def _in_one_pass(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the student's loss at a point and its gradient with respect to the data, with all graphs in memory."""
+        with _frozen(self.critic):
+            (predictions,) = self.predictions(point)
+            value = _mean(map(loss.student_loss, predictions))
+            return value.detach(), _gradient(value, [data])[0]
 
-        Its gradient with respect to the samples is made here, in two parts: the teacher's and the critic's. That of the teacher needs the
-        critic's prediction, once more, unless the loss is separable. Second derivatives do not exist.
+    def _in_two_passes(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the same with the graph of one network in memory at a time.
+
+        The gradient has two parts: the teacher's and the critic's. That of the teacher needs the critic's prediction, once more, unless the
+        loss is separable.
         """
-        data = samples.data.detach().requires_grad_()
-        with torch.enable_grad():
-            point = self.sample_path(replace(samples, data=data), real=real, generator=generator)
-            value, slope = self._value_and_slope(loss, point, data)
-        return _known(samples.data, value, slope)
-
-    def _value_and_slope(self, loss: DistillationLoss, point: PathSample, data: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the student's loss at a point and its gradient with respect to the data."""
         target, source = self.model.target(point), point.condition.source
         reached = [x for x in (source, point.state, target) if x is not None and x.requires_grad]
         leaves = [x.detach().requires_grad_() for x in reached]
@@ -210,11 +208,6 @@ class _Known(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return gradient * slope, None, None
-
-
-def _known(x: Tensor, value: Tensor, slope: Tensor) -> Tensor:
-    known: Tensor = _Known.apply(x, value, slope)
-    return known
 
 
 def _gradient(value: Tensor, leaves: Sequence[Tensor]) -> Sequence[Tensor]:
