@@ -237,8 +237,8 @@ COLUMNS = {
 
 
 def _with_mean(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the mean of its classes' own distances."""
-    each = row.get("frechet_by_class")
+    """A row with the mean of its classes' own distances, of those that have one."""
+    each = [value for value in row.get("frechet_by_class", ()) if isinstance(value, int | float)]
     return {**row, "class": sum(each) / len(each)} if each else dict(row)
 
 

@@ -223,21 +223,25 @@ class Scoring:
         found: list[float] | None = self.cells.value(f"{kind} {name} interval", ends)
         return found
 
-    def _by_class(self, samples: Tensor, label: Tensor | None) -> list[float]:
-        """The Frechet distance of each class to the training data of that class, at the class's held-out size, where there are classes."""
+    def _by_class(self, samples: Tensor, label: Tensor | None) -> list[float | None]:
+        """The Frechet distance of each class to the training data of that class, at the class's held-out size; None for one of too few.
+
+        Empty where there are no classes, or too few samples of every one.
+        """
         d = self.dataset
         if d.classes is None or label is None or d.train.label is None or d.held_out.label is None:
             return []
-        result = []
+        result: list[float | None] = []
         for wanted in range(d.classes):
             train, held_out = (part.data[part.label == wanted].to(samples.device) for part in (d.train, d.held_out))
             batch, size = samples[label.to(samples.device) == wanted], len(held_out)
             if size < SMALLEST or len(batch) < size or len(train) < size:
-                return []
+                result.append(None)
+                continue
             of_class = Reference(train, held_out, self.reference.extractor, size, self.reference.subset, self.reference.work)
             parts = [part for part in batch.split(size) if len(part) == size]
             result.append(sum(metrics[CLASS_METRIC](of_class, part) for part in parts) / len(parts))
-        return result
+        return [] if all(value is None for value in result) else result
 
 
 def _pictures(rounds: Mapping[str, list[Tensor]], nfe: Mapping[str, int]) -> dict[str, Tensor]:

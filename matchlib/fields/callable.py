@@ -69,6 +69,11 @@ class CallableField(nn.Module):
         self.fn, self.arguments = fn, tuple(arguments)
         self.time, self.latent, self.output = time, latent, output
 
+    @property
+    def takes_label(self) -> bool:
+        """Whether ``fn`` is given labels."""
+        return "label" in self.arguments
+
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction, shape ``(b, *event)``."""
         arguments = {

@@ -75,6 +75,8 @@ FOUND = (
     "the teacher does not state its normalization; its answers fit data = %.6g + %.6g * its units, which is taken (teacher.normalization)"
 )
 
+UNLABELLED = "the teacher takes no labels, and neither will its student; those of the data are for scores alone"
+
 
 @dataclass(frozen=True)
 class StudentComponents:
@@ -147,6 +149,12 @@ class Components:
     teacher: Teacher
     finished: bool
     distillation: StudentComponents | None
+
+    @property
+    def training_data(self) -> Dataset:
+        """The data as the networks see them: without labels where the teacher takes none."""
+        spec = self.config.network_spec
+        return self.data if spec.classes is not None or spec.label_shape is not None else self.data.without_labels()
 
 
 def build(
@@ -382,11 +390,14 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
     stated = t.normalization or teacher.normalization or recorded
     dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
+    takes_label = getattr(teacher.field, "takes_label", True)
+    if dataset.train.label is not None and not takes_label:
+        logger.info(UNLABELLED)
     defaults = teacher.defaults or Defaults.of_model(teacher.model, samplers["ode"](), paired=dataset.paired)
     return ArtifactConfig(
         kind="teacher",
         network=spec,
-        network_spec=_network_spec(dataset, teacher.model),
+        network_spec=_network_spec(dataset if takes_label else dataset.without_labels(), teacher.model),
         model=teacher.model,
         moments=teacher.moments,
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),

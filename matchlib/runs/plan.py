@@ -86,7 +86,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     for module in modules:
         _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
     of = Distillation(*modules, chosen.loss, chosen.times, two_pass=e.split, joint_forward=e.joint_forward)
-    kept = replace(components.data.compact(), stored=None)  # shapes are asked for, and no samples
+    kept = replace(components.training_data.compact(), stored=None)  # shapes are asked for, and no samples
     plugin: Any = tasks[t.task["name"]]
     learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 

@@ -223,7 +223,7 @@ class Run:
 
     def _examine(self, teacher: Teacher) -> None:
         """Says what is likely wrong with a teacher that was made elsewhere, before anything is trained on it."""
-        data, stated = self.components.data, copy.copy(teacher.to(self.device))
+        data, stated = self.components.training_data, copy.copy(teacher.to(self.device))
         stated.normalization = (data.shift, data.scale)
         work = watched(self.on_progress, self.should_stop if self._processes("teacher").size == 1 else None, "examining")
         on_part = partial(work.on_part, "asking the teacher")
@@ -267,7 +267,7 @@ class Run:
         task: Task = matching(
             Learner(field, training.lr or TEACHER_LR_SCALE * learning_rate(field), training.betas, training.ema),
             config.model,
-            self.components.data.compact().to(self.device),
+            self.components.training_data.compact().to(self.device),
             self.streams,
             batch_size=training.batch_size,
             label_dropout=training.label_dropout,
@@ -289,7 +289,7 @@ class Run:
             share(module, parts.student)
         engine = t.engine
         distillation = Distillation(frozen, *modules, parts.loss, parts.times, two_pass=engine.split, joint_forward=engine.joint_forward)
-        data = self.components.data.compact().to(self.device)
+        data = self.components.training_data.compact().to(self.device)
         method = {key: value for key, value in t.task.items() if key != "name"}
         common = {
             "batch_size": t.batch_size,

@@ -174,7 +174,7 @@ class _Row(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
     __pydantic_extra__: dict[str, Number | list[Number] | dict[str, list[Number]]]
-    frechet_by_class: list[float] | None = None
+    frechet_by_class: list[Number] | None = None
 
 
 class _Evaluation(BaseModel):

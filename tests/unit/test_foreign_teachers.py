@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,31 @@ def test_a_file_may_import_modules_that_lie_beside_it(tmp_path: Path, monkeypatc
         "    return matchlib.Teacher.from_callable(velocity, model, arguments=later_beside.arguments)\n"
     )
     assert isinstance(open_teacher(f"{tmp_path}/mine.py:teacher", trust=True), matchlib.Teacher)
+
+
+def test_a_teacher_without_labels_has_a_student_without_labels_on_labelled_data(tmp_path: Path) -> None:
+    """Labels that a network is never given are refused, and not taken and ignored; scores have them all the same."""
+    settings = {"trainer.steps": 2, "trainer.batch_size": 8, "evaluation.samples": 60, "teacher.examine": False}
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.Unflatten(1, (1, 8, 8)))
+    model = matchlib.families.flow().model(paired=False)
+    for arguments, labelled in ((("state",), False), (("state", "label"), True)):
+        teacher = Teacher.from_callable(Named(net) if labelled else net, model, arguments=arguments, normalization=(0.0, 1.0))
+        run = tmp_path / str(labelled)
+        student = matchlib.distill(teacher=teacher, data="digits", out=run, settings=settings)
+        assert student.config.network_spec.classes == (10 if labelled else None)
+        report = matchlib.io.read_json(run / "evaluation.json")
+        assert "clusters" not in report["features"]
+        with nullcontext() if labelled else pytest.raises(MatchlibError, match="without labels"):
+            student.sample(2, labels=3)
+
+
+class Named(nn.Module):
+    """A network that is given labels."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.scale = network, nn.Embedding(10, 1)
+
+    def forward(self, state: Tensor, label: Tensor | None) -> Tensor:
+        scale = 1.0 if label is None else self.scale(label)[:, :, None, None]
+        return self.network(state) * scale

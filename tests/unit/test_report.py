@@ -190,3 +190,14 @@ def test_protocol_draws_ten_thousand_samples_at_most(held_out: int, samples: int
 def test_interval_is_students() -> None:
     """Of 1, 2, 3: 2 +- 4.303 * 1 / sqrt(3)."""
     assert interval([1.0, 2.0, 3.0]) == pytest.approx([2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5], rel=1e-6)
+
+
+def test_classes_of_too_few_leave_the_others_their_distances(tmp_path: Path) -> None:
+    """Numbers of classes may have gaps, and a class may be rare: its own distance is missing, and no other one."""
+    digits = load_dataset("digits")
+    label = digits.train.label
+    data = Dataset.from_arrays("gaps", digits.denormalize(digits.train.data), labels=torch.where(label == 3, 4, label))
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "evaluation.metrics": ("frechet-raw",)}
+    matchlib.train("flow", data, steps=1, out=tmp_path / "run", settings=settings)
+    of_class = matchlib.io.read_json(tmp_path / "run" / "evaluation.json")["held_out"]["frechet_by_class"]
+    assert [value is None for value in of_class] == [wanted == 3 for wanted in range(10)]
