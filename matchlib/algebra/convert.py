@@ -161,7 +161,7 @@ class View(nn.Module):
 
     def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """Returns the prediction, shape ``(b, *event)``, or ``(b, heads, *event)``."""
-        predictions, at = self.model.split(self.field(state, time, condition)), self.interpolant.coefficients(time)
+        predictions, at = self.model.split(self.field(state, time, condition), state), self.interpolant.coefficients(time)
         return join_heads([convert(predictions, state, at, condition.source) for convert in self.conversions])
 
 

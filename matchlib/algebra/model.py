@@ -14,7 +14,7 @@ from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.interpolant import Interpolant, draw_like
 from matchlib.algebra.objective import Objective
 from matchlib.algebra.records import Batch, Condition, Pair, PathSample
-from matchlib.algebra.rows import Coefficients, Row, join_heads, scaled, split_heads
+from matchlib.algebra.rows import Coefficients, Row, join_heads, joined_shape, scaled, split_heads
 from matchlib.algebra.span import smallest_span
 from matchlib.algebra.times import TimeDistribution
 from matchlib.errors import IncompatibleError
@@ -188,16 +188,28 @@ class MatchingModel:
         """Returns the objective's weight, ``(b,)`` or a float."""
         return self.objective.weight(at)
 
-    def split(self, answer: Tensor) -> tuple[Tensor, ...]:
-        """Returns what a field of this model answers, head by head, each ``(b, *event)``."""
-        return split_heads(answer, len(self.objective.heads))
+    def split(self, answer: Tensor, state: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Returns what a field of this model answers, head by head, each ``(b, *event)``.
+
+        Args:
+            state: what it was asked about, to compare the shapes.
+
+        Raises:
+            IncompatibleError: the answer has another shape.
+        """
+        heads = len(self.objective.heads)
+        if state is not None and answer.shape != (wanted := (len(state), *joined_shape(state.shape[1:], heads))):
+            raise IncompatibleError(
+                f"a field answered with shape {tuple(answer.shape)} for states of shape {tuple(state.shape)}, and this model needs {wanted}"
+            )
+        return split_heads(answer, heads)
 
     def loss(self, field: Field, batch: Batch, *, generator: torch.Generator) -> Tensor:
         """Returns the weighted squared error of ``field`` at one point per sample, shape ``(b,)``."""
         point = self.sample_path(batch, generator=generator)
-        errors = self.split(field(point.state, point.time, point.condition) - self.target(point))
-        weighted = zip(self.objective.heads, errors, strict=True)
-        return torch.stack([head.weight(point.coefficients) * square_norm(error) for head, error in weighted]).sum(0)
+        answers = self.split(field(point.state, point.time, point.condition), point.state)
+        parts = zip(self.objective.heads, answers, self.split(self.target(point)), strict=True)
+        return torch.stack([head.weight(point.coefficients) * square_norm(answer - row) for head, answer, row in parts]).sum(0)
 
     def start(self, source: Tensor, t: Tensor, moments: Moments, *, generator: torch.Generator, remainder: float = 0.0) -> Tensor:
         """Draws a state at time ``t`` from its source alone.

@@ -21,7 +21,7 @@ KNOTS = 4097
 
 
 def stratified_uniform(size: tuple[int, ...], *, generator: torch.Generator, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Draws uniform numbers in [0, 1), evenly spread over the interval.
+    """Draws uniform numbers in (0, 1), evenly spread over the interval.
 
     One random offset shifts them all. A ``TorchFunctionMode`` sees the call as it sees those of ``torch.rand``, so that whoever computes
     a batch in slices can draw for the whole batch.
@@ -32,7 +32,8 @@ def stratified_uniform(size: tuple[int, ...], *, generator: torch.Generator, dty
     if has_torch_function((generator,)):
         return handle_torch_function(stratified_uniform, (generator,), size, generator=generator, dtype=dtype, device=device)
     offset = torch.rand((), generator=generator, dtype=dtype, device=device)
-    return (offset + torch.arange(size[0], dtype=dtype, device=device) / size[0]) % 1.0
+    u = (offset + torch.arange(size[0], dtype=dtype, device=device) / size[0]) % 1.0
+    return u.clamp_min(torch.finfo(dtype).eps / 2)
 
 
 @dataclass(frozen=True)

@@ -273,13 +273,12 @@ class Dataset:
 
     def moments(self, coupling: Coupling) -> Moments:
         """Returns the second moments of (data, source) under ``coupling``, from the training data."""
-        own = round(mean_square(self.train.data), 6)
         if coupling.gaussian_source:
-            return Moments(own)
+            return Moments(round(mean_square(self.train.data), 6))
         some = map_batch(self.train, lambda x: random_rows(x, PAIRED))
         pair = coupling.pair(some, generator=torch.Generator(some.data.device).manual_seed(0))
         cross = float((pair.data.double() * pair.source.double()).mean())
-        return Moments(own, mean_square(pair.source), cross)
+        return Moments(mean_square(pair.data), mean_square(pair.source), cross)
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Returns samples of model units in the units of the data; in float64 where float32 would not hold them."""

@@ -5,7 +5,6 @@ Times are compared in ``benchmarks/quality/times.py``, other rules in ``rules.py
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +13,24 @@ from torch import Tensor, nn
 from matchlib.algebra.convert import conversion, determines
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution, time_of
-from matchlib.data.dataset import random_rows
+from matchlib.distillation.start import axes_of, principal_axes
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
-__all__ = ["TEACHER_LR_SCALE", "Defaults", "ResolvedDefaults", "comparison_times", "critic_steps", "learning_rate", "principal_variances"]
+__all__ = [
+    "TEACHER_LR_SCALE",
+    "Defaults",
+    "ResolvedDefaults",
+    "comparison_times",
+    "critic_steps",
+    "learning_rate",
+    "principal_variances",
+    "start_time",
+]
 
-SEEN = 1024  # training samples that the scales of the data are measured on
 LEFT, LEAST = 3, 1.0  # axes that noise of the mean log sigma does not hide, and the least standard deviation of log sigma
 LR, LARGEST = 0.155, 1e-3  # step size times fan-in, and the largest step size
 OFTEN = 3  # critic steps before each student step where the data have no more than ``LEFT`` axes
-NULL = 1e-12  # of the largest variance, below which one counts as none
 AMPLIFIED = 10.0  # error of the data over that of the prediction, from which on a student starts earlier than t = 1
 TEACHER_LR_SCALE = 2.0  # of a teacher's training, which starts from random weights
 
@@ -38,11 +44,7 @@ def principal_variances(data: Tensor) -> Tensor:
     Args:
         data: ``(n, *event)``, not all alike, of which up to 1,024 are measured.
     """
-    x = random_rows(data, SEEN).flatten(1).double()
-    x = x - x.mean(0)
-    gram = x.mT @ x if x.shape[1] < len(x) else x @ x.mT
-    found = torch.linalg.eigvalsh(gram).flip(0) / max(len(x) - 1, 1)
-    return found[found > NULL * found[0]]
+    return principal_axes(data)[2]
 
 
 def comparison_times(variances: Tensor) -> TimeDistribution:
@@ -61,6 +63,20 @@ def comparison_times(variances: Tensor) -> TimeDistribution:
     spread = float(weights @ (scales - weights @ scales).square()) ** 0.5
     mean = scales[LEFT] if len(scales) > LEFT else scales.mean()
     return TimeDistribution(log_sigma=(float(mean), max(LEAST, spread)))
+
+
+def start_time(model: MatchingModel, variances: Tensor, *, shaped: bool) -> float:
+    """Returns the time at which a student starts that cannot start from noise alone: where noise hides structure.
+
+    From plain noise that is at the scale of the coarsest axis. A start with the data's mean and axes (``GaussianStart``) may be at less
+    noise, by which errors of the network enter the sample less: at the mean of the log scales of all axes, weighted by their variances.
+
+    Args:
+        variances: along the principal axes, in falling order.
+        shaped: whether the start has the data's mean and axes.
+    """
+    logs, weights = variances.log() / 2, variances / variances.sum()
+    return time_of(model.interpolant, float(weights @ logs if shaped else logs[0]), model.times)
 
 
 def critic_steps(variances: Tensor) -> int:
@@ -114,6 +130,7 @@ class ResolvedDefaults:
         times: density of t for distillation; None keeps the model's.
         student_lr, critic_lr: step sizes of networks like the teacher's.
         critic_steps: before each step of the student.
+        axes: principal axes of the data along which a student's start has their variance; 0 for a start from plain noise.
     """
 
     t_start: float
@@ -121,6 +138,7 @@ class ResolvedDefaults:
     student_lr: float
     critic_lr: float
     critic_steps: int = 1
+    axes: int = 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,7 @@ class Defaults:
 
     Args:
         sampler: for the teacher.
-        t_start: time at which a student reads its source as a state; None for that at which noise hides the data's coarsest structure.
+        t_start: time at which a student reads its source as a state; None for that of ``start_time``.
         high_noise: whether students are compared mostly where noise hides fine structure; False keeps the model's times, which suits data
             that the source determines.
         student_lr_scale, critic_lr_scale: multiply ``learning_rate`` of the network.
@@ -155,10 +173,12 @@ class Defaults:
             network: the teacher's.
         """
         variances, rate = principal_variances(data), learning_rate(network)
+        shaped = self.t_start is None and model.gaussian and not model.interpolant.noisy
         return ResolvedDefaults(
-            time_of(model.interpolant, math.log(variances[0]) / 2, model.times) if self.t_start is None else self.t_start,
+            start_time(model, variances, shaped=shaped) if self.t_start is None else self.t_start,
             comparison_times(variances).within(model.times) if self.high_noise else None,
             self.student_lr_scale * rate,
             self.critic_lr_scale * rate,
             critic_steps(variances),
+            axes_of(tuple(data.shape[1:])) if shaped else 0,
         )

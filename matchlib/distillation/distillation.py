@@ -167,7 +167,7 @@ class Distillation:
         return [self._by_head(*each) for each in zip(points, critic, teacher, map(self.model.target, points), strict=True)]
 
     def _by_head(self, point: PathSample, critic: Tensor, teacher: Tensor, target: Tensor) -> list[Predictions]:
-        three = (self.model.split(x) for x in (critic, teacher, target))
+        three = (self.model.split(x, point.state) for x in (critic, teacher, target))
         heads = zip(*three, self.model.objective.heads, strict=True)
         at, seen = point.coefficients, (point.state, point.time, point.condition)
         return [Predictions(f, f_teacher, row, head.weight(at), *seen) for f, f_teacher, row, head in heads]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.records import Batch
+from matchlib.distillation.start import GaussianStart
 from matchlib.distillation.student import Student
 from matchlib.errors import IncompatibleError
 from matchlib.exporting.generator import LABEL, Generator
@@ -89,6 +90,12 @@ class Exportable:
         return not self.config.model.coupling.draws_source
 
     @property
+    def start(self) -> GaussianStart | None:
+        """What the source goes through first; None for nothing."""
+        start = getattr(self.student, "start", None)
+        return start if isinstance(start, GaussianStart) else None
+
+    @property
     def network(self) -> Any:
         """The student's network."""
         return getattr(*core_of(self.student))
@@ -108,7 +115,8 @@ class Exportable:
     def generator(self) -> Generator:
         """The student as a module of tensors."""
         units = (self.config.data.shift, self.config.data.scale)
-        generator = Generator(self.network, self.table, units, labelled=self.labelled, source_is_data=self.source_is_data)
+        kind = {"labelled": self.labelled, "source_is_data": self.source_is_data}
+        generator = Generator(self.network, self.table, units, **kind, start=self.start)
         return generator.eval().requires_grad_(False)
 
     @cached_property

@@ -38,14 +38,22 @@ class Generator(nn.Module):
         normalization: (shift, scale) of the data.
         labelled: whether there are labels.
         source_is_data: whether the source is in data units; it is standard normal otherwise.
+        start: what the source goes through before the table.
     """
 
     def __init__(
-        self, network: Callable[..., Any], table: Table, normalization: tuple[float, float], *, labelled: bool, source_is_data: bool
+        self,
+        network: Callable[..., Any],
+        table: Table,
+        normalization: tuple[float, float],
+        *,
+        labelled: bool,
+        source_is_data: bool,
+        start: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network if isinstance(network, nn.Module) else _Function(network)
-        self.table, self.source_is_data = table, source_is_data
+        self.table, self.source_is_data, self.start = table, source_is_data, start or nn.Identity()
         self.shift, self.scale = normalization
         self.names = (SOURCE, *((LABEL,) if labelled else ()), *table.noises)
 
@@ -55,6 +63,7 @@ class Generator(nn.Module):
         if self.source_is_data:
             source = values[SOURCE]
             values[SOURCE] = ((exact(source, self.shift, self.scale) - self.shift) / self.scale).to(source.dtype)
+        values[SOURCE] = self.start(values[SOURCE])
         for call in self.table.calls:
             args = [_value(x, values) for x in call.args]
             answer = self.network(*args, **{key: _value(x, values) for key, x in call.kwargs.items()})

@@ -14,6 +14,7 @@ class GeneratorPipeline(DiffusionPipeline):
     Args:
         unet: a UNet2DModel; or transformer, a DiTTransformer2DModel.
         vae: an AutoencoderKL, where samples are latents.
+        start: a GaussianStart, where the source goes through one first.
         calls: for each evaluation its timestep, the weights of its input, and whether it is given the labels.
         sample: weights of the sample.
         noises: names of the noise that is drawn besides the source.
@@ -25,14 +26,15 @@ class GeneratorPipeline(DiffusionPipeline):
     Every set of weights belongs to tensors by name: ``source``, ``noise_1``, ..., ``prediction_1``, ...
     """
 
-    model_cpu_offload_seq = "unet->transformer->vae"
-    _optional_components = ["unet", "transformer", "vae"]
+    model_cpu_offload_seq = "start->unet->transformer->vae"
+    _optional_components = ["unet", "transformer", "vae", "start"]
 
     def __init__(
         self,
         unet=None,
         transformer=None,
         vae=None,
+        start=None,
         calls=None,
         sample=None,
         noises=(),
@@ -42,7 +44,7 @@ class GeneratorPipeline(DiffusionPipeline):
         label_shares=None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, transformer=transformer, vae=vae)
+        self.register_modules(unet=unet, transformer=transformer, vae=vae, start=start)
         self.register_to_config(
             calls=calls,
             sample=sample,
@@ -90,6 +92,8 @@ class GeneratorPipeline(DiffusionPipeline):
         values = {"source": randn_tensor(shape, generator=generator, **where) if latents is None else latents.to(**where)}
         if tuple(values["source"].shape) != shape:
             raise ValueError(f"latents must have shape {shape}, got {tuple(values['source'].shape)}")
+        if self.start is not None:
+            values["source"] = self.start(values["source"])
         if noises is None:
             noises = [randn_tensor(shape, generator=generator, **where) for _ in config.noises]
         if len(noises) != len(config.noises):

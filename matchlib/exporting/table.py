@@ -3,12 +3,13 @@
 At fixed times everything that a student does around its network is linear, with a number for each latent: what the network is given, and
 the sample, are combinations of the source, of fresh noise and of the network's own predictions. The numbers are read off by running the
 student on the unit vectors, in double precision, so that an export needs no formula of an interpolant, an objective or a transition.
+What a student does to its source first (``student.start``) stands before the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,7 +181,7 @@ class _Run:
         source = self.columns.new(SOURCE)
         self.label = torch.zeros(self.columns.size, dtype=torch.long) if labelled else None
         try:
-            with _replaced(part, name, _Recorder(self)), _Draws(self):
+            with _replaced(part, name, _Recorder(self)), _from_plain_source(student), _Draws(self):
                 sample = student(source, condition(source, self.label), generator=torch.Generator())
             self.sample = self._combination(sample)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
@@ -272,6 +273,13 @@ def _replaced(part: nn.Module, name: str, other: nn.Module) -> Iterator[None]:
     finally:
         delattr(part, name)
         setattr(part, name, own)
+
+
+@contextmanager
+def _from_plain_source(student: Student) -> Iterator[None]:
+    """A context in which a student takes its source as it is: what is done to it first is no matter of the table."""
+    with _replaced(student, "start", nn.Identity()) if isinstance(getattr(student, "start", None), nn.Module) else nullcontext():
+        yield
 
 
 def _with_used_draws(calls: tuple[Call, ...], sample: Combination, draws: tuple[str, ...]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -73,9 +73,22 @@ class NoisyLinear(ScheduledInterpolant):
         return 1.0 - t, t, self.scale * (math.pi * t).sin() ** 2
 
 
+class _NoisedData(PriorInterpolant, ScheduledInterpolant):
+    """A prior process from the data, whose noise is the source: a^2 and b^2 are those of ``prior``, c = 0."""
+
+    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
+        alpha, variance = self.prior(t)
+        return alpha, variance.sqrt(), 0.0
+
+    def transition(self, state: Tensor, data: Tensor, t: Tensor, s: Tensor, *, source: Tensor | None, generator: torch.Generator) -> Tensor:
+        """Draws from the posterior of the process, whose noise is fresh; a source that is known is the noise at every time."""
+        own = super().transition if source is None else partial(Interpolant.transition, self)
+        return own(state, data, t, s, source=source, generator=generator)
+
+
 @interpolants.register("ve")
 @dataclass(frozen=True)
-class VE(PriorInterpolant, ScheduledInterpolant):
+class VE(_NoisedData):
     """a = 1, b = sigma_max t^rho, c = 0. a(1) = 1: a start from pure source is off by the data themselves, 1/sigma_max of its size.
 
     Args:
@@ -103,14 +116,6 @@ class VE(PriorInterpolant, ScheduledInterpolant):
 
     def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
         return 1.0, self.sigma_max * t**self.rho, 0.0
-
-
-class _NoisedData(PriorInterpolant, ScheduledInterpolant):
-    """A prior process from the data, whose noise is the source: a^2 and b^2 are those of ``prior``, c = 0."""
-
-    def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        alpha, variance = self.prior(t)
-        return alpha, variance.sqrt(), 0.0
 
 
 @interpolants.register("vp-linear")

@@ -13,7 +13,7 @@ from matchlib.algebra.convert import conversion
 from matchlib.algebra.interpolant import draw_like
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.objective import Objective
-from matchlib.algebra.pinned import PriorInterpolant
+from matchlib.algebra.pinned import PinnedInterpolant, PriorInterpolant
 from matchlib.algebra.rows import expand
 from matchlib.errors import IncompatibleError, SettingError, nearest
 from matchlib.fields.sampler import SampledField, Sampler, Sampling
@@ -83,6 +83,11 @@ class Ancestral(Sampler):
             raise IncompatibleError(
                 f"ancestral steps need a path that is a process of its own, which {type(model.interpolant).__name__} is not; "
                 "use the sampler ode or sde"
+            )
+        if not isinstance(model.interpolant, PinnedInterpolant) and not model.coupling.gaussian_source:
+            raise IncompatibleError(
+                f"ancestral steps of {type(model.interpolant).__name__} draw fresh noise, and the source of "
+                f"{type(model.coupling).__name__} belongs to its data; use the sampler ode or sde"
             )
         return (Data(),)
 

@@ -34,6 +34,9 @@ class OneStep(Student):
         SettingError: ``t_start`` is not in (times.t_min, 1].
         ConversionError: the teacher's prediction does not determine the data, so its weights are no generator; give a field.
 
+    Attributes:
+        start: what the source goes through first: nothing, or a ``GaussianStart``.
+
     References:
         Zhou et al., "Score identity Distillation", 2024, https://arxiv.org/abs/2404.04057 (start at sigma = 2.5)
     """
@@ -46,6 +49,7 @@ class OneStep(Student):
         predicts = model if field is None else getattr(field, "model", replace(model, objective=Data()))
         field = copy.deepcopy(teacher.field) if field is None else field
         self.field = field.train().requires_grad_(True)
+        self.start: nn.Module = nn.Identity()
         self.model, self.moments, self.t_start, self.nfe = model, teacher.moments, t_start, 1
         self.split = predicts.split
         self.conversion = conversion(predicts, Data())
@@ -55,9 +59,13 @@ class OneStep(Student):
 
     def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
         t = torch.full(source.shape[:1], self.t_start, dtype=source.dtype, device=source.device)
-        state = self.model.start(source, t, self.moments, generator=generator)
+        state = self._start(source, t, generator)
         prediction = self.field(state, t, condition)
-        return self.conversion.combine(self.weights, self.split(prediction), state, condition.source)
+        return self.conversion.combine(self.weights, self.split(prediction, state), state, condition.source)
+
+    def _start(self, source: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """The state at the start."""
+        return self.model.start(self.start(source), t, self.moments, generator=generator)
 
 
 VARIANTS = ("chain", "one")
@@ -119,15 +127,15 @@ class FewStep(OneStep):
     def _walk(self, source: Tensor, condition: Condition, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (state, time) for each time of the grid; a step's prediction is made when the next state is asked for."""
         times = [t.to(source.dtype).expand(source.shape[:1]) for t in self.times]
-        state = self.model.start(source, times[0], self.moments, generator=generator)
+        state = self._start(source, times[0], generator)
         for now, then in pairwise(times):
             yield state, now
             data = self._predict(state, now, condition)
-            known = self.model.coupling.partner(data, source)
+            known = source if self.model.sees_source else self.model.coupling.partner(data, source)
             state = self.model.interpolant.transition(state, data, now, then, source=known, generator=generator)
         yield state, times[-1]
 
     def _predict(self, state: Tensor, t: Tensor, condition: Condition) -> Tensor:
         prediction = self.field(state, t, condition)
         weights = self.conversion.coefficients(self.model.interpolant.coefficients(t))
-        return self.conversion.combine(weights, self.split(prediction), state, condition.source)
+        return self.conversion.combine(weights, self.split(prediction, state), state, condition.source)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Gt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from torch import nn
 
 from matchlib import adapters
@@ -27,13 +27,14 @@ from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import ResolvedDefaults
+from matchlib.distillation.start import GaussianStart
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, IncompatibleError, MatchlibError, SettingError
 from matchlib.fields.preconditioned import ExactField, NetworkSpec, Preconditioned
 from matchlib.fields.teacher import Teacher
 from matchlib.io import at_most, read_json, read_tensors, tensor_shapes, write_json, write_tensors
 from matchlib.registry import couplings, interpolants, networks, objectives, students
-from matchlib.runs.settings import GIVEN, Plugin
+from matchlib.runs.settings import GIVEN, Axes, Plugin
 from matchlib.settings import explain
 
 __all__ = [
@@ -169,7 +170,7 @@ class ArtifactConfig:
 
 
 RECORDS = ("network_spec", "moments", "data", "defaults")
-OPTIONAL = ("codec", "critic_steps")  # keys that a file may lack
+OPTIONAL = ("codec", "critic_steps", "axes")  # keys that a file may lack
 
 
 def _not_finite(tree: Any, path: str = "") -> Iterator[str]:
@@ -197,11 +198,24 @@ def _network(spec: Any) -> Any:
     return spec if spec == {"name": None} else _Stored("networks")(spec)
 
 
+def _axes(value: Any) -> int:
+    """Returns how many axes a student's start has."""
+    try:
+        return TypeAdapter(Axes).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(f".axes must be a whole number from 0 to 1,023, got {value!r}") from error
+
+
 def _student(spec: Any) -> Any:
     """Returns the spec of a student, with the network and the objective of its own where it has them."""
     if not isinstance(spec, Mapping):
         return spec
-    own = {key: check(spec[key]) for key, check in (("network", _Stored("networks")), ("objective", _Stored("objectives"))) if key in spec}
+    checks: dict[str, Callable[[Any], Any]] = {
+        "network": _Stored("networks"),
+        "objective": _Stored("objectives"),
+        "axes": _axes,
+    }
+    own = {key: check(spec[key]) for key, check in checks.items() if key in spec}
     return {**_Stored("students")({key: x for key, x in spec.items() if key not in own}), **own}
 
 
@@ -294,15 +308,24 @@ def build_field(network: Mapping[str, Any], spec: NetworkSpec, model: MatchingMo
 
 
 def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: NetworkSpec) -> Student:
-    """Builds a student from ``{"name", its settings, "network" and "objective" (optional)}``.
+    """Builds a student from ``{"name", its settings, "network", "objective" and "axes" (optional)}``.
 
     A network of its own predicts the data, unless ``objective`` names another row: the teacher's, say, whose weights then mean the same.
+    With ``axes`` it has a ``GaussianStart`` of so many, which is still to be fitted.
+
+    Raises:
+        SettingError: axes for a student without an attribute ``start``.
     """
     field = None
     if spec.get("network") is not None:
         network, model = _own_field(spec, teacher.model)
         field = build_field(network, replace(network_spec, heads=len(model.objective.heads)), model, teacher.moments)
-    return students.build({key: value for key, value in spec.items() if key not in ("network", "objective")}, teacher, field)
+    student = students.build({key: value for key, value in spec.items() if key not in ("network", "objective", "axes")}, teacher, field)
+    if axes := spec.get("axes", 0):
+        if not isinstance(getattr(student, "start", None), nn.Module):
+            raise SettingError(f"student.axes={axes}: {spec['name']} has no start that axes of the data could shape; leave it out")
+        student.start = GaussianStart(network_spec.shape, axes)
+    return student
 
 
 def _own_field(spec: Mapping[str, Any], model: MatchingModel) -> tuple[Spec, MatchingModel]:
@@ -397,6 +420,9 @@ def _check_shapes(config: ArtifactConfig, stored: Shapes) -> None:
     Raises:
         IncompatibleError: a tensor has another shape, or there are many more tensors than in the file.
     """
+    axes, held = (config.student or {}).get("axes", 0), tuple(stored.get("start.axes", ()))
+    if axes and held != (wanted := (axes, math.prod(config.network_spec.shape))):
+        raise IncompatibleError(f"start.axes has shape {held} in the file, and {wanted} by its configuration")
     make = _network_maker(config)
     if make is None:
         return

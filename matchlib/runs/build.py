@@ -23,6 +23,7 @@ from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import Defaults, learning_rate
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
+from matchlib.distillation.start import GaussianStart
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer, guess_normalization
@@ -202,7 +203,7 @@ def _build(
     _check_trackers(settings)
     if finished:
         check_answer(module, dataset)
-    parts = _distillation(settings, config, module, trains=not finished, trust=trust) if settings.command == "distill" else None
+    parts = _distillation(settings, config, module, dataset, trains=not finished, trust=trust) if settings.command == "distill" else None
     return Components(dataset, config, module, finished, parts)
 
 
@@ -517,7 +518,9 @@ def _check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
 # -- the student -----------------------------------------------------------------------------------------------------------
 
 
-def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, *, trains: bool, trust: bool) -> StudentComponents:
+def _distillation(
+    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, dataset: Dataset, *, trains: bool, trust: bool
+) -> StudentComponents:
     t, defaults = settings.trainer, config.defaults
     if t.engine.parallel == "fsdp" and (settings.student.lora or t.critic_lora):
         raise SettingError("student.lora and trainer.critic_lora need trainer.engine.parallel=ddp: fsdp cuts the weights of adapted layers")
@@ -525,7 +528,7 @@ def _distillation(settings: RunSettings, config: ArtifactConfig, teacher: Teache
     if (caution := cautioned(loss)) is not None:
         logger.warning("loss: %s", caution)
     learns = any(True for _ in teacher.field.parameters())
-    described, student = _student(settings, config, teacher, learns, trust=trust)
+    described, student = _student(settings, config, teacher, dataset, learns, trust=trust)
     critic = _critic(settings, config, teacher, learns)
     for kind, module, setting in (("student", student, "student.network"), ("critic", critic, "trainer.critic_network")):
         if not any(True for _ in module.parameters()):
@@ -559,7 +562,7 @@ def _critic(settings: RunSettings, config: ArtifactConfig, teacher: Teacher, lea
 
 
 def _student(
-    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, learns: bool, *, trust: bool
+    settings: RunSettings, config: ArtifactConfig, teacher: Teacher, dataset: Dataset, learns: bool, *, trust: bool
 ) -> tuple[ArtifactConfig, Student]:
     """Returns description and module: a new student of a plugin, or that of a finished run."""
     s = settings.student
@@ -568,9 +571,13 @@ def _student(
     network: Spec = {"network": sized(s.network or settings.teacher.network, config.network_spec)} if s.network or not learns else {}
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
-    spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network}
+    axes = config.defaults.axes if s.axes is None else s.axes
+    spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network, **({"axes": axes} if axes else {})}
     torch.manual_seed(settings.seed)
-    return replace(config, kind="student", student=spec), build_student(spec, teacher, config.network_spec)
+    student = build_student(spec, teacher, config.network_spec)
+    if isinstance(start := getattr(student, "start", None), GaussianStart):
+        start.fit(dataset.train.data, teacher.model.interpolant, spec["t_start"])
+    return replace(config, kind="student", student=spec), student
 
 
 def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teacher, *, trust: bool) -> tuple[ArtifactConfig, Student]:

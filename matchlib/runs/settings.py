@@ -47,6 +47,7 @@ Count = Annotated[int, Ge(1)]
 Fraction = Annotated[float, Ge(0), Lt(1)]
 UpToOne = Annotated[float, Ge(0), Le(1)]
 Positive = Annotated[float, Gt(0), Lt(math.inf)]
+Axes = Annotated[int, Ge(0), Le(1023)]  # of as many samples as are looked at
 Spec = dict[str, Any]
 PREFIXES = (*adapters.PREFIXES, "pairs")  # of PREFIX:PATH where a teacher or data set is named
 
@@ -272,6 +273,8 @@ class StudentSettings(OpenSettings):
     """A network of the student's own; null copies the teacher's with its weights, if it has any."""
     init_from_teacher: bool = False
     """Whether such a network takes those of the teacher's weights that fit by name and shape."""
+    axes: Axes | None = None
+    """Principal axes of the data along which the student's start has their variance; 0 for plain noise; null for the model's default."""
     lora: LoRASettings | None = None
     """Low-rank adapters on the student's network, which stays frozen otherwise; they are added to its weights when it is saved."""
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from matchlib.io import append_text, read_text, write_text
 from matchlib.training.alarms import Raised
 from matchlib.training.checkpoint import Checkpoints
 from matchlib.training.monitor import Monitor, unchanged_buffers
+from matchlib.training.random import may_draw, seeded
 from matchlib.training.settings import TrainerSettings
 from matchlib.training.trainer import Callback, Trainer
 
@@ -167,7 +169,7 @@ class Monitoring(Callback):
 
     Args:
         monitor: what measures.
-        every: steps between measurements; 0 for none.
+        every: steps between measurements, at least as many as give each learner one; 0 for none.
 
     Attributes:
         well: step of the last measurement without an alarm.
@@ -181,6 +183,10 @@ class Monitoring(Callback):
         self._skipped: dict[str, int] = {}  # steps, up to the last measurement
         self._monitor_state: dict[str, Any] = {}  # as it was loaded
 
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Leaves every learner at least one step between two measurements."""
+        self.every = self.every and max(self.every, trainer.task.cycle)
+
     def on_step_end(self, trainer: Trainer) -> Mapping[str, Any]:
         self.alarms = ()
         if not self.every or trainer.steps_done % self.every:
@@ -188,7 +194,10 @@ class Monitoring(Callback):
         trainer.freeze()
         before, self._skipped = self._skipped, trainer.skipped()
         skipped = {name: count - before.get(name, 0) for name, count in self._skipped.items() if count > before.get(name, 0)}
-        with unchanged_buffers(state.learner.module for state in trainer.states.values()):
+        modules = [state.learner.module for state in trainer.states.values()]
+        drawn = any(map(may_draw, modules))
+        draws = seeded(trainer.task.streams("watch-network", trainer.steps_done)) if drawn else nullcontext()
+        with unchanged_buffers(modules), draws:
             readings = self.monitor.measure(trainer.steps_done, skipped)
         self.alarms, names = readings.alarms, [alarm.name for alarm in readings.alarms]
         if not names:

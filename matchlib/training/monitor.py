@@ -278,8 +278,9 @@ class DistillationMonitor(Monitor):
         before, self._stale = self._stale, (step, fresh)
         if before is None:
             return {}
-        then, stale = before
-        return {"critic_lag": self._critic_excess(fresh, prompt, step) - self._critic_excess(stale, self._draw("lag", then), step)}
+        _, stale = before
+        other = self._draw("lag-other", step)
+        return {"critic_lag": self._critic_excess(fresh, other, step) - self._critic_excess(stale, other, step)}
 
     def _critic_excess(self, samples: Batch, other: Batch, step: int) -> float:
         joined = samples.source if self.distillation.model.coupling.paired else other.source

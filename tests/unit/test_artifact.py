@@ -163,7 +163,13 @@ def outcome(place: Path, tree: Tree, path: tuple[str | int, ...]) -> str:
     return f"{path}: accepted as {at(tree, path[:-1])}, {config.kind}"
 
 
-OPTIONAL = {("data", "codec"), ("guidance_interval",), ("defaults", "critic_steps")}  # of files written before there were such keys
+# of files written before there were such keys
+OPTIONAL = {
+    ("data", "codec"),
+    ("guidance_interval",),
+    ("defaults", "critic_steps"),
+    ("defaults", "axes"),
+}  # of files written before there were such keys
 HARMLESS: Mapping[str, Callable[[tuple[str | int, ...]], bool]] = {
     "a version that is not recorded": lambda path: path[0] == "versions" and len(path) == 2,
     "an option of the data, read where the data are": lambda path: path[:2] == ("data", "options"),

@@ -169,9 +169,9 @@ def elsewhere(tmp_path: Path) -> Elsewhere:
     return Elsewhere(tmp_path)
 
 
-def family_student(folder: Path, family: str, student: str, **more: Any) -> Path:
+def family_student(folder: Path, family: str, student: str, axes: int = 0, **more: Any) -> Path:
     """A student of the matrix; those of flows and of EDM have labels."""
-    start = {"t_start": START.get(family, 1.0)}
+    start = {"t_start": START.get(family, 1.0), **({"axes": axes} if axes else {})}
     spec = {**start, "name": "onestep"} if student == "onestep" else {**FEW, **start}
     return mlp_student(folder / f"{family} {student}".replace(" ", "-"), FAMILIES[family], spec, **more)
 
@@ -271,6 +271,24 @@ def test_export_of_a_dit_of_diffusers_runs_without_matchlib(elsewhere: Elsewhere
     assert len(elsewhere.compare().splitlines()) == 8
 
 
+@pytest.mark.slow
+def test_exports_of_a_student_with_a_start_run_without_matchlib(elsewhere: Elsewhere) -> None:
+    """In diffusers it is a component of the pipeline, also where a class of diffusers would be exact but for the start."""
+    every = schedulers()
+    for name, student in (("epsilon", {"name": "onestep", "t_start": 0.64}), ("v", {**FEW, "t_start": 0.64})):
+        artifact = unet_student(elsewhere.folder / name, every[name], {**student, "axes": 5})
+        for to in ("diffusers", "pt2", "onnx"):
+            out = elsewhere.export(artifact, to)
+            assert to != "diffusers" or (out / "start" / "gaussian_start.py").exists()
+    elsewhere.compare()
+    from diffusers import DiffusionPipeline
+
+    folder = str(next(elsewhere.folder.rglob("model_index.json")).parent)
+    pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)  # as users load it, with empty weights first
+    assert pipeline.start.gains.abs().min() > 0
+    pipeline.save_pretrained(elsewhere.folder / "again")
+
+
 # -- what the fast suite holds ---------------------------------------------------------------------------------------------
 
 
@@ -303,6 +321,15 @@ def test_table_equals_the_student(tmp_path: Path, family: str, student: str) -> 
     assert len(exported.table.calls) == exported.student.nfe
     difference = (exported.generator(*inputs.tensors) - inputs.expected).abs().max()
     assert difference <= 1e-5 * 6 * max(1.0, float((inputs.expected - 4.9).abs().max()) / 6)
+
+
+@pytest.mark.parametrize("student", ["onestep", "fewstep"])
+def test_generator_with_a_start_answers_as_the_student_does(tmp_path: Path, student: str) -> None:
+    exported = exportable(family_student(tmp_path, "diffusion VP", student, axes=3))
+    inputs = exported.inputs(5)
+    assert torch.allclose(exported.generator(*inputs.tensors), inputs.expected, rtol=1e-4, atol=1e-3)
+    exported.student.start = torch.nn.Identity()
+    assert not torch.allclose(exported.pipeline.sample(5, seed=inputs.seed), inputs.expected, atol=0.5)
 
 
 def test_generator_of_data_far_from_zero_answers_as_the_student_does(tmp_path: Path) -> None:

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.adapters import OfDiffusers
+from matchlib.distillation.start import GaussianStart
 from matchlib.errors import IncompatibleError, MatchlibError
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
 from matchlib.exporting.table import Combination, Label, Table, Time
-from matchlib.io import read_json, write_json
+from matchlib.io import read_json, write_json, write_tensors
 from matchlib.registry import exports
 from matchlib.training.random import Streams
 
 __all__ = ["Diffusers"]
 
 INDEX = "model_index.json"
-PIPELINE = Path(__file__).parents[1] / "generator_pipeline.py"  # copied into folders; nothing here imports it
+PIPELINE, START = (Path(__file__).parents[1] / f"{name}.py" for name in ("generator_pipeline", "gaussian_start"))  # copied into folders
 OWN = "GeneratorPipeline"  # the class in pipeline.py
 CLOSE = 1e-5  # difference of two numbers that are the same but for rounding
 
@@ -50,6 +51,8 @@ class Diffusers(Exporter):
             pipeline.save_pretrained(folder)
             return
         core.network.save_pretrained(folder / core.folder)
+        if student.start is not None:
+            _save_start(student.start, folder / "start")
         codec = student.pipeline.codec
         if codec is not None and codec.component is not None:
             codec.saved(folder, codec.component[0])
@@ -83,6 +86,14 @@ class Diffusers(Exporter):
             f'pipeline = DiffusionPipeline.from_pretrained("FOLDER"{trust})\n'
             f"images = pipeline(batch_size=4, num_inference_steps={steps}).images"
         )
+
+
+def _save_start(start: GaussianStart, folder: Path) -> None:
+    """Writes a start as a component of a pipeline, with the code that reads it."""
+    folder.mkdir()
+    write_tensors(folder / "diffusion_pytorch_model.safetensors", start.state_dict())
+    write_json(folder / "config.json", {"_class_name": "GaussianStart", "count": start.axes.shape[0], "size": start.axes.shape[1]})
+    shutil.copyfile(START, folder / START.name)
 
 
 def _package() -> Any:
@@ -180,6 +191,7 @@ def _index(student: Exportable, core: _Core, package: Any) -> dict[str, Any]:
         "_diffusers_version": package.__version__,
         core.folder: ["diffusers", type(core.network).__name__],
         **decoder,
+        **({} if student.start is None else {"start": [START.stem, "GaussianStart"]}),
         "calls": calls,
         "sample": dict(table.sample.weights),
         "noises": list(table.noises),
@@ -289,7 +301,7 @@ STOCK = (_consistency, _straight)
 
 def _stock_pipeline(package: Any, student: Exportable, core: _Core) -> Any:
     """Returns the pipeline of diffusers that computes what the student does; None if there is none."""
-    call = _simple(core.table) if _fits_stock(student, core) else None
+    call = _simple(core.table) if student.start is None and _fits_stock(student, core) else None
     if call is None:
         return None
     pipelines = (make(package, student, core.network, call) for make in STOCK)

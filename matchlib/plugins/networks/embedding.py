@@ -28,12 +28,9 @@ class Embedding(nn.Module):
         Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762 (sinusoids)
     """
 
-    rates: Tensor
-
     def __init__(self, spec: NetworkSpec, width: int, frequencies: int = 32) -> None:
         super().__init__()
-        rates = torch.logspace(math.log10(0.5 * math.pi), math.log10(32 * math.pi), frequencies)
-        self.register_buffer("rates", rates, persistent=False)
+        self.frequencies = frequencies
         self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = spec.classes
         self.label: nn.Module | None = None
@@ -43,7 +40,8 @@ class Embedding(nn.Module):
             self.label = nn.Linear(math.prod(spec.label_shape) + 1, width)  # and whether it is there
 
     def forward(self, time: Tensor, condition: Condition) -> Tensor:
-        angles = time[:, None] * self.rates.to(time.dtype)
+        low, high = math.log10(0.5 * math.pi), math.log10(32 * math.pi)  # made here: a buffer would be rounded with weights of bf16
+        angles = time[:, None] * torch.logspace(low, high, self.frequencies, device=time.device).to(time.dtype)
         embedded = self.mix(torch.cat([angles.sin(), angles.cos()], 1))
         return embedded if self.label is None else embedded + self.label(self._label(time, condition.label))
 
