@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import matchlib
 from matchlib.data.dataset import Dataset, random_rows, split
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import principal_variances
@@ -204,3 +205,12 @@ def test_the_held_out_data_that_metrics_use_are_of_all_classes() -> None:
     reference = Reference(data.train.data, data.held_out.data, subset=200)
     named = (reference.held_out.events[:200].flatten(1)[:, 0, None] - torch.tensor([-1.2, 0.0, 1.2])).abs().argmin(1)
     assert torch.bincount(named, minlength=3).min() > 40
+
+
+def test_second_moments_of_pairs_are_those_of_the_same_samples() -> None:
+    """Else source^2 - cross^2 / data, what the source knows besides the data, may come out negative."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.randn(20_000, 1, generator=generator)
+    made = Dataset.from_arrays("pairs", data, source=data + 0.05 * torch.randn(20_000, 1, generator=generator))
+    found = made.moments(matchlib.couplings["paired"]())
+    assert found.source - found.cross**2 / found.data == pytest.approx(0.0025, rel=0.1)

@@ -9,9 +9,11 @@ import torch
 
 import matchlib
 from matchlib.algebra.model import MatchingModel, Moments, best_multiple
-from matchlib.algebra.records import Batch
+from matchlib.algebra.records import Batch, Condition
 from matchlib.algebra.rows import Row
+from matchlib.distillation.distillation import Distillation
 from matchlib.errors import IncompatibleError
+from matchlib.fields.teacher import Teacher
 
 
 def test_model_refuses_a_prediction_that_it_does_not_have() -> None:
@@ -83,3 +85,31 @@ def test_model_refuses_a_field_with_nothing_to_learn() -> None:
     bridge = matchlib.families["bridge"]().model(paired=True)
     with pytest.raises(IncompatibleError, match="sees_source=false"):
         replace(bridge, objective=matchlib.objectives["source"]())
+
+
+def test_fields_that_answer_in_another_shape_are_refused() -> None:
+    """(b,) for states (b, 1) would be spread over the batch without a word."""
+    model = matchlib.families["flow"]().model(paired=False)
+    batch = Batch(torch.randn(5, 1), None, None)
+    for shape in ((5,), (5, 1, 1), (1, 1)):
+        with pytest.raises(IncompatibleError, match="answered with shape"):
+            model.loss(lambda *seen, shape=shape: torch.zeros(shape), batch, generator=torch.Generator())
+    teacher = Teacher(ExactlyZero(), model)
+    student = matchlib.students["onestep"](teacher, ExactlyZero((4, 1)))
+    with pytest.raises(IncompatibleError, match="answered with shape"):
+        student(torch.zeros(4, 2), Condition(), generator=torch.Generator())
+    critic = Distillation(teacher, matchlib.students["onestep"](teacher, ExactlyZero()), ExactlyZero((4, 1)), matchlib.losses["uid"]())
+    two = Batch(torch.randn(4, 2), torch.randn(4, 2), None)
+    with pytest.raises(IncompatibleError, match="answered with shape"):
+        critic.critic_loss(prompt=two, real=two, generator=torch.Generator())
+
+
+class ExactlyZero(torch.nn.Module):
+    """Answers zero, in a shape of its own."""
+
+    def __init__(self, shape: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.shape, self.weight = shape, torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, state: torch.Tensor, time: torch.Tensor, condition: Condition) -> torch.Tensor:
+        return self.weight + torch.zeros(self.shape or tuple(state.shape))

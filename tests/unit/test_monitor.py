@@ -256,3 +256,54 @@ def test_monitor_names_a_student_that_draws_other_classes(labels: bool, which: s
     assert {alarm.name for alarm in second.alarms} & {"classes", "labels"} == expected
     assert second.values["classes_missing"] == (1 if which == "one" else 0)
     assert ("label_error" in second.values) == labels
+
+
+def test_monitor_draws_dropout_from_streams_of_its_own() -> None:
+    """What was drawn before, as in a run that was not interrupted, does not change a reading."""
+    trainer = distillation_trainer()
+    drop = nn.Dropout(0.5)
+    trainer.states["student"].learner.module.add_module("drop", drop)
+
+    class Draws(Monitor):
+        def measure(self, step: int, skipped: dict[str, int]) -> Readings:
+            return Readings({"drawn": float(drop.train()(torch.ones(64)).sum())})
+
+    found = []
+    for before in (0, 3):
+        torch.manual_seed(before)
+        found.append(Monitoring(Draws(), 1).on_step_end(trainer))
+    assert found[0] == found[1]
+
+
+def test_monitoring_leaves_each_learner_a_step_between_two_measurements() -> None:
+    """Compared with itself, no student has moved: that would be an alarm."""
+
+    class Reads(Monitor):
+        def measure(self, step: int, skipped: dict[str, int]) -> Readings:
+            return Readings()
+
+    trainer, found = distillation_trainer(), []
+    for every in (0, 1, 3, 100):
+        monitoring = Monitoring(Reads(), every)
+        monitoring.on_fit_start(trainer)
+        found.append(monitoring.every)
+    assert (found, trainer.task.cycle) == ([0, 3, 3, 100], 3)
+
+
+def test_critic_lag_joins_samples_to_sources_of_another_draw() -> None:
+    """As training does where the coupling is independent: not to those that they were made from."""
+    data = Dataset("pairs", Batch(torch.randn(64, 1), torch.randn(64, 1)), Batch(torch.randn(8, 1)), 0.0, 1.0, None, (-4.0, 4.0))
+    model = replace(matchlib.families["flow"]().model(paired=False), coupling=matchlib.couplings["independent-data"]())
+    field = Linear(GaussianField(model, Mixture.normal(0.0, 1.0)))
+    distillation = Distillation(Teacher(field.field, model), Shifted(), field, UID())
+    monitor, made, joined = DistillationMonitor(distillation, data, Streams(0, torch.device("cpu")), size=32), [], []
+    generate, excess = distillation.generate, monitor._critic_excess
+    distillation.generate = lambda *args, **more: made.append(generate(*args, **more)) or made[-1]  # type: ignore[method-assign]
+    monitor._critic_excess = lambda samples, other, step: joined.append((samples, other)) or 0.0  # type: ignore[method-assign]
+    monitor._critic_lag(1)
+    monitor._critic_lag(2)
+    del excess
+    for samples, other in joined:
+        assert samples.source is not None
+        pair = model.coupling.pair(Batch(samples.data, other.source), generator=torch.Generator().manual_seed(0))
+        assert not (pair.source == samples.source).any()

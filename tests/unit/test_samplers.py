@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import nn
 import matchlib
 from matchlib.algebra.records import Condition
 from matchlib.algebra.rows import expand
-from matchlib.errors import SettingError
+from matchlib.errors import IncompatibleError, SettingError
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.sampler import SampledField, Sampler, Sampling
 from matchlib.plugins.samplers import ADAPTIVE, FIXED, ODE
@@ -147,3 +149,13 @@ def test_sampler_needs_reads_and_step_alone() -> None:
 def test_sampler_refuses_steps_below_one() -> None:
     with pytest.raises(SettingError, match="steps must be at least 1, got 0"):
         ODE(steps=0)
+
+
+@pytest.mark.parametrize("path", ["vp-linear", "ve"])
+def test_ancestral_steps_are_refused_where_the_source_belongs_to_the_data(path: str) -> None:
+    """They draw fresh noise, and would give such a model's samples more than twice the spread of the data."""
+    flow = matchlib.families["flow"]().model(paired=False)
+    for coupling, fits in (("independent", True), ("minibatch-ot", False), ("paired", False)):
+        model = replace(flow, coupling=matchlib.couplings[coupling](), interpolant=matchlib.interpolants[path]())
+        with nullcontext() if fits else pytest.raises(IncompatibleError, match="ode or sde"):
+            matchlib.samplers["ancestral"]().check(model)

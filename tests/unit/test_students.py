@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,22 @@ def test_fewstep_is_saved_with_its_own_grid(tmp_path: Path) -> None:
     assert again.module.nfe == 3
     assert torch.equal(again.module.times, made.module.times)
     assert torch.equal(again.sample(6, seed=2), made.sample(6, seed=2))
+
+
+def test_fewstep_keeps_the_source_that_its_network_sees() -> None:
+    """The state at the second time contains the source that the network is told of, b(t) times."""
+    path, data = matchlib.interpolants["noisy-linear"](), matchlib.objectives["data"]()
+    model = replace(FLOW, interpolant=path, objective=data, sees_source=True)
+    seen = []
+
+    class Zero(nn.Module):
+        def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+            seen.append((state, time, condition.source))
+            return torch.zeros_like(state)
+
+    student = matchlib.students["fewstep"](Teacher(Zero(), model), None, steps=2)
+    source = torch.randn(5000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student(source, model.condition(source, None), generator=torch.Generator().manual_seed(1))
+    state, time, told = seen[1]
+    slope = (state * told).mean() / told.square().mean()
+    assert slope == pytest.approx(float(time[0]), abs=0.05)

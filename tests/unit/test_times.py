@@ -80,3 +80,14 @@ def test_times_first_drawn_under_a_mode_have_numbers_later(mode: object) -> None
     t = times.sample(path, torch.empty(3, 1), torch.Generator().manual_seed(0))
     (weight * t).sum().backward()
     assert ((t > 0.01) & (t < 0.99)).all()
+
+
+def test_times_lie_inside_the_interval() -> None:
+    """At its ends rows may be infinite. Seed 948 is one whose offset made a number of a batch wrap around to zero."""
+    path = matchlib.interpolants["linear"]()
+    t = TimeDistribution().sample(path, torch.empty(4096, 1), torch.Generator().manual_seed(948))
+    assert t.min() > 0
+    zero = torch.Generator()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *args, dtype, device, **more: torch.zeros((), dtype=dtype, device=device))
+        assert TimeDistribution().sample(path, torch.empty(3, 1), zero).min() > 0

@@ -109,7 +109,9 @@ def times_do_not_mix(name: str, data: st.DataObject) -> float:
 
 @law("interpolants", tolerance=5.0, examples=8)
 def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
-    """Given the data, a transition carries the law of the state at t to that at s < t: mean and variance, in standard errors.
+    """Given the data, and the source if it is known, a transition carries the law of the state at t to that at s < t.
+
+    Compared are mean and variance, in standard errors.
 
     Advice: `transition` draws states at s with another mean or variance than a(s), b(s), c(s) say: correct it, or drop it for the default.
     """
@@ -117,16 +119,20 @@ def transitions_keep_the_law(name: str, data: st.DataObject) -> float:
     t, s = sorted((data.draw(inner), data.draw(inner)), reverse=True)
     if (t - s).item() < 1e-3:
         return 0.0
-    x = torch.full((n, 1), data.draw(st.floats(-2, 2)), dtype=torch.float64)
+    x, known = (torch.full((n, 1), data.draw(st.floats(-2, 2)), dtype=torch.float64) for _ in range(2))
     latents = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
     at_t, at_s = (path.coefficients(time.expand(n)) for time in (t, s))
-    state = at_t.state(x, latents[0], latents[1])
-    moved = path.transition(state, x, t.expand(n), s.expand(n), source=None, generator=generator)
-    wanted = at_s.state.stack(at_s.time)[0]
-    mean, variance = wanted[0] * x[0, 0], wanted[1] ** 2 + wanted[2] ** 2
-    off_mean = (moved.mean() - mean).abs() / (variance / n).sqrt()
-    off_variance = (moved.var() - variance).abs() / (variance * (2 / n) ** 0.5)
-    return max(off_mean.item(), off_variance.item())
+    a, b, c = at_s.state.stack(at_s.time)[0].tolist()
+
+    def off(source: torch.Tensor | None, mean: float, variance: float) -> float:
+        state = at_t.state(x, latents[0] if source is None else source, latents[1])
+        moved = path.transition(state, x, t.expand(n), s.expand(n), source=source, generator=generator)
+        size = max(variance, 1e-9)  # nothing may be left to draw
+        off_mean = (moved.mean() - mean).abs() / (size / n) ** 0.5
+        return max(float(off_mean), float((moved.var() - variance).abs() / (size * (2 / n) ** 0.5)))
+
+    center = a * float(x[0])
+    return max(off(None, center, b * b + c * c), off(known, center + b * float(known[0]), c * c))
 
 
 @law("interpolants", tolerance=1e-10)
