@@ -3,7 +3,8 @@
     python -m benchmarks.quality.rules [--mnist MNIST.npz] [--only rates start ...]
 
 ``critic``: critic steps before each student step, the sum of both kept. ``rates``: both step sizes times a factor, for networks 192 and 768
-wide. ``start``: where students of a DDPM's path start. ``batch`` and ``average``: batch size and decay of the averaged weights. One plot
+wide. ``start``: where students of a DDPM's path start, with the data's axes and
+from plain noise. ``batch`` and ``average``: batch size and decay of the averaged weights. One plot
 each; all other settings are the defaults. MNIST of ``critic`` is distilled from the teacher of ``benchmarks/quality/teachers.py``, which
 comes first. Cells are cached.
 Comparison times have a benchmark of their own (``benchmarks/quality/times.py``).
@@ -23,6 +24,7 @@ from matchlib.registry import families
 SHOWN = ("nfe", "frechet", "frechet_raw", "coverage", "nearest_ratio")
 METRICS = "evaluation.metrics=[frechet, frechet-raw, coverage, nearest-ratio]"
 DIGITS = ["--teacher", "flow", "--data", "digits"]
+VP = ["--teacher", "diffusion-vp", "--data", "digits"]
 UNLABELLED = ["--teacher", "diffusion-vp", "--data", "digits", "--set", "data.labels=false"]
 
 
@@ -38,7 +40,7 @@ def sweeps(mnist: Path | None) -> dict[str, tuple[str, dict[str, list[str]], lis
     return {
         "critic": ("trainer.critic_steps", {"digits": DIGITS, "digits, VP, no labels": UNLABELLED} | good, critic),
         "rates": ("step sizes / defaults", {"digits, width 192": DIGITS} | ({"MNIST, width 768": wide} if wide else {}), rates),
-        "start": ("student.t_start", {"digits, VP": ["--teacher", "diffusion-vp", "--data", "digits"]}, start),
+        "start": ("student.t_start", {"digits, VP": VP, "digits, VP, from plain noise": [*VP, "--set", "student.axes=0"]}, start),
         "batch": (
             "trainer.batch_size",
             {"digits": DIGITS},

@@ -145,7 +145,7 @@ class _Conditioned(OfDiffusers):
         super().check(scheduler)
 
     def forward(self, state: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
-        label = with_nothing(label, self.nothing, len(state))
+        label = with_nothing(label, self.nothing, state.shape[0])  # len() would fix it for torch.export
         given = {"text": label} if self.conditions is None else self.conditions.unpack(label)
         added = {} if self.conditions is None else {"added_cond_kwargs": {"text_embeds": given["pooled"], "time_ids": given["time_ids"]}}
         return self.network(state, time, encoder_hidden_states=given["text"], return_dict=False, **added)[0][:, : state.shape[1]]

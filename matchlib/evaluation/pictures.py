@@ -36,7 +36,7 @@ def mosaic(images: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
 
 
 def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float]) -> None:
-    """Draws events of whatever shape: images as a mosaic, points of the plane as points, anything else as lines."""
+    """Draws events of whatever shape: images as a mosaic, points of the plane as points, numbers as a histogram, all else as lines."""
     if x.ndim == 4 and x.shape[1] in (1, 3, 4):
         axes.imshow(mosaic(x[:COUNT], limits), interpolation="nearest")
         axes.axis("off")
@@ -44,6 +44,8 @@ def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float]) -> None:
         points = x[:POINTS].reshape(-1, 2)
         axes.scatter(points[:, 0], points[:, 1], s=2, linewidths=0)
         axes.set_aspect("equal")
+    elif x[0].size == 1:
+        axes.hist(x[:POINTS].flatten(), bins=50)
     else:
         axes.plot(x[:COUNT].reshape(len(x[:COUNT]), -1).T, linewidth=0.5)
         axes.set_xlabel("entry")

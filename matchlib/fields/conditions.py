@@ -80,7 +80,7 @@ class Conditioned(nn.Module):
         Raises:
             IncompatibleError: one is None, and ``nothing`` is not known.
         """
-        label = with_nothing(label, self.nothing, len(state))
+        label = with_nothing(label, self.nothing, state.shape[0])  # len() would fix it for torch.export
         answer: Tensor = self.fn(state, time, **self.conditions.unpack(label))
         return answer
 

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -303,10 +303,13 @@ def _teacher(
     if given is None and t.name in families:
         return *_family_teacher(settings, dataset), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
+    _refuse("teacher", t, OF_TRAINING if teacher is not None else (*OF_TRAINING, "normalization"))
     if teacher is not None:
         config = _given_config(teacher, dataset, settings, recorded)
         return config, _guided(teacher.field, config), True
     config, teacher = _artifact_teacher(t.name, dataset, trust)
+    if t.sampler is not None:
+        config = replace(config, sampler=samplers.describe(samplers.build(t.sampler)))
     if t.guidance is not None:
         config = replace(config, guidance=t.guidance)
     if t.guidance_interval is not None:
@@ -314,6 +317,16 @@ def _teacher(
     teacher = _guided(teacher.field, config)
     data = _data_config(settings.data, dataset.normalized_as(config.data.shift, config.data.scale))  # of this run, in the teacher's units
     return replace(config, data=data, settings=settings_digest(settings, "teacher")), teacher, True
+
+
+OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # what a teacher has from its training
+
+
+def _refuse(part: str, settings: TeacherSettings | StudentSettings, names: Sequence[str]) -> None:
+    """Refuses settings that would change nothing, since what they are of is finished."""
+    for name in names:
+        if getattr(settings, name) != type(settings).model_fields[name].default:
+            raise SettingError(f"{part}.{name} changes nothing of a finished {part} ({settings.name}); leave it out")
 
 
 def _family(t: TeacherSettings) -> Family:
@@ -594,5 +607,6 @@ def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teach
         raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
     if other.model.coupling.reads_source != config.model.coupling.reads_source:
         raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
+    _refuse("student", s, ("network", "init_from_teacher", "axes"))
     own = {key: getattr(other, key) for key in ("student", "network", "origin", "model", "moments")}
     return replace(config, kind="student", **own), student

@@ -75,7 +75,7 @@ def exhibit(pipelines: Mapping[str, Pipeline], dataset: Dataset, seed: int) -> d
         if planar:
             few = type(sources)(*(None if x is None else x[:TRAJECTORIES] for x in (sources.data, sources.source, sources.label)))  # type: ignore[arg-type]
             result[f"trajectory/{kind}"] = pipeline.trajectory(few, seed=seed).flatten(2)
-    return {name: x.detach().float().cpu() for name, x in result.items()}
+    return {name: x.detach().cpu() for name, x in result.items()}
 
 
 def description(config: Any, modules: Mapping[str, torch.nn.Module], limits: tuple[float, float]) -> dict[str, Any]:

@@ -260,7 +260,8 @@ class Pipeline:
         z = torch.as_tensor(source).cpu().double()  # float32 does not hold data far from zero
         if tuple(z.shape) != (n, *self.config.network_spec.shape):
             raise SettingError(f"source must have shape {(n, *self.config.network_spec.shape)}, got {tuple(z.shape)}")
-        return ((z - self.config.data.shift) / self.config.data.scale).float().to(self.device)
+        z = z if self.config.model.coupling.draws_source else (z - self.config.data.shift) / self.config.data.scale
+        return z.float().to(self.device)
 
     def _held_out(self, n: int, label: Tensor | None, matched: bool) -> tuple[Tensor | None, Tensor | None]:
         """Held-out sources, repeated as needed, if the coupling does not draw them; pairs with their labels unless others were given."""
@@ -311,6 +312,8 @@ def load(
             f"{folder} holds no finished {of or 'student or teacher'}; a run that was cut short goes on with: matchlib resume {folder}"
         )
     config, module = load_artifact(place, ema=ema, teacher=teacher, trust=trust)
+    if of is not None and config.kind != of:
+        raise ArtifactError(f"{place} holds a {config.kind}, not a {of}")
     return Pipeline(config, module, device, data=data, folder=place)
 
 

@@ -348,6 +348,7 @@ class Run:
         def scored(modules: Mapping[str, nn.Module]) -> dict[str, float]:
             pipeline = Pipeline(self.components.config, modules["student"], self.device, data=self.components.data)  # type: ignore[arg-type]
             samples = pipeline.sample_batch(reference.size, seed=self.settings.seed, processes=processes).data
+            samples = samples.clamp(*self.components.data.model_limits) if e.clip_samples else samples
             result: dict[str, float] = processes.on_main_process(lambda: scores(reference, samples, names or e.metrics))
             return result
 

@@ -348,6 +348,28 @@ def test_a_teacher_without_labels_has_a_student_without_labels_on_labelled_data(
             student.sample(2, labels=3)
 
 
+def test_settings_of_a_training_are_refused_where_a_teacher_or_student_is_finished(finished: Path, tmp_path: Path) -> None:
+    """They would be taken and ignored; the sampler of a teacher is not of its training, and is taken."""
+    data, run = matchlib.io.read_json(finished / "student" / "config.json")["data"]["name"], str(finished)
+    settings: dict[str, Any] = {"trainer.steps": 2, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
+    for name, value in (
+        ("teacher.interpolant", {"name": "trigonometric"}),
+        ("teacher.coupling", {"name": "minibatch-ot"}),
+        ("teacher.objective", {"name": "data"}),
+        ("teacher.times", {"log_sigma": [0.0, 1.0]}),
+        ("teacher.sees_source", False),
+        ("teacher.normalization", (0.0, 2.0)),
+    ):
+        with pytest.raises(MatchlibError, match=f"{name} changes nothing"):
+            matchlib.distill(run, data, out=tmp_path / "no", settings={**settings, name: value})
+    for name, value in (("network", {"name": "mlp", "width": 16}), ("init_from_teacher", True), ("axes", 3)):
+        with pytest.raises(MatchlibError, match=f"student.{name} changes nothing"):
+            matchlib.distill(run, data, out=tmp_path / "no", settings={**settings, "student.name": run, f"student.{name}": value})
+    euler = {"name": "ode", "method": "euler", "steps": 3}
+    matchlib.distill(run, data, out=tmp_path / "run", settings={**settings, "teacher.sampler": euler})
+    assert matchlib.io.read_json(tmp_path / "run" / "evaluation.json")["teacher"]["nfe"] == 3
+
+
 class Named(nn.Module):
     """A network that is given labels."""
 

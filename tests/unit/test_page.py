@@ -11,14 +11,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from fixtures.runs import SMALL
 
 import matchlib
+from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.errors import ArtifactError, Interrupted, SettingError
+from matchlib.evaluation.pictures import drawn
+from matchlib.fields.conditions import Conditioned, Conditions
 from matchlib.io import read_tensors
 from matchlib.runs import run as run_module
 from matchlib.runs.api import start_run
@@ -255,3 +259,30 @@ def test_run_is_not_ended_by_a_page_that_fails(tmp_path: Path, monkeypatch: pyte
     assert [r.getMessage() for r in caplog.records if "report.html" in r.getMessage()] == [
         f"{tmp_path / 'run' / 'report.html'} was not written: RuntimeError: no page today"
     ]
+
+
+def test_a_page_of_data_far_from_zero_tells_points_apart(tmp_path: Path) -> None:
+    """float32 has one number there for all of them."""
+    data = Dataset.from_arrays("far", 1e8 + torch.randn(200, 2, generator=torch.Generator().manual_seed(0)).double().numpy())
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "evaluation.metrics": ("frechet-raw",), "evaluation.draws": 1}
+    matchlib.train("flow", data, steps=1, out=tmp_path / "run", settings=settings)
+    shown = Exhibit.read(tmp_path / "run").tensors
+    for kind in ("data", "teacher"):
+        assert shown[kind].unique().numel() > 30
+
+
+def test_pictures_of_numbers_are_histograms() -> None:
+    """A line of one point is nothing to see."""
+    numbers = torch.randn(500, 1, generator=torch.Generator().manual_seed(0)).numpy()
+    picture = drawn({"numbers": numbers}, (-3.0, 3.0)).astype(int)
+    assert (np.ptp(picture, axis=-1) > 50).sum() > 2000  # coloured
+
+
+def test_networks_of_several_conditions_are_traced_for_any_number_of_samples() -> None:
+    conditions = Conditions({"text": (2, 3)})
+    network = Conditioned(
+        lambda state, time, text: state * time[:, None] + text.sum((1, 2))[:, None], conditions, {"text": torch.ones(2, 3)}
+    )
+    inputs = torch.zeros(3, 4), torch.ones(3), conditions.pack(text=torch.ones(3, 2, 3))
+    shapes = tuple({0: torch.export.Dim.AUTO} for _ in inputs)
+    assert torch.export.export(network, inputs, dynamic_shapes=(shapes[0], shapes[1], shapes[2]), strict=False).range_constraints

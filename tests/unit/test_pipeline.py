@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import matchlib
+from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
-from matchlib.errors import SettingError
+from matchlib.errors import ArtifactError, SettingError
 
 
 def test_load_gives_a_student_that_samples_the_same(finished: Path) -> None:
@@ -69,3 +70,21 @@ def test_to_lets_the_network_compute_in_another_type(finished: Path, of: str, dt
     for wrong in (torch.float64, torch.int32):
         with pytest.raises(SettingError, match=r"float32, torch.bfloat16 or torch.float16, got"):
             pipeline.to(dtype=wrong)
+
+
+def test_sample_takes_normal_noise_as_it_is(tmp_path: Path) -> None:
+    """The source of a model that starts from noise has no units of the data; exports take the same."""
+    data = Dataset.from_arrays("far", 100 + torch.randn(200, 2, generator=torch.Generator().manual_seed(0)))
+    settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}, "teacher.training.steps": 2, "evaluation.draws": 1}
+    matchlib.distill("flow", data, steps=2, out=tmp_path / "run", settings=settings)
+    for of in ("student", "teacher"):
+        pipeline = matchlib.load(tmp_path / "run", of, data=data)
+        source = pipeline.sources(5, seed=3).source
+        assert torch.equal(pipeline.sample(5, source=source), pipeline.sample(5, seed=3))
+
+
+def test_load_refuses_a_folder_of_another_kind(finished: Path) -> None:
+    for of, other in (("student", "teacher"), ("teacher", "student")):
+        assert matchlib.load(finished / of, of).config.kind == of
+        with pytest.raises(ArtifactError, match=f"holds a {of}, not a {other}"):
+            matchlib.load(finished / of, other)
