@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times, critic_steps
+from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times, critic_steps, start_time
+from matchlib.distillation.start import axes_of
 from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
 from matchlib.runs.artifact import versions
@@ -29,6 +30,7 @@ from matchlib.runs.settings import RunSettings, plain
 
 HERE = Path(__file__).resolve().parent
 RESULTS, STUDIES, CACHE = HERE / "results", HERE / "studies" / "results", HERE / "cache"
+SPECTRA = [torch.tensor(some, dtype=torch.float64) for some in ([9.0, 1.0], [900.0, 90.0, 9.0, 4.0, 1.0, 0.1])]
 DIGITS = 5  # of a number in a file of results
 
 
@@ -59,9 +61,18 @@ def defaults(family: str, *, paired: bool = False, rules: bool = True) -> list[A
     Args:
         rules: whether the cell leaves the times of comparisons and the critic's steps to the rules.
     """
-    found = [plain(RunSettings()), repr(families[family]().defaults(paired=paired)), LR, LARGEST, TEACHER_LR_SCALE]
-    spectra = (torch.tensor(some, dtype=torch.float64) for some in ([9.0, 1.0], [900.0, 90.0, 9.0, 4.0, 1.0, 0.1]))
-    return found + ([(comparison_times(spectrum).log_sigma, critic_steps(spectrum)) for spectrum in spectra] if rules else [])
+    settings = plain(RunSettings())
+    del settings["student"]["axes"]  # the default is in ``start_of``
+    found = [settings, repr(families[family]().defaults(paired=paired)), LR, LARGEST, TEACHER_LR_SCALE]
+    chosen = [(comparison_times(spectrum).log_sigma, critic_steps(spectrum)) for spectrum in SPECTRA]
+    return found + (chosen if rules else []) + start_of(family, paired=paired)
+
+
+def start_of(family: str, *, paired: bool = False) -> list[Any]:
+    """Returns where students of a family start, for keys of cells; nothing where that is t = 1, from plain noise."""
+    own = families[family]().defaults(paired=paired)
+    model = families[family]().model(paired=paired)
+    return [(axes_of((1, 8, 8)), start_time(model, SPECTRA[0], shaped=True))] if own.t_start is None else []
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import teachers
-from benchmarks.record import CACHE, cell, defaults, distilled, save
+from benchmarks.record import CACHE, cell, defaults, distilled, save, start_of
 from matchlib.runs.recipes import recipe
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "class_shares", "classes_missing", "coverage", "nearest_ratio", "psnr", "seconds")
@@ -51,12 +51,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="+")
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    all_families = {name: options[1] for name, options in teachers.teachers(given.mnist).items()}
     for name, count, seed, options in cells(given.mnist, given.steps):
         if given.only and name not in given.only:
             continue
         settings = [part for setting in COMMON for part in ("--set", setting)]
         key = {"benchmark": "students", "options": [Path(word).name for word in options], "name": name, "seed": seed, "common": COMMON}
-        key |= {"defaults": defaults("flow"), "recipe": recipe("correct"), "of": [teachers.STEPS, teachers.COMMON]}
+        family = all_families.get(name, "flow")
+        key |= {"defaults": defaults("flow") + start_of(family), "recipe": recipe("correct"), "of": [teachers.STEPS, teachers.COMMON]}
         folder = CACHE / f"students-{'-'.join(name.replace(',', '').split())}-{count}-{seed}"
         run = [*options, *settings, "--seed", str(seed)]
         row = {"teacher of": name, "evaluations": count, "seed": seed, **cell(key, lambda o=run, f=folder: distilled(o, f, SHOWN))}
