@@ -47,7 +47,7 @@ def fixed(family: str) -> list[str]:
         "trainer.times.log_sigma=[0.5, 1.0]",
         "trainer.critic_steps=1",
     ]
-    return settings + ([f"student.t_start={START[family]}"] if family in START else [])
+    return settings + ([f"student.t_start={START[family]}", "student.axes=0"] if family in START else [])
 
 
 def small_mnist(path: Path) -> Path:
