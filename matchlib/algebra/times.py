@@ -32,7 +32,8 @@ def stratified_uniform(size: tuple[int, ...], *, generator: torch.Generator, dty
     if has_torch_function((generator,)):
         return handle_torch_function(stratified_uniform, (generator,), size, generator=generator, dtype=dtype, device=device)
     offset = torch.rand((), generator=generator, dtype=dtype, device=device)
-    u = (offset + torch.arange(size[0], dtype=dtype, device=device) / size[0]) % 1.0
+    n = size[0]
+    u = (offset + torch.linspace(0.0, 1.0 - 1.0 / n, n, dtype=dtype, device=device)) % 1.0
     return u.clamp_min(torch.finfo(dtype).eps / 2)
 
 

@@ -235,8 +235,8 @@ MUTANTS = [
     Mutant(
         "student ignores its label",
         "plugins/students.py",
-        "generator=generator)\n        prediction = self.field(state, t, condition)",
-        "generator=generator)\n        prediction = self.field(state, t, Condition(None, condition.source))",
+        "t, generator)\n        prediction = self.field(state, t, condition)",
+        "t, generator)\n        prediction = self.field(state, t, Condition(None, condition.source))",
         (FLOW, ("students", "onestep")),
     ),
     # models
@@ -344,8 +344,8 @@ MUTANTS = [
     Mutant(
         "model's loss without its weight",
         MODEL,
-        "head.weight(point.coefficients) * square_norm(error)",
-        "1.0 * square_norm(error)",
+        "head.weight(point.coefficients) * square_norm(answer - row)",
+        "1.0 * square_norm(answer - row)",
         (FLOW, ("families", "diffusion")),
     ),
     Mutant(
@@ -392,7 +392,7 @@ MUTANTS = [
     _mutant("a mirror that turns signs", _coupling("mirror"), "Row(1.0, -1.0, 0.0)", "Row(1.0, 1.0, 0.0)"),
     # heads
     Mutant("heads in another order", ROWS, "else answer.unbind(1)", "else answer.flip(1).unbind(1)", (("objectives", "joint"),)),
-    Mutant("only the first head is trained", MODEL, "in weighted]).sum(0)", "in weighted])[0]", (("objectives", "joint"),)),
+    Mutant("only the first head is trained", MODEL, "in parts]).sum(0)", "in parts])[0]", (("objectives", "joint"),)),
     Mutant(
         "only the first head teaches the student",
         PAIRING,

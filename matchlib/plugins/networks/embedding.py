@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +29,12 @@ class Embedding(nn.Module):
         Vaswani et al., "Attention Is All You Need", 2017, https://arxiv.org/abs/1706.03762 (sinusoids)
     """
 
+    rates: Tensor
+
     def __init__(self, spec: NetworkSpec, width: int, frequencies: int = 32) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        low, high = math.log10(0.5 * math.pi), math.log10(32 * math.pi)
+        self.register_buffer("rates", torch.logspace(low, high, frequencies), persistent=False)
         self.mix = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
         self.classes = spec.classes
         self.label: nn.Module | None = None
@@ -40,10 +44,17 @@ class Embedding(nn.Module):
             self.label = nn.Linear(math.prod(spec.label_shape) + 1, width)  # and whether it is there
 
     def forward(self, time: Tensor, condition: Condition) -> Tensor:
-        low, high = math.log10(0.5 * math.pi), math.log10(32 * math.pi)  # made here: a buffer would be rounded with weights of bf16
-        angles = time[:, None] * torch.logspace(low, high, self.frequencies, device=time.device).to(time.dtype)
+        angles = time[:, None] * self.rates.to(time.dtype)
         embedded = self.mix(torch.cat([angles.sin(), angles.cos()], 1))
         return embedded if self.label is None else embedded + self.label(self._label(time, condition.label))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Embedding:
+        """Moves the module, whose frequencies keep their numbers: in the type of weights of bf16 they would be other ones."""
+        exact = self.rates
+        super()._apply(fn, recurse)
+        if self.rates.dtype.itemsize < exact.dtype.itemsize:
+            self.rates = exact.to(self.rates.device)
+        return self
 
     def _label(self, time: Tensor, label: Tensor | None) -> Tensor:
         if self.classes is not None:
