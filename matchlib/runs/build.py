@@ -21,6 +21,7 @@ from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import Defaults, learning_rate
+from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.start import GaussianStart
@@ -44,9 +45,13 @@ from matchlib.runs.artifact import (
     load_artifact,
 )
 from matchlib.runs.explain import cautioned, explained
-from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
-from matchlib.training.lora import adapt
+from matchlib.runs.method import method_of
+from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, StudentTraining, TeacherSettings, TimeSettings, plain
+from matchlib.training.lora import adapt, layers_of
+from matchlib.training.random import BatchSlice, Streams
 from matchlib.training.settings import LoRASettings
+from matchlib.training.task import Learner
+from matchlib.training.trainer import require_whole_blocks
 
 __all__ = [
     "GIVEN",
@@ -109,6 +114,11 @@ class StudentComponents:
     init_from_teacher: bool
     lora: tuple[LoRASettings | None, LoRASettings | None] = (None, None)
     seed: int = 0
+
+    def learners(self, trainer: StudentTraining) -> tuple[Learner, Learner]:
+        """Returns how student and critic learn."""
+        student = Learner(self.student, self.student_lr, trainer.betas, trainer.ema, trainer.extra_ema_decays)
+        return student, Learner(self.critic, self.critic_lr, trainer.betas, 0.0)
 
     def take_weights(self, teacher: Teacher) -> list[str]:
         """Gives student and critic the weights of the finished teacher, where they start from them; returns notes for the user."""
@@ -204,7 +214,10 @@ def _build(
     if finished:
         check_answer(module, dataset)
     parts = _distillation(settings, config, module, dataset, trains=not finished, trust=trust) if settings.command == "distill" else None
-    return Components(dataset, config, module, finished, parts)
+    built = Components(dataset, config, module, finished, parts)
+    if parts is not None:
+        _check_method(settings, built, parts)
+    return built
 
 
 def device_of(name: str) -> torch.device:
@@ -503,6 +516,20 @@ def _check_guidance(config: ArtifactConfig) -> None:
         raise IncompatibleError(
             f"guidance {config.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
         )
+
+
+def _check_method(settings: RunSettings, built: Components, parts: StudentComponents) -> None:
+    """Refuses now what would end a run when its teacher is trained."""
+    of = Distillation(built.teacher, parts.student, parts.critic, parts.loss, parts.times)
+    t, streams = settings.trainer, Streams(settings.seed, torch.device("cpu"))
+    task = method_of(t, of, parts.learners(t), built.training_data, streams, critic_steps=parts.critic_steps)
+    require_whole_blocks(list(BatchSlice.of(task.batch_size).parts(t.engine.micro_batch_size)), task.block_size)
+    for path, module, lora in zip(("student.lora", "trainer.critic_lora"), (parts.student, parts.critic), parts.lora, strict=True):
+        if lora is not None:
+            try:
+                layers_of(module, lora.targets)
+            except SettingError as error:
+                raise SettingError(f"{path}.targets: {error}") from None
 
 
 def _check_trackers(settings: RunSettings) -> None:

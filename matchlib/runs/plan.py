@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode  # public are meta tensors alone, whose random numbers take no generator
+from torch._subclasses import fake_tensor  # public are meta tensors alone, whose random numbers take no generator
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.errors import IncompatibleError
 from matchlib.registry import tasks
 from matchlib.runs.build import build
 from matchlib.runs.run import prepared
@@ -27,6 +28,7 @@ from matchlib.training.trainer import Trainer
 __all__ = ["MOST", "Plan", "plan"]
 
 
+NUMBERS = fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException  # of code that reads numbers of its tensors
 MOST = 1 << 16  # samples, up to which the largest batch is looked for
 
 
@@ -82,7 +84,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     assert chosen is not None, "a plan is of a distillation"
     chosen.adapt()
     modules = copy.deepcopy(components.teacher), chosen.student, chosen.critic
-    shapes = FakeTensorMode(allow_non_fake_inputs=True)
+    shapes = fake_tensor.FakeTensorMode(allow_non_fake_inputs=True)
     for module in modules:
         _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
     of = Distillation(*modules, chosen.loss, chosen.times, two_pass=e.split, joint_forward=e.joint_forward)
@@ -105,8 +107,14 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
         )
         with shapes, Live() as live:
             trainer = Trainer(task, TrainerSettings(steps=1, engine=EngineSettings(micro_batch_size=size)))
-            for _ in range(task.cycle + 2):
-                trainer.step()
+            try:
+                for _ in range(task.cycle + 2):
+                    trainer.step()
+            except NUMBERS as error:
+                raise IncompatibleError(
+                    f"no plan of {type(of.model.coupling).__name__} and {type(of.teacher.field).__name__}: they read numbers, and a plan "
+                    f"has shapes alone ({error}); run it with --set trainer.steps=2 and look at the memory"
+                ) from None
         for state in trainer.states.values():
             state.clear()
             state.learner.module.requires_grad_(True)
@@ -125,7 +133,7 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
     return Plan(parts, batch, cache(lambda size: trained(size)[0] - added))
 
 
-def _without_numbers(shapes: FakeTensorMode, module: nn.Module) -> None:
+def _without_numbers(shapes: fake_tensor.FakeTensorMode, module: nn.Module) -> None:
     """Replaces a module's tensors by ones that have a shape and no numbers."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -35,6 +35,7 @@ from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_mod
 from matchlib.runs.build import NOT_OF_WEIGHTS, Components, device_of, settings_digest
 from matchlib.runs.data_record import data_digest, record_data
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
+from matchlib.runs.method import method_of
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.record import group
@@ -290,18 +291,8 @@ class Run:
         engine = t.engine
         distillation = Distillation(frozen, *modules, parts.loss, parts.times, two_pass=engine.split, joint_forward=engine.joint_forward)
         data = self.components.training_data.compact().to(self.device)
-        method = {key: value for key, value in t.task.items() if key != "name"}
-        common = {
-            "batch_size": t.batch_size,
-            "critic_steps": parts.critic_steps,
-            "steps": t.steps,
-            "critic_steps_per_batch": t.critic_steps_per_batch,
-            "strategy": self._processes("student"),
-        }
-        student_learner = Learner(parts.student, parts.student_lr, t.betas, t.ema, t.extra_ema_decays)
-        critic_learner = Learner(parts.critic, parts.critic_lr, t.betas, 0.0)
-        plugin: Any = tasks[t.task["name"]]
-        task: Task = plugin(distillation, student_learner, critic_learner, data, self.streams, **{**common, **method})
+        more = {"critic_steps": parts.critic_steps, "strategy": self._processes("student")}
+        task = method_of(t, distillation, parts.learners(t), data, self.streams, **more)
         monitor, every = self._monitor(distillation, data), self.settings.evaluation.every
         scoring = ProxyScoring(self._scores_of(PROXIES), every) if every else None
         trainer = self._trainer(task, t, "student", monitor, self._checkpoint_score(), scoring)

@@ -56,16 +56,26 @@ def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) ->
     Raises:
         SettingError: no layer is chosen.
     """
+    chosen = layers_of(module, targets)
+    module.requires_grad_(False)
+    for layer in chosen:
+        parametrize.register_parametrization(layer, WEIGHT, LowRank(layer.get_parameter(WEIGHT), rank))
+    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+
+
+def layers_of(module: nn.Module, targets: Sequence[str] | None = None) -> list[nn.Module]:
+    """Returns the layers that ``adapt`` gives adapters.
+
+    Raises:
+        SettingError: there are none.
+    """
     plain = (item for item in module.named_modules() if not parametrize.is_parametrized(item[1], WEIGHT))
     layers = {name: part for name, part in plain if isinstance(part, LAYERS)}
-    chosen = [part for name, part in layers.items() if targets is None or any(target in name for target in targets)]
+    chosen: list[nn.Module] = [part for name, part in layers.items() if targets is None or any(target in name for target in targets)]
     if not chosen:
         there = ", ".join(list(layers)[:8]) or "none"
         raise SettingError(f"lora: no linear or convolutional layer has a name with one of {list(targets or ())} (there are: {there}, ...)")
-    module.requires_grad_(False)
-    for layer in chosen:
-        parametrize.register_parametrization(layer, WEIGHT, LowRank(layer.weight, rank))
-    return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    return chosen
 
 
 def _adapted(part: nn.Module) -> bool:

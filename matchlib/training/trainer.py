@@ -119,7 +119,7 @@ class Trainer:
         self.strategy = strategy or SingleProcess()
         self.slice = BatchSlice.of(task.batch_size, self.strategy.rank, self.strategy.size)
         self.micro_batches = list(self.slice.parts(settings.engine.micro_batch_size))
-        _require_whole_blocks(self.micro_batches, task.block_size)
+        require_whole_blocks(self.micro_batches, task.block_size)
         self.states = {name: TrainState(learner, self.strategy) for name, learner in task.learners.items()}
         self.steps_done, self.lr_scale = 0, 1.0
         self._trainable: str | None = None  # the learner whose weights collect gradients; empty for none
@@ -350,7 +350,7 @@ class Trainer:
         self._call("on_restore")
 
 
-def _require_whole_blocks(parts: Sequence[BatchSlice], block_size: int) -> None:
+def require_whole_blocks(parts: Sequence[BatchSlice], block_size: int) -> None:
     """Raises an error unless every block of neighbours is paired within one slice."""
     if any(x % block_size for part in parts for x in (part.begin, part.end) if x != part.total):
         rows = max(part.rows for part in parts)

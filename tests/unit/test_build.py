@@ -274,3 +274,18 @@ def test_build_says_that_a_family_of_pairs_has_none(family: str, told: bool, cap
     settings = {"teacher.network": {"name": "mlp", "width": 8, "depth": 1}}
     build(resolve("train", options={"teacher.name": family, "data.name": "moons"}, settings=settings))
     assert ("bridge without pairs: moons has none, so the source is normal noise" in caplog.text) == told
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"trainer.task": {"name": "matching"}}, "trainer.task: matching"),
+        ({"trainer.task": {"name": "distillation", "critic_steps": 0}}, "critic_steps"),
+        ({"student.lora": {"targets": ["nope"]}}, "student.lora.targets"),
+        ({"trainer.critic_lora": {"targets": ["nope"]}}, "trainer.critic_lora.targets"),
+        ({"teacher.coupling": {"name": "minibatch-ot"}, "trainer.engine.micro_batch_size": 8}, "micro-batches"),
+    ],
+)
+def test_build_refuses_what_would_end_a_run_when_its_teacher_is_trained(settings: dict[str, Any], named: str) -> None:
+    with pytest.raises(SettingError, match=named):
+        build(resolve("distill", settings={"data.name": "moons", **settings}))

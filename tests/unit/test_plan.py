@@ -11,6 +11,7 @@ import torch
 
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
+from matchlib.errors import IncompatibleError
 from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.build import build
 from matchlib.runs.plan import Plan, plan
@@ -111,3 +112,10 @@ def test_plan_command_refuses_memory_that_is_none(tmp_path: Path, memory: str, c
         main(["plan", str(tmp_path / "run.yaml"), "--memory", memory])
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("change", [{"teacher.name": "gaussian", "data.labels": True}, {"teacher.coupling": {"name": "minibatch-ot"}}])
+def test_a_plan_of_what_reads_numbers_is_refused_in_a_line(change: dict) -> None:
+    settings = {"data.name": "moons", "data.labels": False, "teacher.network": {"name": "mlp", "width": 8, "depth": 1}, **change}
+    with pytest.raises(IncompatibleError, match="they read numbers, and a plan has shapes alone"):
+        plan(resolve("distill", settings=settings)).peak()
