@@ -323,6 +323,22 @@ def test_table_equals_the_student(tmp_path: Path, family: str, student: str) -> 
     assert difference <= 1e-5 * 6 * max(1.0, float((inputs.expected - 4.9).abs().max()) / 6)
 
 
+@pytest.mark.runs
+def test_export_of_a_dit_that_is_asked_about_no_class(tmp_path: Path) -> None:
+    artifact = dit_student(tmp_path / "run", schedulers()["epsilon"], {"name": "onestep", "t_start": 0.64}, labelled=False)
+    assert matchlib.export(artifact, "diffusers", tmp_path / "out").error < 1e-5
+    calls = json.loads((tmp_path / "out" / "model_index.json").read_text())["calls"]
+    assert [call["labelled"] for call in calls] == [False]
+
+
+def test_readme_of_a_hub_folder_says_where_labels_are_needed(tmp_path: Path) -> None:
+    for label_shape, said in ((None, False), ((2,), True)):
+        exported = exportable(
+            mlp_student(tmp_path / str(said), FAMILIES["flow"], {"name": "onestep", "t_start": 1.0}, label_shape=label_shape)
+        )
+        assert ("labels=labels" in matchlib.exports.hub().usage(exported, tmp_path)) is said
+
+
 @pytest.mark.parametrize("student", ["onestep", "fewstep"])
 def test_generator_with_a_start_answers_as_the_student_does(tmp_path: Path, student: str) -> None:
     exported = exportable(family_student(tmp_path, "diffusion VP", student, axes=3))

@@ -17,7 +17,7 @@ from matchlib.adapters import OfDiffusers
 from matchlib.distillation.start import GaussianStart
 from matchlib.errors import IncompatibleError, MatchlibError
 from matchlib.exporting.exporter import Exportable, Exporter, Inputs
-from matchlib.exporting.table import Combination, Label, Table, Time
+from matchlib.exporting.table import Call, Combination, Label, Table, Time
 from matchlib.io import read_json, write_json, write_tensors
 from matchlib.registry import exports
 from matchlib.training.random import Streams
@@ -178,14 +178,18 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 def _is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     kinds = tuple(type(x) for x in args)
-    return kinds in ((Combination, Time), (Combination, Time, Label)) and set(kwargs) <= {"return_dict"}
+    return kinds in ((Combination, Time), (Combination, Time, Label), (Combination, Time, type(None))) and set(kwargs) <= {"return_dict"}
+
+
+def _labelled(call: Call) -> bool:
+    return any(isinstance(x, Label) for x in call.args)
 
 
 def _index(student: Exportable, core: _Core, package: Any) -> dict[str, Any]:
     """Returns ``model_index.json`` of the pipeline in ``pipeline.py``."""
     data, table, codec = student.config.data, core.table, student.pipeline.codec
     decoder = {} if codec is None or codec.component is None else {codec.component[0]: ["diffusers", codec.component[1]]}
-    calls = [{"timestep": call.args[1].value, "input": dict(call.args[0].weights), "labelled": len(call.args) > 2} for call in table.calls]
+    calls = [{"timestep": call.args[1].value, "input": dict(call.args[0].weights), "labelled": _labelled(call)} for call in table.calls]
     return {
         "_class_name": ["pipeline", OWN],
         "_diffusers_version": package.__version__,
@@ -225,7 +229,7 @@ def _simple(table: Table) -> _OneCall | None:
     if abs(time - round(time)) > CLOSE or set(call.args[0].weights) != {"source"}:
         return None
     start = call.args[0].weights["source"]
-    return _OneCall(start, round(time), weights.get("source", 0.0), weights.get(call.predictions[0], 0.0), len(call.args) > 2)
+    return _OneCall(start, round(time), weights.get("source", 0.0), weights.get(call.predictions[0], 0.0), _labelled(call))
 
 
 def _fits_stock(student: Exportable, core: _Core) -> bool:

@@ -43,7 +43,8 @@ class Hub(Exporter):
         own = foreign and (origin is None or origin.get("network") is None)
         teacher = ", teacher=teacher" if own else ""
         note = "# the network's code is not in this folder: teacher is the matchlib.Teacher that was distilled\n" if own else ""
-        return f'import matchlib\n\n{note}data = matchlib.load("FOLDER"{teacher}).sample(16, seed=0{source})'
+        labels = ", labels=labels" if student.config.network_spec.label_shape is not None else ""
+        return f'import matchlib\n\n{note}data = matchlib.load("FOLDER"{teacher}).sample(16, seed=0{source}{labels})'
 
 
 def _portable(student: Exportable) -> ArtifactConfig:
