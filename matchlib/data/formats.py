@@ -327,6 +327,20 @@ def _class_of(text: bytes, where: str) -> int:
 # -- Arrow -----------------------------------------------------------------------------------------------------------------
 
 
+def _type_of(feature: Any) -> np.dtype:
+    """Returns the type of the numbers in a column; the package's own choice would widen bytes and round float64.
+
+    Raises:
+        DataError: it holds no numbers.
+    """
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    try:
+        return np.dtype(feature.dtype)
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"a column of data holds {feature}, and numbers are wanted") from error
+
+
 class ArrowTable(Reader):
     """A folder that ``save_to_disk`` of Hugging Face datasets wrote, or parquet files: a column of images or arrays, one of labels.
 
@@ -370,7 +384,10 @@ class ArrowTable(Reader):
             self.labels = np.asarray(table.with_format("numpy")[label][:])
             self.classes = list(columns[label].names) if named else ()
         kept = table.select_columns([self._column])
-        self._table = kept.cast_column(self._column, hf.Image(decode=False)) if images else kept.with_format("numpy")
+        if images:
+            self._table = kept.cast_column(self._column, hf.Image(decode=False))
+        else:
+            self._table = kept.with_format("numpy", dtype=_type_of(columns[self._column]))
 
     def __len__(self) -> int:
         return len(self._table)

@@ -501,3 +501,19 @@ def test_the_task_reads_what_the_data_set_draws(tmp_path: Path, on_disk: None) -
     task = MatchingTask(Learner(torch.nn.Linear(1, 1)), model, data, streams, batch_size=8)
     for step in range(3):
         assert torch.equal(task._batch(8, step).data, data.draw(8, streams("real", step)).data)
+
+
+def test_tables_keep_the_types_of_their_arrays(tmp_path: Path) -> None:
+    """Bytes stay bytes, with the limits of images, and float64 is not rounded."""
+    hf = pytest.importorskip("datasets")
+    images = np.arange(20 * 16, dtype=np.uint8).reshape(20, 1, 4, 4) % 200 + 10
+    table = hf.Dataset.from_dict({"data": list(images)}, features=hf.Features({"data": hf.Array3D((1, 4, 4), "uint8")}))
+    table.to_parquet(tmp_path / "images.parquet")
+    assert load_dataset(str(tmp_path / "images.parquet")).limits == (0.0, 255.0)
+    far = 1e8 + np.random.default_rng(0).normal(size=(50, 2))
+    hf.Dataset.from_dict({"data": far.tolist()}).save_to_disk(tmp_path / "far")
+    read = load_dataset(str(tmp_path / "far"))
+    assert read.denormalize(read.train.data).unique().numel() == read.train.data.numel()
+    hf.Dataset.from_dict({"data": ["a", "b"] * 10}).save_to_disk(tmp_path / "words")
+    with pytest.raises(DataError, match="numbers are wanted"):
+        load_dataset(str(tmp_path / "words"))
