@@ -187,6 +187,8 @@ def test_numbers_of_restoration_pipelines_and_serving_are_those_of_the_benchmark
     clusters, labelled = ([row for row in rows["mnist-diffusers"] if row["features"].startswith(kind)] for kind in ("clusters", "of a"))
     student, teacher, held_out = (rounded(row["frechet"]) for row in labelled)
     assert f"are {student} for the student, {teacher} for diffusers' own DDIM of 50 steps, and {held_out} for held-out data" in results
+    student, teacher, held_out = (rounded(row["speckle"]) for row in labelled)
+    assert f"strokes {student} are brighter than a tenth; {teacher} of the pipeline's own and {held_out} of the data's" in results
     assert f"{rounded(clusters[0]['frechet'])} against {rounded(clusters[1]['frechet'])}" in results
     student, teacher, held_out = (rounded(row["frechet"]) for row in rows["budget-cifar-25m"])
     assert f"| {teacher} (50) | {student} | Frechet distance of features; held-out data {held_out} |" in results
