@@ -22,6 +22,9 @@ class Student(nn.Module, ABC):
       If ``field`` is None, the student starts from a copy of the teacher's field.
     - ``t_start`` is the time at which the student reads the source as a state of the path.
 
+    A student that takes its source through ``self.start``, an ``nn.Identity()`` at first, gets a ``GaussianStart`` there where the
+    settings say so (``student.axes``), and has to use it.
+
     Attributes:
         nfe: network evaluations per sample.
     """

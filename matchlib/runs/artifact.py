@@ -323,7 +323,10 @@ def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: Netwo
     student = students.build({key: value for key, value in spec.items() if key not in ("network", "objective", "axes")}, teacher, field)
     if axes := spec.get("axes", 0):
         if not isinstance(getattr(student, "start", None), nn.Module):
-            raise SettingError(f"student.axes={axes}: {spec['name']} has no start that axes of the data could shape; leave it out")
+            raise SettingError(
+                f"student.axes={axes}: {spec['name']} has no attribute start, by which axes of the data would shape its source; set "
+                "student.axes=0, and student.t_start later, to where noise over signal is the largest scale of the data"
+            )
         student.start = GaussianStart(network_spec.shape, axes)
     return student
 

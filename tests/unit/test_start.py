@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import matchlib
+from matchlib.algebra.records import Condition
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.start import GaussianStart, axes_of, principal_axes
-from matchlib.errors import MatchlibError
+from matchlib.distillation.student import Student
+from matchlib.errors import MatchlibError, SettingError
 from matchlib.fields.exact import GaussianField, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import SampledField
+from matchlib.fields.teacher import Teacher
 from matchlib.runs import settings as run_settings
+from matchlib.runs.artifact import build_student
 from matchlib.runs.build import build
 
 NETWORK = {"name": "mlp", "width": 8, "depth": 1}
@@ -121,3 +126,27 @@ def test_the_time_of_a_start_is_the_scale_of_the_data() -> None:
     found = matchlib.families["diffusion-vp"]().defaults(paired=False).resolve(model, x, nn.Linear(2, 2))
     at = model.interpolant.coefficients(torch.tensor(found.t_start, dtype=torch.float64))
     assert math.log(float(at.b) / float(at.a)) == pytest.approx((16 * math.log(4) + 4 * math.log(2)) / 20, abs=0.05)
+
+
+class Bare(Student):
+    """A student with no start of its own."""
+
+    nfe = 1
+
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float = 1.0) -> None:
+        super().__init__()
+
+    def forward(self, source: Tensor, condition: Condition, *, generator: torch.Generator) -> Tensor:
+        return source
+
+
+def test_a_student_without_a_start_is_told_what_to_set() -> None:
+    model = matchlib.families["diffusion-vp"]().model(paired=False)
+    teacher = Teacher(nn.Linear(2, 2), model)
+    matchlib.students.register("bare")(Bare)
+    try:
+        assert isinstance(build_student({"name": "bare"}, teacher, NetworkSpec((2,), None)), Bare)
+        with pytest.raises(SettingError, match=r"bare has no attribute start.*student.axes=0"):
+            build_student({"name": "bare", "axes": 2}, teacher, NetworkSpec((2,), None))
+    finally:
+        matchlib.students.unregister("bare")
