@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from scipy import stats
 
-from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times, critic_steps, start_time
+from matchlib.algebra.times import time_of
+from matchlib.distillation.defaults import LARGEST, LR, TEACHER_LR_SCALE, comparison_times, critic_steps, mean_log_scale
 from matchlib.distillation.start import axes_of
 from matchlib.io import read_json, write_json, write_text
 from matchlib.registry import families
@@ -72,7 +73,7 @@ def start_of(family: str, *, paired: bool = False) -> list[Any]:
     """Returns where students of a family start, for keys of cells; nothing where that is t = 1, from plain noise."""
     own = families[family]().defaults(paired=paired)
     model = families[family]().model(paired=paired)
-    return [(axes_of((1, 8, 8)), start_time(model, SPECTRA[0], shaped=True))] if own.t_start is None else []
+    return [(axes_of((1, 8, 8)), time_of(model.interpolant, mean_log_scale(SPECTRA[0]), model.times))] if own.t_start is None else []
 
 
 def save_arrays(path: Path, **arrays: Any) -> None:

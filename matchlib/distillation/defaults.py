@@ -5,6 +5,7 @@ Times are compared in ``benchmarks/quality/times.py``, other rules in ``rules.py
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from matchlib.algebra.convert import conversion, determines
 from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution, time_of
-from matchlib.distillation.start import axes_of, principal_axes
+from matchlib.distillation.start import axes_of, principal_axes, starts_from_noise
 from matchlib.fields.sampler import Sampler
 from matchlib.registry import objectives
 
@@ -24,8 +25,8 @@ __all__ = [
     "comparison_times",
     "critic_steps",
     "learning_rate",
+    "mean_log_scale",
     "principal_variances",
-    "start_time",
 ]
 
 LEFT, LEAST = 3, 1.0  # axes that noise of the mean log sigma does not hide, and the least standard deviation of log sigma
@@ -44,7 +45,7 @@ def principal_variances(data: Tensor) -> Tensor:
     Args:
         data: ``(n, *event)``, not all alike, of which up to 1,024 are measured.
     """
-    return principal_axes(data)[2]
+    return principal_axes(data, 0)[2]
 
 
 def comparison_times(variances: Tensor) -> TimeDistribution:
@@ -60,23 +61,18 @@ def comparison_times(variances: Tensor) -> TimeDistribution:
         variances: along the principal axes, in falling order.
     """
     weights, scales = variances / variances.sum(), variances.log() / 2
-    spread = float(weights @ (scales - weights @ scales).square()) ** 0.5
+    spread = float(weights @ (scales - mean_log_scale(variances)).square()) ** 0.5
     mean = scales[LEFT] if len(scales) > LEFT else scales.mean()
     return TimeDistribution(log_sigma=(float(mean), max(LEAST, spread)))
 
 
-def start_time(model: MatchingModel, variances: Tensor, *, shaped: bool) -> float:
-    """Returns the time at which a student starts that cannot start from noise alone: where noise hides structure.
+def mean_log_scale(variances: Tensor) -> float:
+    """Returns the mean of the logs of the axes' scales, weighted by their variances.
 
-    From plain noise that is at the scale of the coarsest axis. A start with the data's mean and axes (``GaussianStart``) may be at less
-    noise, by which errors of the network enter the sample less: at the mean of the log scales of all axes, weighted by their variances.
-
-    Args:
-        variances: along the principal axes, in falling order.
-        shaped: whether the start has the data's mean and axes.
+    A student with a ``GaussianStart`` starts where that is the log of noise over signal. From plain noise it has to start at more, at the
+    coarsest scale, and errors of its network enter the sample as many times more.
     """
-    logs, weights = variances.log() / 2, variances / variances.sum()
-    return time_of(model.interpolant, float(weights @ logs if shaped else logs[0]), model.times)
+    return float((variances / variances.sum()) @ (variances.log() / 2))
 
 
 def critic_steps(variances: Tensor) -> int:
@@ -147,7 +143,7 @@ class Defaults:
 
     Args:
         sampler: for the teacher.
-        t_start: time at which a student reads its source as a state; None for that of ``start_time``.
+        t_start: time at which a student reads its source as a state; None for that at which noise hides the data's structure.
         high_noise: whether students are compared mostly where noise hides fine structure; False keeps the model's times, which suits data
             that the source determines.
         student_lr_scale, critic_lr_scale: multiply ``learning_rate`` of the network.
@@ -173,9 +169,10 @@ class Defaults:
             network: the teacher's.
         """
         variances, rate = principal_variances(data), learning_rate(network)
-        shaped = self.t_start is None and model.gaussian and not model.interpolant.noisy
+        shaped = self.t_start is None and starts_from_noise(model)
+        log_sigma = mean_log_scale(variances) if shaped else math.log(variances[0]) / 2
         return ResolvedDefaults(
-            start_time(model, variances, shaped=shaped) if self.t_start is None else self.t_start,
+            time_of(model.interpolant, log_sigma, model.times) if self.t_start is None else self.t_start,
             comparison_times(variances).within(model.times) if self.high_noise else None,
             self.student_lr_scale * rate,
             self.critic_lr_scale * rate,

@@ -8,22 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.interpolant import Interpolant
+from matchlib.algebra.model import MatchingModel
 from matchlib.data.dataset import random_rows
 
-__all__ = ["GaussianStart", "axes_of", "principal_axes"]
+__all__ = ["GaussianStart", "axes_of", "principal_axes", "starts_from_noise"]
 
 SEEN = 1024  # training samples that the axes of the data are measured on
 AXES, NUMBERS = 128, 1 << 22  # axes, and numbers in all of them, that a start keeps at most
 NULL = 1e-12  # of the largest variance, below which one counts as none
 
 
-def principal_axes(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the mean of data ``(d,)``, their principal axes ``(k, d)`` and the variances along these ``(k,)``.
+def principal_axes(data: Tensor, most: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the mean of data ``(d,)``, their first principal axes ``(k, d)`` and the variances along all of them.
 
     The variances are positive and in falling order.
 
     Args:
         data: ``(n, *event)``, not all alike, of which up to 1,024 are measured.
+        most: axes at most; None for all.
     """
     x = random_rows(data, SEEN).flatten(1).double()
     mean = x.mean(0)
@@ -31,9 +33,14 @@ def principal_axes(data: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     wide = x.shape[1] >= len(x)
     found, vectors = torch.linalg.eigh((x @ x.mT if wide else x.mT @ x) / max(len(x) - 1, 1))
     variances, vectors = found.flip(0), vectors.flip(1)
-    kept = variances > NULL * variances[0]
-    axes = vectors[:, kept].mT
-    return mean, nn.functional.normalize(axes @ x, dim=1) if wide else axes, variances[kept]
+    variances = variances[variances > NULL * variances[0]]
+    axes = vectors[:, : len(variances)][:, :most].mT
+    return mean, nn.functional.normalize(axes @ x, dim=1) if wide else axes, variances
+
+
+def starts_from_noise(model: MatchingModel) -> bool:
+    """Returns whether a state at the start is ``b z`` with fresh normal noise z, which a ``GaussianStart`` may replace."""
+    return model.gaussian and not model.interpolant.noisy
 
 
 def axes_of(shape: tuple[int, ...]) -> int:
@@ -72,11 +79,11 @@ class GaussianStart(nn.Module):
         """Takes mean and axes from data of the model's units, ``(n, *event)``, for the time ``t_start``."""
         at = interpolant.coefficients(torch.tensor([t_start], dtype=torch.float64))
         signal = float(at.a) / math.sqrt(float(at.variance))
-        mean, axes, variances = principal_axes(data)
-        kept = slice(min(len(self.axes), len(axes)))
+        mean, axes, variances = principal_axes(data, len(self.axes))
+        k = len(axes)
         self.mean.copy_(signal * mean)
-        self.axes[kept] = axes[kept].to(self.axes)
-        self.gains[kept] = ((1 + signal**2 * variances[kept]).sqrt() - 1).to(self.gains)
+        self.axes[:k] = axes.to(self.axes)
+        self.gains[:k] = ((1 + signal**2 * variances[:k]).sqrt() - 1).to(self.gains)
 
     def forward(self, source: Tensor) -> Tensor:
         """Returns s(z), shape ``(b, *event)``."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from matchlib.algebra.records import Condition
+from matchlib.distillation.start import GaussianStart
 from matchlib.distillation.student import Student
 from matchlib.errors import IncompatibleError
 
@@ -278,7 +279,7 @@ def _replaced(part: nn.Module, name: str, other: nn.Module) -> Iterator[None]:
 @contextmanager
 def _from_plain_source(student: Student) -> Iterator[None]:
     """A context in which a student takes its source as it is: what is done to it first is no matter of the table."""
-    with _replaced(student, "start", nn.Identity()) if isinstance(getattr(student, "start", None), nn.Module) else nullcontext():
+    with _replaced(student, "start", nn.Identity()) if isinstance(getattr(student, "start", None), GaussianStart) else nullcontext():
         yield
 
 

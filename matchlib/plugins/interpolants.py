@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -82,8 +82,9 @@ class _NoisedData(PriorInterpolant, ScheduledInterpolant):
 
     def transition(self, state: Tensor, data: Tensor, t: Tensor, s: Tensor, *, source: Tensor | None, generator: torch.Generator) -> Tensor:
         """Draws from the posterior of the process, whose noise is fresh; a source that is known is the noise at every time."""
-        own = super().transition if source is None else partial(Interpolant.transition, self)
-        return own(state, data, t, s, source=source, generator=generator)
+        if source is not None:
+            return self.coefficients(s).state(data, source, None)
+        return super().transition(state, data, t, s, source=None, generator=generator)
 
 
 @interpolants.register("ve")

@@ -314,7 +314,7 @@ def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: Netwo
     With ``axes`` it has a ``GaussianStart`` of so many, which is still to be fitted.
 
     Raises:
-        SettingError: axes for a student without an attribute ``start``.
+        SettingError: axes for a student whose ``start`` is no ``nn.Identity()`` to be replaced.
     """
     field = None
     if spec.get("network") is not None:
@@ -322,7 +322,7 @@ def build_student(spec: Mapping[str, Any], teacher: Teacher, network_spec: Netwo
         field = build_field(network, replace(network_spec, heads=len(model.objective.heads)), model, teacher.moments)
     student = students.build({key: value for key, value in spec.items() if key not in ("network", "objective", "axes")}, teacher, field)
     if axes := spec.get("axes", 0):
-        if not isinstance(getattr(student, "start", None), nn.Module):
+        if not isinstance(getattr(student, "start", None), nn.Identity):
             raise SettingError(
                 f"student.axes={axes}: {spec['name']} has no attribute start, by which axes of the data would shape its source; set "
                 "student.axes=0, and student.t_start later, to where noise over signal is the largest scale of the data"

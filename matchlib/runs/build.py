@@ -24,7 +24,7 @@ from matchlib.distillation.defaults import Defaults, learning_rate
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
-from matchlib.distillation.start import GaussianStart
+from matchlib.distillation.start import GaussianStart, starts_from_noise
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, IncompatibleError, SettingError, UnknownNameError, nearest
 from matchlib.evaluation.doctor import check_answer, guess_normalization
@@ -73,6 +73,7 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 logger = logging.getLogger("matchlib")
 NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")  # settings of a training that change none
+OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # settings of a teacher that its training uses up
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
     "its units; if it was trained on others, such as [-1, 1], state it (teacher.normalization, or normalization= of the Teacher)"
@@ -330,9 +331,6 @@ def _teacher(
     teacher = _guided(teacher.field, config)
     data = _data_config(settings.data, dataset.normalized_as(config.data.shift, config.data.scale))  # of this run, in the teacher's units
     return replace(config, data=data, settings=settings_digest(settings, "teacher")), teacher, True
-
-
-OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # what a teacher has from its training
 
 
 def _refuse(part: str, settings: TeacherSettings | StudentSettings, names: Sequence[str]) -> None:
@@ -612,6 +610,8 @@ def _student(
     if network and s.init_from_teacher:
         network["objective"] = objectives.describe(teacher.model.objective)  # so that equal weights mean the same
     axes = config.defaults.axes if s.axes is None else s.axes
+    if axes and not starts_from_noise(config.model):
+        raise IncompatibleError(f"student.axes={axes} is for models that start from normal noise, and this one does not: set it to 0")
     spec = {"name": s.name, "t_start": config.defaults.t_start, **s.options, **network, **({"axes": axes} if axes else {})}
     torch.manual_seed(settings.seed)
     student = build_student(spec, teacher, config.network_spec)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,13 @@ from torch._subclasses import fake_tensor  # public are meta tensors alone, whos
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import IncompatibleError
-from matchlib.registry import tasks
 from matchlib.runs.build import build
+from matchlib.runs.method import method_of
 from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings
 from matchlib.training.memory import Live, bytes_of
 from matchlib.training.random import Streams
 from matchlib.training.settings import EngineSettings, TrainerSettings
-from matchlib.training.task import Learner
 from matchlib.training.trainer import Trainer
 
 __all__ = ["MOST", "Plan", "plan"]
@@ -89,32 +88,16 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
         _without_numbers(shapes, prepared(module, e.model_copy(update={"compile": None}), frozen=module is modules[0]))
     of = Distillation(*modules, chosen.loss, chosen.times, two_pass=e.split, joint_forward=e.joint_forward)
     kept = replace(components.training_data.compact(), stored=None)  # shapes are asked for, and no samples
-    plugin: Any = tasks[t.task["name"]]
-    learners = Learner(of.student, extra_ema_decays=t.extra_ema_decays, ema=t.ema), Learner(of.critic, ema=0.0)
 
     def trained(size: int) -> tuple[int, Trainer]:
         """Returns the most that some steps with so many samples at once take besides data and networks, and their trainer."""
         parts = 1 if e.micro_batch_size is None else 2  # the second meets the gradients of the first
         streams = Streams(0, torch.device("cpu"))
-        task = plugin(
-            of,
-            *learners,
-            kept,
-            streams,
-            batch_size=parts * size,
-            critic_steps=chosen.critic_steps,
-            critic_steps_per_batch=t.critic_steps_per_batch,
-        )
-        with shapes, Live() as live:
+        task = method_of(t, of, chosen.learners(t), kept, streams, critic_steps=chosen.critic_steps, batch_size=parts * size)
+        with shapes, _shapes_alone(of), Live() as live:
             trainer = Trainer(task, TrainerSettings(steps=1, engine=EngineSettings(micro_batch_size=size)))
-            try:
-                for _ in range(task.cycle + 2):
-                    trainer.step()
-            except NUMBERS as error:
-                raise IncompatibleError(
-                    f"no plan of {type(of.model.coupling).__name__} and {type(of.teacher.field).__name__}: they read numbers, and a plan "
-                    f"has shapes alone ({error}); run it with --set trainer.steps=2 and look at the memory"
-                ) from None
+            for _ in range(task.cycle + 2):
+                trainer.step()
         for state in trainer.states.values():
             state.clear()
             state.learner.module.requires_grad_(True)
@@ -131,6 +114,18 @@ def plan(settings: RunSettings, dataset: Dataset | None = None, *, trust: bool =
         parts |= {name: _bytes(state.learner.module.state_dict().values()), f"{name}'s optimiser": slots}
         parts |= {f"{name}'s averages": averages} if averages else {}
     return Plan(parts, batch, cache(lambda size: trained(size)[0] - added))
+
+
+@contextmanager
+def _shapes_alone(of: Distillation) -> Iterator[None]:
+    """A context in which a model or field that reads numbers is refused."""
+    try:
+        yield
+    except NUMBERS as error:
+        raise IncompatibleError(
+            f"no plan of {type(of.model.coupling).__name__} and {type(of.teacher.field).__name__}: they read numbers, and a plan has "
+            f"shapes alone ({error}); run it with --set trainer.steps=2 and look at the memory"
+        ) from None
 
 
 def _without_numbers(shapes: fake_tensor.FakeTensorMode, module: nn.Module) -> None:

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 import matchlib
 from matchlib.algebra.records import Condition
+from matchlib.algebra.times import time_of
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.start import GaussianStart, axes_of, principal_axes
 from matchlib.distillation.student import Student
-from matchlib.errors import MatchlibError, SettingError
+from matchlib.errors import IncompatibleError, MatchlibError, SettingError
 from matchlib.fields.exact import GaussianField, Mixture
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import SampledField
@@ -150,3 +151,24 @@ def test_a_student_without_a_start_is_told_what_to_set() -> None:
             build_student({"name": "bare", "axes": 2}, teacher, NetworkSpec((2,), None))
     finally:
         matchlib.students.unregister("bare")
+
+
+def test_axes_are_refused_where_the_source_is_data() -> None:
+    settings = {"teacher.name": "bridge", "data.name": "digits-restore", "student.axes": 5}
+    with pytest.raises(IncompatibleError, match=r"student.axes=5.*set it to 0"):
+        build(run_settings.resolve("distill", settings=settings))
+
+
+def test_an_untrained_student_with_a_start_spreads_more_widely() -> None:
+    """From N(0, s^2) and an exact teacher, where b = a s: to s / sqrt 2, where plain noise at that time would give s / 2."""
+    model, std = matchlib.families["diffusion-vp"]().model(paired=False), 2.0
+    teacher = Teacher(GaussianField(model, Mixture.normal(0.0, std)), model)
+    data = torch.tensor([[-std], [std]], dtype=torch.float64) / math.sqrt(2)
+    t = time_of(model.interpolant, math.log(std), model.times)
+    z = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    for axes, expected in ((0, std / 2), (1, std / math.sqrt(2))):
+        student = build_student({"name": "onestep", "t_start": t, "axes": axes}, teacher, NetworkSpec((1,), None)).double()
+        if isinstance(student.start, GaussianStart):
+            student.start.fit(data, model.interpolant, t)
+        with torch.no_grad():
+            assert student(z, Condition(), generator=torch.Generator())[1].item() == pytest.approx(expected, rel=1e-3)
