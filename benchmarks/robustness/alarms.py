@@ -1,6 +1,6 @@
 """Do alarms name what is wrong, and keep silent when nothing is? Planted failures and ten healthy runs, default settings otherwise.
 
-    python -m benchmarks.robustness.alarms [--steps 200] [--healthy-steps 3200] [--mnist MNIST.npz]
+    python -m benchmarks.robustness.alarms [--steps 200] [--healthy-steps 3200] [--mnist MNIST.npz] [--pipeline FOLDER]
 
 A failure counts as named if its alarm is the first one that is raised, within so many steps. Readings are those of the last measurement.
 """
@@ -35,6 +35,8 @@ from matchlib.registry import students
 from matchlib.training.alarms import Limits
 
 PLACE = CACHE / "alarms"
+READINGS: dict[str, Any] = {"limits": asdict(Limits()), "critic_change": "over the error of the best multiple of the state"}
+PIPELINE = "diffusers' DDPM of MNIST"
 QUICK = {"evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
 
 
@@ -199,6 +201,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--healthy-steps", type=int, default=3200)
     parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--pipeline", type=Path, help="folder of the DDPM of benchmarks/quality/mnist_diffusers.py; needs --mnist, too")
+    parser.add_argument("--pipeline-steps", type=int, default=500)
     parser.add_argument("--only", nargs="+")
     given = parser.parse_args()
     rows = []
@@ -206,7 +210,7 @@ def main() -> None:
         if given.only and name not in given.only:
             continue
         todo = partial(planted, make, settings, given.steps, full=name == "full disk")
-        made = cell({"alarms": name, "steps": given.steps, "limits": asdict(Limits()), "defaults": defaults("flow")}, todo)
+        made = cell({"alarms": name, "steps": given.steps, **READINGS, "defaults": defaults("flow")}, todo)
         first = made["alarms"][0].split("(")[1].split(")")[0] if made["alarms"] else ""
         rows.append({"run": name, "wanted": wanted, "first": first, **made})
         print(f"{name:24} {'named' if first == wanted else f'WRONG: {first}':10} {made['alarms'][:1]} {made['readings']}", flush=True)
@@ -214,10 +218,16 @@ def main() -> None:
         if given.only and name not in given.only:
             continue
         own = defaults(options["teacher"], paired=options.get("data") == "digits-restore")
-        what = {"alarms": name, "steps": given.healthy_steps, "limits": asdict(Limits()), "defaults": own}
+        what = {"alarms": name, "steps": given.healthy_steps, **READINGS, "defaults": own}
         made = cell(what, partial(alarms, options, {}, given.healthy_steps))
         rows.append({"run": name, "wanted": "", "first": " ".join(made["alarms"]), **made})
         print(f"{name:24} {'silent' if not made['alarms'] else made['alarms']} {made['readings']}", flush=True)
+    if given.pipeline is not None and not (given.only and PIPELINE not in given.only):
+        settings = {"data.name": str(small_mnist(given.mnist)), "data.labels": False, "trainer.batch_size": 32}
+        todo = partial(alarms, {"teacher": f"diffusers:{given.pipeline}", "settings": settings}, {}, given.pipeline_steps)
+        made = cell({"alarms": PIPELINE, "steps": given.pipeline_steps, **READINGS, "defaults": defaults("diffusion-vp")}, todo)
+        rows.append({"run": PIPELINE, "wanted": "", "first": " ".join(made["alarms"]), **made})
+        print(f"{PIPELINE:24} {'silent' if not made['alarms'] else made['alarms']} {made['readings']}", flush=True)
     save("alarms", rows, steps=given.steps, healthy_steps=given.healthy_steps)
 
 

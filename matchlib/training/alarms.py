@@ -18,8 +18,9 @@ class Limits:
     Args:
         teacher_error: error of the teacher on real points, over that of the best multiple of the state.
         critic_grad_cosine: cosine between the critic's gradients on two independent batches.
-        critic_change: change of the critic's predictions over that of the samples, both since the measurement before and relative to their
-            size. The alarm takes both: every critic is behind a student that has just set out, and a converged critic hardly changes.
+        critic_change: change of the critic's predictions over that of the samples, both since the measurement before; the first in units
+            of the error of the best multiple of the state, the second of the data's standard deviation. The alarm takes both: every critic
+            is behind a student that has just set out, and a converged critic hardly changes.
         std_ratio: standard deviation of generated over that of real data: smallest and largest.
         saturation: fraction of generated numbers beyond the data's limits by a tenth of their range.
         nn_distance_ratio: distance to the nearest neighbour in the batch, over that of real data; like a small ``std_ratio``, in two

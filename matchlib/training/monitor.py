@@ -117,7 +117,7 @@ class DistillationMonitor(Monitor):
         samples = None if self._stale is None else self._stale[1]
         found = {
             "fixed_samples": self._fixed_samples,
-            "fixed_predictions": self._fixed_predictions,
+            "fixed_critic": self._fixed_critic,
             "stale_data": None if samples is None else samples.data,
             "stale_source": None if samples is None else samples.source,
         }
@@ -127,7 +127,7 @@ class DistillationMonitor(Monitor):
         self._before: dict[str, float] = dict(state.get("before", {}))  # readings of the measurement before
         tensors = {name: x.to(self.streams.device) for name, x in tensors.items()}
         self._fixed_samples = tensors.get("fixed_samples")  # of fixed sources, at the measurement before
-        self._fixed_predictions = tensors.get("fixed_predictions")
+        self._fixed_critic = tensors.get("fixed_critic")  # its predictions at fixed points, by head
         self._stale: tuple[int, Batch] | None = None  # step of the measurement before, and samples that it drew
         if (then := state.get("stale")) is not None:
             self._stale = then, Batch(tensors["stale_data"], tensors["stale_source"], self._draw("lag", then).label)
@@ -261,15 +261,23 @@ class DistillationMonitor(Monitor):
         return None if some.label is None else _share(self._classifier.classify(some.data).ne(some.label))
 
     def _critic_change(self) -> dict[str, float]:
-        """How much the critic's predictions at fixed points changed since the measurement before."""
+        """How much the critic's predictions at fixed points changed since the measurement before.
+
+        In units of the error of the best multiple of the state: a network that predicts noise must repeat most of its input, which says
+        nothing about the data. So the reading is that of the data, the noise or the velocity alike.
+        """
         if self._fixed_points is None:
             self._fixed_points = self._points(0)[1]
-        (predictions, *_) = self.distillation.predictions(self._fixed_points)[0]
-        before, self._fixed_predictions = self._fixed_predictions, predictions.critic
+        heads = self.distillation.predictions(self._fixed_points)[0]
+        before, self._fixed_critic = self._fixed_critic, torch.stack([predictions.critic for predictions in heads])
         if before is None:
             return {}
-        change = (predictions.critic - before).square().mean().sqrt() / predictions.target.square().mean().sqrt()
-        return {"critic_change": change.item()}
+        change = sum(
+            float((predictions.weight * square_norm(predictions.critic - then)).mean())
+            for predictions, then in zip(heads, before, strict=True)
+        )
+        linear = self._errors(heads, self._fixed_points)[2]
+        return {"critic_change": math.sqrt(change / max(linear, 1e-30))}
 
     def _critic_lag(self, step: int) -> dict[str, float]:
         """How much better the critic knows samples of the measurement before than those of now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 import matchlib
 from matchlib.algebra.records import Batch, Condition
-from matchlib.algebra.times import TimeDistribution
+from matchlib.algebra.times import TimeDistribution, time_of
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import DistillationLoss
@@ -78,6 +79,25 @@ def test_monitor_errors_of_an_exact_teacher_and_of_a_critic_that_copies_it() -> 
     readings = gaussian_readings((1.0, 1.3))
     assert readings["teacher_error"] < 1
     assert readings["critic_error"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("family", ["flow", "diffusion", "diffusion-vp"])
+def test_monitor_change_of_the_critic_does_not_depend_on_what_it_predicts(family: str) -> None:
+    """For Gaussian data, at noise over signal 2/3: the posterior mean moves by .5 (4/9) / (s^2 + 4/9) where the data's mean does by .5."""
+    model = matchlib.families[family]().model(paired=False)
+    t = time_of(model.interpolant, math.log(2 / 3), model.times)
+    model = replace(model, times=TimeDistribution(t * (1 - 1e-9), t))
+    size, mean, variance, noise = 2000, 1.0, 1.69, 4 / 9
+    x = mean + math.sqrt(variance) * torch.randn(size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    data = Dataset("line", Batch(x), Batch(x[:10]), 0.0, 1.0, None, (-4.0, 6.0))
+    critic = Linear(GaussianField(model, Mixture.normal(1.0, 1.3)))
+    distillation = Distillation(Teacher(GaussianField(model, Mixture.normal(1.0, 1.3)), model), Shifted(), critic, UID())
+    monitor = DistillationMonitor(distillation, data, Streams(0, torch.device("cpu")), size=size)
+    monitor.measure(1, {})
+    critic.field = GaussianField(model, Mixture.normal(1.5, 1.3))
+    moved = 0.5 * noise / (variance + noise)
+    left = noise * (variance + mean**2) / (variance + mean**2 + noise)  # of E x^2, once the best multiple of x + sqrt(noise) z is known
+    assert monitor.measure(2, {}).values["critic_change"] == pytest.approx(moved / math.sqrt(left), rel=0.05)
 
 
 def test_monitor_measure_has_all_readings_and_changes_nothing() -> None:
