@@ -257,7 +257,7 @@ def resume(
     """Go on with a run from its last checkpoint."""
     from matchlib.runs.api import is_finished, open_run
 
-    if is_finished(folder):
+    if checkpoint is None and is_finished(folder):
         print(f"{folder} is finished: there is nothing to resume")
         return 0
     return _execute(lambda **hooks: open_run(folder, checkpoint=checkpoint, trust=trust, changed_data=changed_data, **hooks))

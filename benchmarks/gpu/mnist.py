@@ -33,7 +33,8 @@ from matchlib.fields.sampler import SampledField
 from matchlib.io import read_json, write_json
 from matchlib.plugins.tasks import DistillationTask, MatchingTask
 from matchlib.registry import samplers
-from matchlib.runs.build import Components, build
+from matchlib.runs.build import build
+from matchlib.runs.components import Components
 from matchlib.runs.run import prepared
 from matchlib.runs.settings import RunSettings, resolve
 from matchlib.training.random import Streams

@@ -23,7 +23,8 @@ from matchlib.registry import losses
 from matchlib.runs.answers import check_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
 from matchlib.runs.budget import fitted, seconds_of
-from matchlib.runs.build import GIVEN, Components, build, dataset_of_settings, device_of, names_code, settings_digest
+from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code, settings_digest
+from matchlib.runs.components import Components
 from matchlib.runs.data_record import record_data
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, load, with_teacher_at
@@ -167,12 +168,13 @@ def resume(
         What the run makes, ready to sample.
 
     Raises:
-        ArtifactError: there is no run, or ``teacher`` answers otherwise than the one that it began with.
+        ArtifactError: there is no run, ``teacher`` answers otherwise than the one that it began with, or what ``checkpoint`` is of is
+            finished.
         DataError: the data have changed since it began.
     """
     path = None if checkpoint is None else Path(checkpoint)
     with _messages(on_progress) as show:
-        if is_finished(Path(run)):
+        if path is None and is_finished(Path(run)):
             logger.info("%s is finished: there is nothing to resume", run)
             if teacher is not None:
                 _check_teacher(Path(run), load(run, "teacher", teacher=teacher, trust=trust))

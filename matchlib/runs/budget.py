@@ -20,7 +20,8 @@ from matchlib.evaluation.report import evaluate, protocol_of
 from matchlib.evaluation.score import reference_of
 from matchlib.evaluation.work import Work
 from matchlib.registry import networks
-from matchlib.runs.build import Components, device_of, sizes_of
+from matchlib.runs.build import device_of, sizes_of
+from matchlib.runs.components import Components
 from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import RunSettings

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from matchlib.algebra.times import TimeDistribution
 from matchlib.data.dataset import Dataset
 from matchlib.data.readers import load_dataset
 from matchlib.distillation.defaults import Defaults, learning_rate
-from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.family import Family
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.distillation.start import GaussianStart, starts_from_noise
@@ -33,8 +32,7 @@ from matchlib.evaluation.score import OWN
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.fields.sampler import Sampler
 from matchlib.fields.teacher import Teacher
-from matchlib.io import copy_fitting
-from matchlib.registry import codecs, couplings, families, interpolants, losses, metrics, networks, objectives, samplers, students, trackers
+from matchlib.registry import codecs, couplings, families, interpolants, losses, networks, objectives, samplers, students
 from matchlib.runs.artifact import (
     ArtifactConfig,
     DataConfig,
@@ -44,20 +42,14 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
+from matchlib.runs.checks import check_evaluation, check_guidance, check_method, check_trackers
+from matchlib.runs.components import Components, StudentComponents
 from matchlib.runs.explain import cautioned, explained
-from matchlib.runs.method import method_of
-from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, StudentTraining, TeacherSettings, TimeSettings, plain
-from matchlib.training.lora import adapt, layers_of
-from matchlib.training.random import BatchSlice, Streams
-from matchlib.training.settings import LoRASettings
-from matchlib.training.task import Learner
-from matchlib.training.trainer import require_whole_blocks
+from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
 
 __all__ = [
     "GIVEN",
     "NOT_OF_WEIGHTS",
-    "Components",
-    "StudentComponents",
     "build",
     "dataset_of_settings",
     "device_of",
@@ -83,90 +75,6 @@ FOUND = (
 )
 
 UNLABELLED = "the teacher takes no labels, and neither will its student; those of the data are for scores alone"
-
-
-@dataclass(frozen=True)
-class StudentComponents:
-    """What the student's training is made of.
-
-    Args:
-        student: the generator.
-        config: describes the student, whose network may be another than the teacher's.
-        critic: predicts the teacher's own row.
-        loss: compares teacher and critic.
-        times: density of t at which they are compared.
-        student_lr, critic_lr: Adam's step sizes.
-        critic_steps: before each step of the student.
-        copies_teacher: whether the student, and whether the critic, starts from weights that the teacher is still to get.
-        init_from_teacher: whether a network of the student's own takes the teacher's weights that fit.
-        lora: low-rank adapters of the student and of the critic.
-        seed: of the adapters.
-    """
-
-    student: Student
-    config: ArtifactConfig
-    critic: nn.Module
-    loss: DistillationLoss
-    times: TimeDistribution
-    student_lr: float
-    critic_lr: float
-    critic_steps: int
-    copies_teacher: tuple[bool, bool]
-    init_from_teacher: bool
-    lora: tuple[LoRASettings | None, LoRASettings | None] = (None, None)
-    seed: int = 0
-
-    def learners(self, trainer: StudentTraining) -> tuple[Learner, Learner]:
-        """Returns how student and critic learn."""
-        student = Learner(self.student, self.student_lr, trainer.betas, trainer.ema, trainer.extra_ema_decays)
-        return student, Learner(self.critic, self.critic_lr, trainer.betas, 0.0)
-
-    def take_weights(self, teacher: Teacher) -> list[str]:
-        """Gives student and critic the weights of the finished teacher, where they start from them; returns notes for the user."""
-        for module, copies in zip((getattr(self.student, "field", None), self.critic), self.copies_teacher, strict=True):
-            if copies and module is not None:
-                module.load_state_dict(teacher.field.state_dict())
-        if not self.init_from_teacher:
-            return []
-        return [f"student: initialised from the teacher, {copy_fitting(self.student, teacher.state_dict())}"]
-
-    def adapt(self) -> list[str]:
-        """Freezes student and critic where they learn by adapters, and gives them these; returns notes for the user."""
-        notes = []
-        for i, (kind, module) in enumerate({"student": self.student, "critic": self.critic}.items()):
-            lora = self.lora[i]
-            if lora is not None:
-                whole = sum(weight.numel() for weight in module.parameters())
-                with torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(self.seed + 2 + i)
-                    learned = adapt(module, lora.rank, lora.targets)
-                notes.append(f"{kind}: adapters of rank {lora.rank}, {learned:,} numbers to learn beside {whole:,} frozen ones")
-        return notes
-
-
-@dataclass(frozen=True)
-class Components:
-    """What a run is made of.
-
-    Args:
-        data: in the teacher's units.
-        config: describes the teacher.
-        teacher: to be trained, or finished.
-        finished: whether the teacher needs no training.
-        distillation: student, critic and loss; None where only a teacher is trained.
-    """
-
-    data: Dataset
-    config: ArtifactConfig
-    teacher: Teacher
-    finished: bool
-    distillation: StudentComponents | None
-
-    @property
-    def training_data(self) -> Dataset:
-        """The data as the networks see them: without labels where the teacher takes none."""
-        spec = self.config.network_spec
-        return self.data if spec.classes is not None or spec.label_shape is not None else self.data.without_labels()
 
 
 def build(
@@ -207,17 +115,17 @@ def _build(
         dataset.decode(dataset.held_out.data[:1])  # pictures and scores need it when everything is trained
     config, module, finished = _teacher(settings, dataset, teacher, trust, normalization)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
-    _check_guidance(config)
+    check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
-    _check_evaluation(settings, config)
-    _check_trackers(settings)
+    check_evaluation(settings, config)
+    check_trackers(settings)
     if finished:
         check_answer(module, dataset)
     parts = _distillation(settings, config, module, dataset, trains=not finished, trust=trust) if settings.command == "distill" else None
     built = Components(dataset, config, module, finished, parts)
     if parts is not None:
-        _check_method(settings, built, parts)
+        check_method(settings, built, parts)
     return built
 
 
@@ -502,55 +410,6 @@ def open_teacher(name: str, data: str | None, *, trust: bool) -> tuple[Teacher, 
     settings = DataSettings(name=config.data.name, labels=config.data.labels, balanced=config.data.balanced, **config.data.options)
     chosen = settings if data is None else DataSettings(name=data, labels=config.data.labels)
     return loaded, dataset_of_settings(chosen).normalized_as(config.data.shift, config.data.scale)
-
-
-def _check_guidance(config: ArtifactConfig) -> None:
-    """Refuses guidance of a teacher that cannot be asked without labels."""
-    if config.guidance == 1.0:
-        return
-    if config.network_spec.classes is None and config.network_spec.label_shape is None:
-        raise IncompatibleError(f"guidance {config.guidance:g} needs a teacher with labels, and this one has none")
-    if config.label_dropout == 0:
-        raise IncompatibleError(
-            f"guidance {config.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
-        )
-
-
-def _check_method(settings: RunSettings, built: Components, parts: StudentComponents) -> None:
-    """Refuses now what would end a run when its teacher is trained."""
-    of = Distillation(built.teacher, parts.student, parts.critic, parts.loss, parts.times)
-    t, streams = settings.trainer, Streams(settings.seed, torch.device("cpu"))
-    task = method_of(t, of, parts.learners(t), built.training_data, streams, critic_steps=parts.critic_steps)
-    require_whole_blocks(list(BatchSlice.of(task.batch_size).parts(t.engine.micro_batch_size)), task.block_size)
-    for path, module, lora in zip(("student.lora", "trainer.critic_lora"), (parts.student, parts.critic), parts.lora, strict=True):
-        if lora is not None:
-            try:
-                layers_of(module, lora.targets)
-            except SettingError as error:
-                raise SettingError(f"{path}.targets: {error}") from None
-
-
-def _check_trackers(settings: RunSettings) -> None:
-    """Refuses trackers whose package is missing."""
-    for path, training in (("teacher.training", settings.teacher.training), ("trainer", settings.trainer)):
-        for spec in training.trackers:
-            try:
-                trackers.build(spec).check()
-            except SettingError as error:
-                raise SettingError(f"{path}.trackers: {error}") from None
-
-
-def _check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
-    """Refuses now what would end a run when everything is trained."""
-    e = settings.evaluation
-    for name in e.metrics or ():
-        metrics[name]
-    for steps in e.teacher_steps:
-        samplers.build({**config.sampler, "steps": steps})
-    best = settings.trainer.keep_best_by
-    if best is not None and not metrics[best].better:
-        fit = ", ".join(name for name in metrics if metrics[name].better)
-        raise SettingError(f"trainer.keep_best_by: {best} has no better side; choose one of {fit}")
 
 
 # -- the student -----------------------------------------------------------------------------------------------------------

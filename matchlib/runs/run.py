@@ -32,7 +32,8 @@ from matchlib.io import cache_folder, lock, read_tensors, unlock
 from matchlib.registry import metrics, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
-from matchlib.runs.build import NOT_OF_WEIGHTS, Components, device_of, settings_digest
+from matchlib.runs.build import NOT_OF_WEIGHTS, device_of, settings_digest
+from matchlib.runs.components import Components
 from matchlib.runs.data_record import data_digest, record_data
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.method import method_of
@@ -162,6 +163,11 @@ class Run:
             config, saved = load_artifact(target, teacher=self.components.teacher)
             if config.settings != settings_digest(self.settings, kind):
                 raise ArtifactError(f"{target} was made with other settings than {self.folder / 'config.yaml'} has; choose another --out")
+            if self.checkpoint is not None and step_of(self.checkpoint, kind) is not None:
+                raise ArtifactError(
+                    f"{target} is finished, so {self.checkpoint} would not be used: leave --checkpoint out, or move {target} away to train "
+                    f"the {kind} again from there"
+                )
             return self._saved_teacher(saved, config, target) if kind == "teacher" else saved
         begin = time.perf_counter()
         config, module = make()

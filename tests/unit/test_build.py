@@ -20,7 +20,8 @@ from matchlib.errors import ArtifactError, IncompatibleError, SettingError, Unkn
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.registry import families
 from matchlib.runs.artifact import read_config
-from matchlib.runs.build import Components, build, device_of, settings_digest
+from matchlib.runs.build import build, device_of, settings_digest
+from matchlib.runs.components import Components
 from matchlib.runs.settings import resolve
 
 FLOW = matchlib.families.flow().model(paired=False)

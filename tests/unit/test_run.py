@@ -15,6 +15,8 @@ from torch import nn
 
 import matchlib
 from matchlib import Dataset, Teacher
+from matchlib.algebra.records import Condition
+from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, SettingError
 from matchlib.io import write_tensors
 from matchlib.runs.build import build
@@ -50,6 +52,15 @@ def test_resume_refuses_a_checkpoint_of_no_phase(tmp_path: Path) -> None:
     for name in ("/etc/passwd", str(tmp_path / "run" / "config.yaml")):
         with pytest.raises(ArtifactError, match="is no checkpoint"):
             matchlib.resume(tmp_path / "run", checkpoint=name)
+
+
+def test_resume_refuses_a_checkpoint_of_a_finished_phase(tmp_path: Path) -> None:
+    matchlib.distill("flow", "moons", steps=2, out=tmp_path / "run", settings=SMALL)
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("student-*2.safetensors")
+    with pytest.raises(ArtifactError, match=r"student is finished, so .* would not be used: leave --checkpoint out"):
+        matchlib.resume(tmp_path / "run", checkpoint=checkpoint)
+    shutil.rmtree(tmp_path / "run" / "student")
+    assert matchlib.resume(tmp_path / "run", checkpoint=checkpoint).sample(3).shape == (3, 2)
 
 
 def test_distill_names_what_would_determine_a_prediction(tmp_path: Path) -> None:
@@ -197,6 +208,31 @@ def test_keep_best_by_a_metric_that_does_not_apply_is_refused_before_the_student
     settings = {**SMALL, "trainer.keep_best_by": "w2", "trainer.checkpoint_every": 2}
     with pytest.raises(SettingError, match="w2 does not apply to digits"):
         matchlib.distill("flow", "digits", steps=4, out=tmp_path / "run", settings=settings)
+
+
+class Far(Student):
+    """Answers with one number, whatever the source."""
+
+    nfe = 1
+
+    def __init__(self, answer: float) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, source: torch.Tensor, condition: Condition, *, generator: torch.Generator) -> torch.Tensor:
+        return torch.full_like(source, self.answer)
+
+
+def test_the_score_of_checkpoints_clips_samples_where_the_evaluation_does(tmp_path: Path) -> None:
+    """Ten times the limit is the limit then, and farther from the data else."""
+    found = {}
+    for clips in (True, False):
+        settings = resolve("distill", settings={**SMALL, "data.name": "digits", "evaluation.clip_samples": clips})
+        run = Run(settings, build(settings), tmp_path / "run")
+        limit = run.components.data.model_limits[1]
+        score = run._scores_of(None, ("frechet-raw",))
+        found[clips] = [score({"student": Far(answer)})["frechet_raw"] for answer in (limit, 10 * limit)]
+    assert found[True][0] == found[True][1] == found[False][0] < found[False][1]
 
 
 def test_a_teacher_without_a_gradient_is_refused(tmp_path: Path) -> None:

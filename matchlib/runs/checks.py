@@ -1,0 +1,67 @@
+"""Checks: what a run would be refused for late, refused before it begins."""
+
+from __future__ import annotations
+
+import torch
+
+from matchlib.distillation.distillation import Distillation
+from matchlib.errors import IncompatibleError, SettingError
+from matchlib.registry import metrics, samplers, trackers
+from matchlib.runs.artifact import ArtifactConfig
+from matchlib.runs.components import Components, StudentComponents
+from matchlib.runs.method import method_of
+from matchlib.runs.settings import RunSettings
+from matchlib.training.lora import layers_of
+from matchlib.training.random import BatchSlice, Streams
+from matchlib.training.trainer import require_whole_blocks
+
+__all__ = ["check_evaluation", "check_guidance", "check_method", "check_trackers"]
+
+
+def check_guidance(config: ArtifactConfig) -> None:
+    """Refuses guidance of a teacher that cannot be asked without labels."""
+    if config.guidance == 1.0:
+        return
+    if config.network_spec.classes is None and config.network_spec.label_shape is None:
+        raise IncompatibleError(f"guidance {config.guidance:g} needs a teacher with labels, and this one has none")
+    if config.label_dropout == 0:
+        raise IncompatibleError(
+            f"guidance {config.guidance:g} needs a teacher that was trained with dropped labels: --set teacher.training.label_dropout=0.1"
+        )
+
+
+def check_method(settings: RunSettings, built: Components, parts: StudentComponents) -> None:
+    """Refuses now what would end a run when its teacher is trained."""
+    of = Distillation(built.teacher, parts.student, parts.critic, parts.loss, parts.times)
+    t, streams = settings.trainer, Streams(settings.seed, torch.device("cpu"))
+    task = method_of(t, of, parts.learners(t), built.training_data, streams, critic_steps=parts.critic_steps)
+    require_whole_blocks(list(BatchSlice.of(task.batch_size).parts(t.engine.micro_batch_size)), task.block_size)
+    for path, module, lora in zip(("student.lora", "trainer.critic_lora"), (parts.student, parts.critic), parts.lora, strict=True):
+        if lora is not None:
+            try:
+                layers_of(module, lora.targets)
+            except SettingError as error:
+                raise SettingError(f"{path}.targets: {error}") from None
+
+
+def check_trackers(settings: RunSettings) -> None:
+    """Refuses trackers whose package is missing."""
+    for path, training in (("teacher.training", settings.teacher.training), ("trainer", settings.trainer)):
+        for spec in training.trackers:
+            try:
+                trackers.build(spec).check()
+            except SettingError as error:
+                raise SettingError(f"{path}.trackers: {error}") from None
+
+
+def check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
+    """Refuses now what would end a run when everything is trained."""
+    e = settings.evaluation
+    for name in e.metrics or ():
+        metrics[name]
+    for steps in e.teacher_steps:
+        samplers.build({**config.sampler, "steps": steps})
+    best = settings.trainer.keep_best_by
+    if best is not None and not metrics[best].better:
+        fit = ", ".join(name for name in metrics if metrics[name].better)
+        raise SettingError(f"trainer.keep_best_by: {best} has no better side; choose one of {fit}")
