@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import matchlib
 from matchlib.algebra.convert import Conversion
 from matchlib.algebra.coupling import Coupling
 from matchlib.algebra.interpolant import ScheduledInterpolant
 from matchlib.algebra.model import MatchingModel
-from matchlib.algebra.records import Batch, Pair, PathSample
+from matchlib.algebra.records import Batch, Condition, Pair, PathSample
 from matchlib.algebra.rows import Coefficients
 from matchlib.distillation.distillation import Distillation
 from matchlib.distillation.loss import Quadratic
 from matchlib.distillation.predictions import Predictions
 from matchlib.fields.exact import BestCritic, Mixture
+from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.plugins.interpolants import Linear
 from matchlib.plugins.losses import UID, RealUID
 from matchlib.testing.law import LAWS, cases, check
@@ -148,6 +149,37 @@ def test_an_explanation_says_what_failed_where_and_what_to_change() -> None:
 
 def test_every_law_has_a_statement_and_an_advice() -> None:
     assert all(law.statement and law.advice for law in LAWS.values())
+
+
+def test_a_source_with_the_moments_of_a_gaussian_is_noticed() -> None:
+    """Uniform numbers of variance 1."""
+
+    @dataclass(frozen=True)
+    class Uniform(Coupling):
+        gaussian_source = True  # type: ignore[assignment]
+        reads_source = False  # type: ignore[assignment]
+
+        def pair(self, batch: Batch, *, generator: torch.Generator) -> Pair:
+            return Pair(batch.data, self.source(batch, generator=generator), batch.label)
+
+        def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
+            return 12**0.5 * (torch.rand(batch.data.shape, dtype=batch.data.dtype, generator=generator) - 0.5)
+
+    with registered("couplings", "uniform", Uniform):
+        assert fails("a_declared_gaussian_is_one", "uniform")
+
+
+def test_a_network_that_takes_the_first_time_for_all_is_noticed() -> None:
+    class OneTime(nn.Module):
+        def __init__(self, spec: NetworkSpec) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, state: Tensor, time: Tensor, condition: Condition) -> Tensor:
+            return self.scale * state * time[0]
+
+    with registered("networks", "one-time", OneTime):
+        assert fails("networks_answer_sample_by_sample", "one-time")
 
 
 def test_a_false_gaussian_is_noticed() -> None:

@@ -49,8 +49,9 @@ def networks_answer_sample_by_sample(name: str, data: st.DataObject) -> float:
     answer = network(state, time, condition)
     if answer.shape != state.shape or answer.dtype != state.dtype:
         return 1.0
-    first = Condition(*(None if x is None else x[:1] for x in (condition.label, condition.source)))
-    return (answer[:1] - network(state[:1], time[:1], first)).abs().max().item()
+    label, source = (len(state) * [None] if x is None else x.split(1) for x in (condition.label, condition.source))
+    alone = [network(*one) for one in zip(state.split(1), time.split(1), map(Condition, label, source), strict=True)]
+    return (answer - torch.cat(alone)).abs().max().item()
 
 
 @law("networks", tolerance=0.0, examples=8, where=_trained)
