@@ -21,7 +21,7 @@ FAMILIES: dict[str, list[str]] = {
     "interpolant, one-sided": ["--teacher", "interpolant"],
     "interpolant, two-sided": [
         *("--teacher", "interpolant", "--data", "digits-restore", *UNPAIRED),
-        *("--set", "teacher.objective={name: joint, parts: [data, noise]}"),
+        *("--set", "teacher.interpolant.name=noisy-linear", "--set", "teacher.objective={name: joint, parts: [data, noise]}"),
     ],
 }
 STUDENTS = {1: ["--student", "onestep"]} | {k: ["--student", "fewstep", "--set", f"student.steps={k}"] for k in (2, 4, 8)}

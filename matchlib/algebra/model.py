@@ -129,6 +129,18 @@ class MatchingModel:
         """Whether the state, given the data and what the field sees, is Gaussian through both source and noise."""
         return self.coupling.gaussian_source and not self.sees_source
 
+    @property
+    def data_at_start(self) -> float:
+        """Weight of the data over that of what is random, given what the field sees, where samples start; infinite if nothing is.
+
+        A start from the source alone (``start``) leaves the data out: samples are off where this is not small.
+        """
+        t_min, t_max = self.times.t_min, self.times.t_max
+        at = self.interpolant.coefficients(torch.tensor([t_max - 1e-3 * (t_max - t_min)], dtype=torch.float64))
+        a, b, c = (float(torch.as_tensor(x)) for x in (at.a, at.b, at.c))
+        random = math.hypot(c, 0.0 if self.sees_source else b)
+        return abs(a) / random if random else math.inf
+
     def row(self, at: Coefficients) -> Row:
         """Returns the objective's row at given coefficients."""
         return self.objective.row(self, at)

@@ -120,7 +120,8 @@ class StochasticInterpolant(Family):
     """A data prediction on a straight line with a free noise term: from the data's own sources, which the field sees, or from a normal one.
 
     A field that sees its source has, at t = 1, one answer for each: its samples are spread by the noise of the path, so they are drawn by
-    the SDE, from a little before that end. A field that does not see a general source needs a second head (``joint``).
+    the SDE, from a little before that end. The path's noise must outweigh the data there, c / a without bound, as that of a Brownian bridge
+    does. A field that does not see a general source needs a second head (``joint``).
 
     Args:
         scale: of the noise at t = 1/2, > 0.
@@ -133,8 +134,10 @@ class StochasticInterpolant(Family):
     scale: float = 0.5
 
     def model(self, *, paired: bool) -> MatchingModel:
-        coupling = Paired() if paired else Independent()
-        return MatchingModel(coupling, NoisyLinear(self.scale), Data(), TimeDistribution(1e-3, 0.98 if paired else 1.0), sees_source=paired)
+        if paired:
+            path = BrownianBridge(4 * self.scale**2)  # c = scale at t = 1/2
+            return MatchingModel(Paired(), path, Data(), TimeDistribution(1e-3, 0.99), sees_source=True)
+        return MatchingModel(Independent(), NoisyLinear(self.scale), Data(), TimeDistribution(1e-3, 1.0))
 
     def defaults(self, *, paired: bool) -> Defaults:
         if paired:

@@ -74,6 +74,11 @@ FOUND = (
     "the teacher does not state its normalization; its answers fit data = %.6g + %.6g * its units, which is taken (teacher.normalization)"
 )
 
+NARROW = (
+    "where the teacher's samples start, t = %.3g, the data weigh %.3g times the path's noise, and a start from the source leaves them out: "
+    "samples will vary too little and be off; take a path with more noise there (teacher.interpolant.name=brownian-bridge), or hide the "
+    "source (teacher.sees_source=false)"
+)
 UNLABELLED = "the teacher takes no labels, and neither will its student; those of the data are for scores alone"
 
 
@@ -118,6 +123,8 @@ def _build(
     check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
     sampler.check(config.model)
+    if config.model.sees_source and (ratio := config.model.data_at_start) > 0.5:
+        logger.warning(NARROW, config.model.times.t_max, ratio)
     check_evaluation(settings, config)
     check_trackers(settings)
     if finished:

@@ -63,11 +63,12 @@ def test_a_decibel_is_a_decibel() -> None:
 
 
 UNPAIRED = ["--data", "digits-restore", "--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
+NOISY = ["--set", "teacher.interpolant.name=noisy-linear"]
 KINDS = {
     "bridge, unpaired": ["--teacher", "bridge", *UNPAIRED],
-    "interpolant, two-sided": ["--teacher", "interpolant", *UNPAIRED, "--set", "teacher.objective.name=joint"],
+    "interpolant, two-sided": ["--teacher", "interpolant", *UNPAIRED, *NOISY, "--set", "teacher.objective.name=joint"],
     "interpolant, one head of two": [
-        *("--teacher", "interpolant", *UNPAIRED, "--set", "teacher.objective={name: joint, parts: [data, noise]}"),
+        *("--teacher", "interpolant", *UNPAIRED, *NOISY, "--set", "teacher.objective={name: joint, parts: [data, noise]}"),
         *("--loss", "uid", "--set", "loss.space=data"),
     ],
     "interpolant, paired": ["--teacher", "interpolant", "--data", "digits-restore"],

@@ -159,3 +159,28 @@ def test_ancestral_steps_are_refused_where_the_source_belongs_to_the_data(path: 
         model = replace(flow, coupling=matchlib.couplings[coupling](), interpolant=matchlib.interpolants[path]())
         with nullcontext() if fits else pytest.raises(IncompatibleError, match="ode or sde"):
             matchlib.samplers["ancestral"]().check(model)
+
+
+@pytest.mark.parametrize(
+    "family", [name for name in matchlib.families if matchlib.families[name]().model(paired=True).coupling.reads_source]
+)
+def test_default_samples_of_pairs_have_mean_and_spread_of_the_data(family: str) -> None:
+    """Entries of other means than zero, which a start from the source alone does not know; y = .5 x / .51 + N(.7, .51 (1 - .25))."""
+    model, sampler = matchlib.families[family]().model(paired=True), matchlib.families[family]().defaults(paired=True).sampler
+    mixture = Mixture.normal(0.0, 0.714, correlation=0.5, dimension=2)
+    mean = mixture.mean.clone()
+    mean[0, 0, 0] = torch.tensor([0.7, -0.7])  # of the data
+    mixture = Mixture(mixture.weights, mean, mixture.covariance)
+    generator = torch.Generator().manual_seed(0)
+    batch = mixture.sample(4000, generator)
+    field = SampledField(GaussianField(model, mixture), model, mixture.moments())
+    found = sampler.sample(field, batch.source, None, generator=generator).data
+    assert found.mean(0).tolist() == pytest.approx([0.7, -0.7], abs=0.06)  # five standard errors
+    assert found.std(0).tolist() == pytest.approx([0.714, 0.714], abs=0.05)
+
+
+def test_a_start_that_leaves_much_out_is_named() -> None:
+    """c = scale sin^2(pi t) vanishes faster than a = 1 - t; sqrt(t (1 - t)) does not."""
+    model = matchlib.families["interpolant"]().model(paired=True)
+    assert model.data_at_start < 0.2
+    assert replace(model, interpolant=matchlib.interpolants["noisy-linear"]()).data_at_start > 1
