@@ -21,17 +21,16 @@ from matchlib.algebra.rows import Row, Scalar
 __all__ = ["PinnedInterpolant", "PriorInterpolant", "pin"]
 
 
-def pin(early: tuple[Tensor, Tensor], late: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def pin(early: tuple[Tensor, Tensor], step: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Returns (weight of the data, weight of the late state, variance) of the state at s given data and the state at t > s.
 
     Args:
-        early, late: (alpha, var) of the prior at s and at t, each ``(b,)``.
+        early: (alpha, var) of the process at s, each ``(b,)``.
+        step: (slope, variance) of the process from s to t, each ``(b,)``.
     """
-    (alpha_s, var_s), (alpha_t, var_t) = early, late
-    slope = alpha_t / alpha_s
-    ratio = slope * slope * var_s / var_t  # ratio of the two signal-to-noise ratios, in [0, 1]
-    rest = (1.0 - ratio).clamp_min(0.0)  # rounding alone can make it negative, at s = t
-    return alpha_s * rest, slope * var_s / var_t, var_s * rest
+    (alpha, var), (slope, added) = early, step
+    late = slope * slope * var + added  # variance at t
+    return alpha * added / late, slope * var / late, var * added / late
 
 
 class PriorInterpolant(Interpolant):
@@ -40,6 +39,12 @@ class PriorInterpolant(Interpolant):
     @abstractmethod
     def prior(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (alpha, var) of the process at ``t``: state ~ N(alpha data, var), elementwise in t."""
+
+    def step(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (slope, variance) of the process from s to t > s: state at t ~ N(slope * state at s, variance)."""
+        (alpha_s, var_s), (alpha_t, var_t) = self.prior(s), self.prior(t)
+        slope = alpha_t / alpha_s
+        return slope, (var_t - slope * slope * var_s).clamp_min(0.0)  # rounding alone can make it negative, at s = t
 
     def transition(
         self,
@@ -53,7 +58,7 @@ class PriorInterpolant(Interpolant):
     ) -> Tensor:
         """Draws from the posterior of the process given data and state; the source tells nothing more (Markov property)."""
         del source
-        weight_data, weight_state, variance = pin(self.prior(s), self.prior(t))
+        weight_data, weight_state, variance = pin(self.prior(s), self.step(s, t))
         return Row(weight_data, weight_state, variance.sqrt())(data, state, draw_like(state, generator))
 
 
@@ -61,5 +66,5 @@ class PinnedInterpolant(PriorInterpolant, ScheduledInterpolant):
     """A bridge: the prior process pinned at the data (t = 0) and at the source (t = 1)."""
 
     def schedule(self, t: Tensor) -> tuple[Scalar, Scalar, Scalar]:
-        a, b, variance = pin(self.prior(t), self.prior(torch.ones_like(t)))
+        a, b, variance = pin(self.prior(t), self.step(t, torch.ones_like(t)))
         return a, b, variance.sqrt()

@@ -296,7 +296,7 @@ class LinearSDEBridge(PinnedInterpolant):
     ``g2 = 2 rate`` the prior preserves unit variance; ``rate < 0`` expands.
 
     Args:
-        rate: mean reversion per unit of own time, not 0 (a Brownian bridge is ``brownian-bridge``).
+        rate: mean reversion per unit of own time, from -40 to 40 but not 0 (a Brownian bridge is ``brownian-bridge``).
         g2: variance rate, > 0.
         warp: in [0, 1].
 
@@ -310,13 +310,15 @@ class LinearSDEBridge(PinnedInterpolant):
     warp: Annotated[float, Ge(0), Le(1)] = 0.0
 
     def __post_init__(self) -> None:
-        if self.rate == 0 or not self.g2 > 0 or not 0 <= self.warp <= 1:
+        if not 0 < abs(self.rate) <= 40 or not self.g2 > 0 or not 0 <= self.warp <= 1:  # exp(2 * 40) is a float32
             raise SettingError(
-                "linear-sde-bridge: rate != 0, g2 > 0 and 0 <= warp <= 1 are required, "
+                "linear-sde-bridge: rate from -40 to 40 but not 0, g2 > 0 and 0 <= warp <= 1 are required, "
                 f"got rate={self.rate}, g2={self.g2}, warp={self.warp}"
             )
 
     def prior(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        own = t * (1 - self.warp + self.warp * t)
-        variance = -self.g2 / (2 * self.rate) * torch.expm1(-2 * self.rate * own)
-        return torch.exp(-self.rate * own), variance
+        return self.step(torch.zeros_like(t), t)
+
+    def step(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        own = (t - s) * (1 - self.warp + self.warp * (t + s))
+        return torch.exp(-self.rate * own), -self.g2 / (2 * self.rate) * torch.expm1(-2 * self.rate * own)

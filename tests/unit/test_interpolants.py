@@ -8,7 +8,6 @@ import torch
 from scipy.interpolate import PchipInterpolator
 
 import matchlib
-from matchlib.algebra.pinned import pin
 from matchlib.plugins.interpolants import monotone_cubic
 
 PATHS = matchlib.interpolants
@@ -20,17 +19,6 @@ def test_brownian_bridge_coefficients() -> None:
     at = PATHS["brownian-bridge"](epsilon=2.0).coefficients(t)
     expected = torch.stack([1 - t, t, (2 * t * (1 - t)).sqrt()], -1)
     assert torch.allclose(at.state.stack(t), expected, atol=1e-12)
-
-
-def test_linear_sde_bridge_averages_to_the_process_that_it_pins() -> None:
-    """Averaged over the source that the process itself reaches, the bridge has the process's own law at every time."""
-    bridge = PATHS["linear-sde-bridge"](rate=0.7, g2=1.3, warp=0.5)
-    t = torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
-    alpha, var = bridge.prior(t)
-    alpha_1, var_1 = bridge.prior(torch.ones_like(t))
-    a, b, c2 = pin((alpha, var), (alpha_1, var_1))
-    assert torch.allclose(a + b * alpha_1, alpha)
-    assert torch.allclose(c2 + b**2 * var_1, var)
 
 
 def test_ve_times_are_the_steps_of_edm() -> None:

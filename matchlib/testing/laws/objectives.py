@@ -271,7 +271,7 @@ def drifts_are_limits_of_transitions(name: str, data: st.DataObject) -> float:
     x, z, noise = torch.randn(3, 1, 2, dtype=torch.float64, generator=data.draw(generators()))
     at = model.interpolant.coefficients(t)
     state = at.state(x, z, noise)
-    weight_data, weight_state, _ = pin(model.interpolant.prior(t - h), model.interpolant.prior(t))
+    weight_data, weight_state, _ = pin(model.interpolant.prior(t - h), model.interpolant.step(t - h, t))
     return _gap((weight_data * x + weight_state * state - state) / h, model.row(at)(x, z, noise))
 
 
