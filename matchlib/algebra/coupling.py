@@ -25,12 +25,14 @@ class Coupling(ABC):
         reads_source: ``batch.source`` is needed: the source is data of its own.
         paired: a generated sample stays joined to the source it was made from (else the source that joins it is drawn anew).
         independent: the source is drawn independently of the data.
+        least: samples of a batch, at least.
     """
 
     gaussian_source: ClassVar[bool] = False
     reads_source: ClassVar[bool] = False
     paired: ClassVar[bool] = False
     independent: ClassVar[bool] = False
+    least: ClassVar[int] = 1
 
     @property
     def draws_source(self) -> bool:

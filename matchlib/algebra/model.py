@@ -91,6 +91,9 @@ class MatchingModel:
     sees_source: bool = False
 
     def __post_init__(self) -> None:
+        for piece in (self.coupling, self.interpolant, self.objective, self.times):
+            if type(piece).__hash__ is None:
+                raise IncompatibleError(f"{type(piece).__name__} has no hash: make it a @dataclass(frozen=True)")
         if self.times.t_min < self.interpolant.t_min or self.times.t_max > self.interpolant.t_max:
             raise IncompatibleError(
                 f"{type(self.interpolant).__name__} is defined on ({self.interpolant.t_min}, {self.interpolant.t_max}), "

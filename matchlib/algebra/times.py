@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -57,11 +58,12 @@ class TimeDistribution:
 
     def __post_init__(self) -> None:
         if self.log_sigma is not None:
-            object.__setattr__(self, "log_sigma", tuple(self.log_sigma))  # a list has no hash
+            pair = tuple(self.log_sigma) if isinstance(self.log_sigma, Iterable) else ()
+            if not (len(pair) == 2 and all(map(math.isfinite, pair)) and pair[1] > 0):
+                raise SettingError(f"times: log_sigma is (mean, standard deviation > 0), two finite numbers, got {self.log_sigma}")
+            object.__setattr__(self, "log_sigma", pair)  # a list has no hash
         if not 0 <= self.t_min < self.t_max <= 1:
             raise SettingError(f"times: 0 <= t_min < t_max <= 1 is required, got t_min={self.t_min}, t_max={self.t_max}")
-        if self.log_sigma is not None and not self.log_sigma[1] > 0:
-            raise SettingError(f"times: the standard deviation in log_sigma must be positive, got {self.log_sigma[1]}")
 
     def within(self, other: TimeDistribution) -> TimeDistribution:
         """Returns this density on the part of its interval that ``other`` has, too.

@@ -143,7 +143,8 @@ class Defaults:
 
     Args:
         sampler: for the teacher.
-        t_start: time at which a student reads its source as a state; None for that at which noise hides the data's structure.
+        t_start: time at which a student reads its source as a state, or the model's last where that is earlier; None for that at which
+            noise hides the data's structure.
         high_noise: whether students are compared mostly where noise hides fine structure; False keeps the model's times, which suits data
             that the source determines.
         student_lr_scale, critic_lr_scale: multiply ``learning_rate`` of the network.
@@ -172,7 +173,7 @@ class Defaults:
         shaped = self.t_start is None and starts_from_noise(model)
         log_sigma = mean_log_scale(variances) if shaped else math.log(variances[0]) / 2
         return ResolvedDefaults(
-            time_of(model.interpolant, log_sigma, model.times) if self.t_start is None else self.t_start,
+            time_of(model.interpolant, log_sigma, model.times) if self.t_start is None else min(self.t_start, model.times.t_max),
             comparison_times(variances).within(model.times) if self.high_noise else None,
             self.student_lr_scale * rate,
             self.critic_lr_scale * rate,

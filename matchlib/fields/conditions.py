@@ -21,7 +21,7 @@ class Conditions:
         shapes: of each condition of a sample, by name, in their order.
 
     Raises:
-        SettingError: there are none, or a shape is empty.
+        SettingError: there are none, or a size in a shape is not positive; () is one number.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -46,14 +46,14 @@ class Conditions:
         for name, x in tensors.items():
             if tuple(x.shape[1:]) != self.shapes[name]:
                 raise IncompatibleError(f"the condition {name} has shape {self.shapes[name]} for a sample, got {tuple(x.shape[1:])}")
-        return torch.cat([x.flatten(1) for x in tensors.values()], 1)
+        return torch.cat([x.reshape(len(x), -1) for x in tensors.values()], 1)
 
     def unpack(self, label: Tensor) -> dict[str, Tensor]:
         """Returns the conditions of labels ``(n, size)``; the inverse of ``pack``."""
         if tuple(label.shape[1:]) != (self.size,):
             raise IncompatibleError(f"a label of {', '.join(self.shapes)} has {self.size} numbers, got shape {tuple(label.shape[1:])}")
         parts = label.split([math.prod(shape) for shape in self.shapes.values()], 1)
-        return {name: part.unflatten(1, shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {name: part.reshape(len(part), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
 
 class Conditioned(nn.Module):

@@ -54,6 +54,10 @@ class Teacher(nn.Module):
         defaults: Defaults | None = None,
     ) -> None:
         super().__init__()
+        if not isinstance(field, nn.Module):
+            raise SettingError(f"field is a torch.nn.Module, got {field!r}; a function goes through Teacher.from_callable")
+        if not math.isfinite(guidance):
+            raise SettingError(f"guidance is a finite number, got {guidance}")
         if guidance_interval is not None and not (len(guidance_interval) == 2 and 0 <= guidance_interval[0] < guidance_interval[1] <= 1):
             raise SettingError(f"guidance_interval is (least, largest) time, 0 <= least < largest <= 1, got {guidance_interval!r}")
         if normalization is not None and not _is_normalization(normalization):

@@ -77,24 +77,25 @@ class IndependentData(Coupling):
 
     reads_source: ClassVar[bool] = True
     independent: ClassVar[bool] = True
+    least: ClassVar[int] = 2
 
     def block_size(self, size: int) -> int:
         return size
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        return _sources(self, batch, least=2).roll(1, 0)
+        return _sources(self, batch).roll(1, 0)
 
 
-def _sources(coupling: Coupling, batch: Batch, least: int = 1) -> Tensor:
-    """Returns the batch's own sources, of which there are at least ``least``."""
+def _sources(coupling: Coupling, batch: Batch) -> Tensor:
+    """Returns the batch's own sources, as many as the coupling needs at least."""
     name = couplings.name_of(coupling)
     if batch.source is None:
         raise DataError(
             f"coupling {name!r} needs data with a source: an npz with an array 'source', or 'digits-restore'; "
             "for a normal source use 'independent' or 'minibatch-ot'"
         )
-    if len(batch.source) < least:
-        raise DataError(f"coupling {name!r} needs batches of at least {least}: a sample may not meet its own source")
+    if len(batch.source) < coupling.least:
+        raise DataError(f"coupling {name!r} needs batches of at least {coupling.least}: a sample may not meet its own source")
     return batch.source
 
 
@@ -184,6 +185,7 @@ class MinibatchOTData(MinibatchOT):
     """
 
     reads_source: ClassVar[bool] = True
+    least: ClassVar[int] = 2
 
     def plan(self, size: int) -> int:
         return min(self.block, size // 2)
@@ -192,4 +194,4 @@ class MinibatchOTData(MinibatchOT):
         return size
 
     def source(self, batch: Batch, *, generator: torch.Generator) -> Tensor:
-        return _sources(self, batch, least=2).roll(self.plan(len(batch.data)), 0)
+        return _sources(self, batch).roll(self.plan(len(batch.data)), 0)

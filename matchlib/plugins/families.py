@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.times import TimeDistribution
 from matchlib.distillation.defaults import Defaults
 from matchlib.distillation.family import Family
+from matchlib.errors import SettingError
 from matchlib.plugins.couplings import Independent, Paired
 from matchlib.plugins.interpolants import VE, BrownianBridge, Linear, NoisyLinear, VPLinear
 from matchlib.plugins.objectives import Data, Source, Velocity
@@ -45,7 +47,10 @@ class Diffusion(Family):
     Noise levels are relative to data of unit variance (EDM's numbers, for data of standard deviation 1/2, are halved).
 
     Args:
-        sigma_min, sigma_max: noise levels between which the model is trained and sampled.
+        sigma_min, sigma_max: noise levels between which the model is trained and sampled, 0 < sigma_min < sigma_max.
+
+    Raises:
+        SettingError: they are others.
 
     References:
         Karras, Aittala, Aila, Laine, "Elucidating the Design Space of Diffusion-Based Generative Models", 2022,
@@ -54,6 +59,10 @@ class Diffusion(Family):
 
     sigma_min: float = 0.01
     sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise SettingError(f"diffusion: 0 < sigma_min < sigma_max is required, got {self.sigma_min} and {self.sigma_max}")
 
     def model(self, *, paired: bool) -> MatchingModel:
         path = VE(self.sigma_max)

@@ -69,7 +69,7 @@ class SiD(BilinearLoss):
     """``w (-a |d|^2 + <d, data - teacher>)`` in data space, w the reciprocal of the teacher's mean absolute error at the sample.
 
     Args:
-        a: weight of |d|^2 (the paper's alpha; 1.2 and 1.0 are its choices); only a = 1/2 has the gradient of the divergence.
+        a: weight of |d|^2, > 0 (the paper's alpha; 1.2 and 1.0 are its choices); only a = 1/2 has the gradient of the divergence.
 
     References:
         Zhou, Zheng, Wang, Yin, Huang, "Score identity Distillation: Exponentially Fast Distillation of Pretrained Diffusion Models for
@@ -79,6 +79,10 @@ class SiD(BilinearLoss):
     a: float = 1.2
     space: str | None = "data"
     weight_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.a < math.inf:
+            raise SettingError(f"sid: a must be positive and finite, got {self.a}")
 
     @property
     def student(self) -> Quadratic:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.algebra.convert import conversion
+from matchlib.algebra.model import MatchingModel
 from matchlib.algebra.records import Condition
 from matchlib.distillation.student import Student
 from matchlib.errors import SettingError
@@ -28,10 +29,10 @@ class OneStep(Student):
     Args:
         teacher: gives the model and moments.
         field: predicts the data; None copies the teacher, read as a data prediction.
-        t_start: the time of the input, in (times.t_min, 1].
+        t_start: the time of the input, in (times.t_min, times.t_max]; None for the last.
 
     Raises:
-        SettingError: ``t_start`` is not in (times.t_min, 1].
+        SettingError: ``t_start`` is not in (times.t_min, times.t_max].
         ConversionError: the teacher's prediction does not determine the data, so its weights are no generator; give a field.
 
     Attributes:
@@ -41,12 +42,16 @@ class OneStep(Student):
         Zhou et al., "Score identity Distillation", 2024, https://arxiv.org/abs/2404.04057 (start at sigma = 2.5)
     """
 
-    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float = 1.0) -> None:
+    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float | None = None) -> None:
         super().__init__()
         model = teacher.model
-        if not model.times.t_min < t_start <= 1:
-            raise SettingError(f"onestep: t_start must lie in ({model.times.t_min}, 1], got {t_start}")
-        predicts = model if field is None else getattr(field, "model", replace(model, objective=Data()))
+        t_start = model.times.t_max if t_start is None else t_start
+        if not model.times.t_min < t_start <= model.times.t_max:
+            raise SettingError(
+                f"onestep: t_start must lie in ({model.times.t_min:g}, {model.times.t_max:g}], where the teacher was trained, got {t_start}"
+            )
+        stated = getattr(field, "model", None)
+        predicts = stated if isinstance(stated, MatchingModel) else model if field is None else replace(model, objective=Data())
         field = copy.deepcopy(teacher.field) if field is None else field
         self.field = field.train().requires_grad_(True)
         self.start: nn.Module = nn.Identity()
@@ -80,7 +85,7 @@ class FewStep(OneStep):
     Args:
         teacher: gives the model and moments.
         field: predicts the data; None copies the teacher, read as a data prediction.
-        t_start: the largest time, in (times.t_min, 1].
+        t_start: the largest time, in (times.t_min, times.t_max]; None for the last.
         steps: number K of evaluations, >= 1.
         variant: what is trained: the whole ``chain``, with a graph through all of it; or ``one`` evaluation, drawn uniformly for each
             sample, whose prediction is the sample. The latter is cheaper, but compares the mixture of all evaluations with the data.
@@ -98,7 +103,9 @@ class FewStep(OneStep):
         (training on the states that the generator itself makes)
     """
 
-    def __init__(self, teacher: Teacher, field: nn.Module | None, *, t_start: float = 1.0, steps: int = 4, variant: str = "chain") -> None:
+    def __init__(
+        self, teacher: Teacher, field: nn.Module | None, *, t_start: float | None = None, steps: int = 4, variant: str = "chain"
+    ) -> None:
         super().__init__(teacher, field, t_start=t_start)
         if not isinstance(steps, int) or steps < 1:
             raise SettingError(f"fewstep: steps must be a whole number of at least 1, got {steps!r}")
@@ -106,7 +113,7 @@ class FewStep(OneStep):
             raise SettingError(f"fewstep: variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
         self.nfe, self.variant = steps, variant
         low = self.model.times.t_min
-        times = low + (t_start - low) * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+        times = low + (self.t_start - low) * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
         self.times: Tensor
         self.register_buffer("times", times)
 

@@ -16,6 +16,7 @@ from matchlib.errors import SettingError
 from matchlib.registry import tasks
 from matchlib.training.ahead import Ahead
 from matchlib.training.distributed import SingleProcess
+from matchlib.training.monitor import unchanged_buffers
 from matchlib.training.random import Streams, may_draw, seeded, slice_position
 from matchlib.training.task import Learner, Task
 
@@ -151,7 +152,8 @@ class DistillationTask(Task):
         if samples is None or when != first or len(samples.data) != rows:
             prompt = self.data.draw(rows, "prompt", first)
             draws = seeded(self.streams(f"made-network-{begin}", first)) if may_draw(self.distillation.student) else nullcontext()
-            with torch.no_grad(), draws:
+            counted = nullcontext() if step == first else unchanged_buffers([self.distillation.student])  # they were, the first time
+            with torch.no_grad(), draws, counted:
                 samples = self.distillation.generate(prompt, generator=self.streams("made", first))
             self._shared[begin] = first, samples
         return samples

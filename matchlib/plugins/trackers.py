@@ -26,7 +26,7 @@ class TensorBoard(Tracker):
     def open(self, phase: TrackedPhase) -> TrackerSession:
         from torch.utils.tensorboard import SummaryWriter
 
-        writer = SummaryWriter(str(phase.folder / "tensorboard" / phase.phase), purge_step=phase.step + 1 if phase.step else None)
+        writer = SummaryWriter(str(phase.folder / "tensorboard" / phase.phase), purge_step=phase.step + 1)
         rows = [f"| {key} | `{value}` |" for key, value in flat_settings(phase.settings).items()]
         writer.add_text("settings", "\n".join(["| setting | value |", "|---|---|", *rows]), phase.step)
         return _TensorBoard(writer)

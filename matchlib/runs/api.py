@@ -10,15 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from matchlib.data.dataset import Dataset
 from matchlib.distillation.loss import DistillationLoss
 from matchlib.errors import ArtifactError, SettingError
 from matchlib.evaluation.report import evaluate as write_report
 from matchlib.evaluation.score import OWN
 from matchlib.fields.teacher import Teacher
-from matchlib.io import is_empty, lock, unlock, write_text
+from matchlib.io import is_empty, lock, unlock
 from matchlib.registry import losses
 from matchlib.runs.answers import check_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
@@ -30,7 +28,7 @@ from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, load, with_teacher_at
 from matchlib.runs.run import Run, watched
 from matchlib.runs.scoring import read_evaluation
-from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, names_extractor, plain, resolve
+from matchlib.runs.settings import EvaluationSettings, RunSettings, from_config, names_extractor, plain, resolve, write_config
 from matchlib.training.callbacks import Progress
 from matchlib.training.distributed import init_distributed, strategy
 
@@ -282,7 +280,8 @@ def start_run(
             raise SettingError(f"a run that goes on has its steps already: use matchlib resume {settings.out or 'RUN'}, without a time")
         if processes.size > 1:
             raise SettingError("a time is for one process, which measures itself; give several the steps: --steps, teacher.training.steps")
-        settings = fitted(settings, built, seconds_of(time), given.get("should_stop") or (lambda: False))
+        settings, schedule = fitted(settings, built, seconds_of(time), given.get("should_stop") or (lambda: False))
+        given["revise"] = None if schedule is None else schedule.revised
     components = built(settings)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
@@ -364,7 +363,7 @@ def _begin(folder: Path, settings: RunSettings, *, there: bool) -> None:
     if not there and (folder / "config.yaml").exists():  # another start was faster
         raise SettingError(f"{folder} holds a run already; choose another --out")
     if not there:
-        write_text(folder / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))
+        write_config(folder, settings)
 
 
 def _folder(settings: RunSettings, *, again: bool) -> tuple[Path, bool]:

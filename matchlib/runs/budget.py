@@ -26,7 +26,7 @@ from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.run import Run, watched
 from matchlib.runs.settings import RunSettings
 
-__all__ = ["fitted", "seconds_of", "seconds_per_step"]
+__all__ = ["Schedule", "fitted", "seconds_of", "seconds_per_step"]
 
 WARM, MEASURED = 2, 6  # steps that are left out, and steps that are timed at least
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
@@ -40,6 +40,8 @@ SMALLEST = 32  # ... but not below this many samples
 LOOK = 64  # samples that the cost of scoring is measured on first
 LOOKS = 0.08  # of the time, which looks at the cost of scoring take at most, but for the first
 FEWEST_SAMPLES = 500  # in a score
+CACHED = 0.2  # of the time that a teacher should take, in which it cannot have been trained: it was there
+REVISED = 2.0  # times as many steps of a student as planned, at most, and half as many at least
 
 logger = logging.getLogger("matchlib")
 
@@ -162,12 +164,47 @@ def _seconds_of_scoring(settings: RunSettings, components: Components, n: int, w
         return time.perf_counter() - begin
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """When the parts of a run should be done.
+
+    Args:
+        end: of the run, as ``time.perf_counter`` tells it.
+        teacher: seconds for the teacher's training.
+        student: seconds of a step of the student.
+        scoring: seconds for samples and scores.
+    """
+
+    end: float
+    teacher: float
+    student: float
+    scoring: float
+
+    def revised(self, settings: RunSettings, took: float) -> RunSettings:
+        """Returns settings whose student has the steps for which there is time now that its teacher is trained.
+
+        The machine is taken to be as much slower or faster than it was measured, for example beside other work, as it was for the teacher.
+
+        Args:
+            took: seconds of the teacher's training.
+        """
+        pace = took / self.teacher if took > CACHED * self.teacher else 1.0
+        left = (self.end - time.perf_counter() - self.scoring * pace) * TRAINED
+        planned = settings.trainer.steps
+        steps = int(min(max(left / (self.student * pace), planned / REVISED, FEWEST), planned * REVISED))
+        if steps != planned:
+            said = f"the teacher took {_shown(took)} in place of {_shown(self.teacher)}"
+            logger.info("time: %s, so the student has %s steps in place of %s", said, f"{steps:,}", f"{planned:,}")
+        return _with(settings, {"student": {"steps": steps}})
+
+
 def fitted(
     settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float, should_stop: Callable[[], bool] = lambda: False
-) -> RunSettings:
+) -> tuple[RunSettings, Schedule | None]:
     """Returns settings with numbers of steps and of samples such that the run takes about so many seconds on this machine.
 
-    What the settings name themselves stays as it is, and the rest gets the time that it leaves.
+    What the settings name themselves stays as it is, and the rest gets the time that it leaves. The schedule, with which the student's
+    steps can be revised, is None where a teacher is not to be trained, or the student's steps are given.
 
     Args:
         settings: of the run.
@@ -199,7 +236,10 @@ def fitted(
     logger.info("time: %s; scores of %s samples (%s)", ", ".join(parts), f"{draws * size:,}", _shown(scoring))
     evaluation = settings.evaluation.model_copy(update={"samples": size, "draws": draws})
     updates = {phase: {"steps": count} for phase, count in steps.items()}
-    return _with(settings, updates).model_copy(update={"evaluation": evaluation})
+    schedule = None
+    if "teacher" in costs.step and "student" in steps:
+        schedule = Schedule(begin + seconds, chosen["teacher"] * costs.step["teacher"] / TRAINED, costs.step["student"], scoring)
+    return _with(settings, updates).model_copy(update={"evaluation": evaluation}), schedule
 
 
 def _network(

@@ -42,7 +42,7 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
-from matchlib.runs.checks import check_evaluation, check_guidance, check_method, check_trackers
+from matchlib.runs.checks import check_batches, check_evaluation, check_guidance, check_method, check_trackers
 from matchlib.runs.components import Components, StudentComponents
 from matchlib.runs.explain import cautioned, explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
@@ -64,7 +64,13 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 
 logger = logging.getLogger("matchlib")
-NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")  # settings of a training that change none
+NOT_OF_WEIGHTS = (
+    "log_every",
+    "checkpoint_every",
+    "keep_last",
+    "monitor_every",
+    "trackers",
+)  # of a training that never goes back
 OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # settings of a teacher that its training uses up
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
@@ -126,6 +132,7 @@ def _build(
     if config.model.sees_source and (ratio := config.model.data_at_start) > 0.5:
         logger.warning(NARROW, config.model.times.t_max, ratio)
     check_evaluation(settings, config)
+    check_batches(settings, config.model.coupling, trains_teacher=not finished)
     check_trackers(settings)
     if finished:
         check_answer(module, dataset)
@@ -440,12 +447,19 @@ def _distillation(
     view(teacher, config.model, config.model.objective if loss.space is None else objectives[loss.space]())
     fresh, own = settings.student.name in students, (described.student or {}).get("network") is not None
     like_teacher = learning_rate(teacher.field)
+    trained = config.model.times
+    times = _changed(trained if defaults.times is None else defaults.times.within(trained), t.times)
+    if times.t_min < trained.t_min or times.t_max > trained.t_max:
+        raise SettingError(
+            f"trainer.times must lie in [{trained.t_min:g}, {trained.t_max:g}], where the teacher was trained, got "
+            f"[{times.t_min:g}, {times.t_max:g}]"
+        )
     return StudentComponents(
         student,
         described,
         critic,
         loss,
-        _changed(config.model.times if defaults.times is None else defaults.times.within(config.model.times), t.times),
+        times,
         t.student_lr or t.student_lr_scale * defaults.student_lr * learning_rate(student) / like_teacher,
         t.critic_lr or t.critic_lr_scale * defaults.critic_lr * learning_rate(critic) / like_teacher,
         t.critic_steps or defaults.critic_steps,

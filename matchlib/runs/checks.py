@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from matchlib.algebra.coupling import Coupling
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import IncompatibleError, SettingError
-from matchlib.registry import metrics, samplers, trackers
+from matchlib.registry import couplings, metrics, samplers, trackers
 from matchlib.runs.artifact import ArtifactConfig
 from matchlib.runs.components import Components, StudentComponents
 from matchlib.runs.method import method_of
@@ -15,12 +16,14 @@ from matchlib.training.lora import layers_of
 from matchlib.training.random import BatchSlice, Streams
 from matchlib.training.trainer import require_whole_blocks
 
-__all__ = ["check_evaluation", "check_guidance", "check_method", "check_trackers"]
+__all__ = ["check_batches", "check_evaluation", "check_guidance", "check_method", "check_trackers"]
 
 
 def check_guidance(config: ArtifactConfig) -> None:
     """Refuses guidance of a teacher that cannot be asked without labels."""
     if config.guidance == 1.0:
+        if config.guidance_interval is not None:
+            raise SettingError("teacher.guidance_interval changes nothing without guidance: set teacher.guidance, or leave it out")
         return
     if config.network_spec.classes is None and config.network_spec.label_shape is None:
         raise IncompatibleError(f"guidance {config.guidance:g} needs a teacher with labels, and this one has none")
@@ -42,6 +45,16 @@ def check_method(settings: RunSettings, built: Components, parts: StudentCompone
                 layers_of(module, lora.targets)
             except SettingError as error:
                 raise SettingError(f"{path}.targets: {error}") from None
+
+
+def check_batches(settings: RunSettings, coupling: Coupling, *, trains_teacher: bool) -> None:
+    """Refuses batches that a coupling cannot pair."""
+    training = {"teacher.training": settings.teacher.training} if trains_teacher else {}
+    for path, part in (training | ({"trainer": settings.trainer} if settings.command == "distill" else {})).items():
+        if part.batch_size < coupling.least:
+            raise SettingError(
+                f"{path}.batch_size: coupling {couplings.name_of(coupling)!r} needs at least {coupling.least}, got {part.batch_size}"
+            )
 
 
 def check_trackers(settings: RunSettings) -> None:

@@ -40,7 +40,7 @@ from matchlib.runs.method import method_of
 from matchlib.runs.page.document import PAGE, write_page
 from matchlib.runs.pipeline import Pipeline, with_teacher_at
 from matchlib.runs.record import group
-from matchlib.runs.settings import RunSettings, plain
+from matchlib.runs.settings import RunSettings, plain, write_config
 from matchlib.training.callbacks import Progress, ProxyScoring, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints, step_of
 from matchlib.training.distributed import SingleProcess, init_distributed, strategy
@@ -73,6 +73,8 @@ class Run:
         on_progress: called with a Progress now and then.
         should_stop: asked after every step; True ends the run with a checkpoint.
         changed_data: whether a run goes on with other data than it began with.
+        revise: returns the settings to go on with, once the teacher is there, from those so far and the seconds that it took; they are
+            written into ``config.yaml``. Other steps of the student are all that it may change.
 
     Attributes:
         pipelines: ``teacher`` and perhaps ``student``, ready to sample, once they are made.
@@ -89,9 +91,10 @@ class Run:
         on_progress: Callable[[Progress], None] = lambda progress: None,
         should_stop: Callable[[], bool] = lambda: False,
         changed_data: bool = False,
+        revise: Callable[[RunSettings, float], RunSettings] | None = None,
     ) -> None:
         self.settings, self.components, self.folder, self.checkpoint = settings, components, folder, checkpoint
-        self.changed_data = changed_data
+        self.changed_data, self.revise = changed_data, revise
         if checkpoint is not None and all(step_of(checkpoint, phase) is None for phase in ("teacher", "student")):
             raise ArtifactError(f"{checkpoint} is no checkpoint of a run: they are {folder / 'checkpoints'}/PHASE-STEP.safetensors")
         self.device = init_distributed(device_of(settings.device))
@@ -137,6 +140,9 @@ class Run:
         if self.settings.command == "distill":
             if config.guidance != 1.0:
                 logger.info(GUIDED, config.guidance)
+            if self.revise is not None:
+                self.settings = self.revise(self.settings, self.seconds["teacher"])
+                write_config(self.folder, self.settings)
             modules["student"] = self._phase("student", self._train_student)
         self.pipelines = {kind: Pipeline(config, module, self.device, data=self.components.data) for kind, module in modules.items()}
         return self.evaluate()

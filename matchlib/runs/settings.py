@@ -14,12 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, field_validator, model_serializer, model_validator
 
 from matchlib import adapters
 from matchlib.errors import ArtifactError, MatchlibError, SettingError, UnknownNameError, nearest
-from matchlib.io import parse_yaml, read_text
+from matchlib.io import parse_yaml, read_text, write_text
 from matchlib.registry import ALL, fields_of
 from matchlib.runs.recipes import recipe as read_recipe
 from matchlib.settings import Settings
@@ -39,6 +40,7 @@ __all__ = [
     "plain",
     "read_yaml",
     "resolve",
+    "write_config",
 ]
 
 GIVEN = "python:"  # begins the name of a teacher or data set that was made in Python
@@ -577,3 +579,8 @@ def from_config(path: Path) -> RunSettings:
         return RunSettings(**tree)
     except MatchlibError as error:
         raise type(error)(f"{path}: {error}") from None
+
+
+def write_config(folder: Path, settings: RunSettings) -> None:
+    """Writes the ``config.yaml`` of a run."""
+    write_text(folder / "config.yaml", yaml.safe_dump(plain(settings), sort_keys=False))

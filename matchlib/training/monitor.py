@@ -267,7 +267,8 @@ class DistillationMonitor(Monitor):
         nothing about the data. So the reading is that of the data, the noise or the velocity alike.
         """
         if self._fixed_points is None:
-            self._fixed_points = self._points(0)[1]
+            generator = self.streams("watch-fixed-point", 0)
+            self._fixed_points = self.distillation.model.sample_path(self._draw("fixed-real", 0), generator=generator)
         heads = self.distillation.predictions(self._fixed_points)[0]
         before, self._fixed_critic = self._fixed_critic, torch.stack([predictions.critic for predictions in heads])
         if before is None:

@@ -374,7 +374,7 @@ MUTANTS = [
     _mutant(
         "pairs that are shifted by one", _coupling("paired"), "return _sources(self, batch)\n", "return _sources(self, batch).roll(1, 0)\n"
     ),
-    _mutant("each sample meets its own source", _coupling("independent-data"), "least=2).roll(1, 0)", "least=2)"),
+    _mutant("each sample meets its own source", _coupling("independent-data"), "_sources(self, batch).roll(1, 0)", "_sources(self, batch)"),
     _mutant("the plan is read along the other axis", _coupling("minibatch-ot"), "plan.argmax(1)", "plan.argmax(0)"),
     _mutant(
         "labels lost",

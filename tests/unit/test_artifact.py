@@ -218,7 +218,7 @@ def test_load_artifact_refuses_values_of_another_type_and_nan(artifact: Path) ->
         (artifact / CONFIG).write_text(json.dumps(original))
 
 
-NULLABLE = ("classes", "label_shape", "log_sigma", "times", "label_shares", "label_dropout", "origin", "network")
+NULLABLE = ("classes", "label_shape", "log_sigma", "times", "label_shares", "label_dropout", "origin", "network", "t_start")
 
 
 def test_load_artifact_refuses_keys_that_it_does_not_know(artifact: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from matchlib.errors import Interrupted, SettingError
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import NetworkSpec
 from matchlib.runs import api, budget
-from matchlib.runs.budget import Costs, fitted, seconds_of, seconds_per_step
+from matchlib.runs.budget import Costs, Schedule, fitted, seconds_of, seconds_per_step
 from matchlib.runs.build import build, sized, sizes_of
+from matchlib.runs.run import Run
 from matchlib.runs.settings import RunSettings, from_config, resolve
 from matchlib.training.distributed import SingleProcess
 from matchlib.training.tracker import TrackedPhase, Tracker, TrackerSession
@@ -46,7 +48,7 @@ def test_fitted_gives_the_time_to_what_the_settings_leave_open(monkeypatch: pyte
     monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (10.0, 0.001)))
 
     def steps(**settings: object) -> tuple[int, int, int]:
-        chosen = fitted(resolve("distill", settings={**SMALL, **settings}), build, 1000)
+        chosen, _ = fitted(resolve("distill", settings={**SMALL, **settings}), build, 1000)
         return chosen.teacher.training.steps, chosen.trainer.steps, (chosen.evaluation.samples or 0) * (chosen.evaluation.draws or 0)
 
     teacher, student, scored = steps()
@@ -75,6 +77,39 @@ def test_distill_takes_the_time_that_it_is_given(tmp_path: Path) -> None:
     assert recorded.evaluation.samples is not None
 
 
+def test_schedule_gives_the_student_what_the_teacher_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the speed at which the teacher was trained: (end - now - scoring * pace) / (cost * pace)."""
+    monkeypatch.setattr(budget.time, "perf_counter", lambda: 700.0)
+    settings = resolve("distill", settings={**SMALL, "trainer.steps": 1000})
+    schedule = Schedule(end=1000.0, teacher=400.0, student=0.2, scoring=50.0)
+    assert schedule.revised(settings, 400.0).trainer.steps == int(0.94 * 250 / 0.2)
+    assert schedule.revised(settings, 600.0).trainer.steps == pytest.approx(0.94 * (300 - 75) / 0.3, abs=1)
+    assert schedule.revised(settings, 1.0).trainer.steps == int(0.94 * 250 / 0.2)  # from the cache: it says nothing of the machine
+    assert schedule.revised(settings, 4000.0).trainer.steps == 500
+    assert schedule.revised(settings, 100.0).trainer.steps == 2000
+    assert schedule.revised(settings, 600.0).teacher == settings.teacher
+
+
+@pytest.mark.runs
+def test_a_run_goes_on_with_the_steps_that_were_revised(tmp_path: Path) -> None:
+    """They stand in ``config.yaml``, and a run that is killed from then on goes on with them."""
+    quick = {**SMALL, "teacher.training.steps": 2, "evaluation.samples": 20, "trainer.monitor_every": 0}
+    settings, asked = resolve("distill", settings={**quick, "trainer.steps": 4}), []
+
+    def revise(settings: RunSettings, took: float) -> RunSettings:
+        asked.append(took)
+        return settings.model_copy(update={"trainer": settings.trainer.model_copy(update={"steps": 7})})
+
+    (tmp_path / "run").mkdir()
+    Run(settings, build(settings), tmp_path / "run", revise=revise).execute()
+    assert len(asked) == 1
+    assert from_config(tmp_path / "run" / "config.yaml").trainer.steps == 7
+    assert (tmp_path / "run" / "checkpoints" / "student-00000007.safetensors").is_file()
+    shutil.rmtree(tmp_path / "run" / "student")
+    (tmp_path / "run" / "evaluation.json").unlink()
+    assert matchlib.resume(tmp_path / "run").sample(2).shape == (2, 2)
+
+
 def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step costs what a network is wide; 60% of 1,000 s must hold 2,500 steps."""
     data = matchlib.Dataset.from_arrays("mine", torch.randn(40, 1, 28, 28, generator=torch.Generator().manual_seed(0)).numpy())
@@ -89,7 +124,7 @@ def test_fitted_takes_the_slowest_network_that_can_be_trained_long_enough(monkey
 
     def network(seconds: float, **settings: object) -> dict:
         chosen = resolve("distill", settings={"data.name": "python:mine", **settings})
-        return fitted(chosen, lambda s: build(s, data=data), seconds).teacher.network
+        return fitted(chosen, lambda s: build(s, data=data), seconds)[0].teacher.network
 
     assert network(1000) == {"name": "mlp", "width": 768, "depth": 4}
     assert network(500) == {"name": "mlp", "width": 384, "depth": 4}
@@ -209,7 +244,7 @@ def test_fitted_halves_batches_that_leave_no_time_for_enough_steps(monkeypatch: 
     free = {"teacher.network": SMALL["teacher.network"], "data.name": "moons", "teacher.training.steps": 1}
 
     def chosen(**settings: object) -> tuple[int, int]:
-        found = fitted(resolve("distill", settings={**free, **settings}), build, 1000).trainer
+        found = fitted(resolve("distill", settings={**free, **settings}), build, 1000)[0].trainer
         return found.batch_size, found.steps
 
     batch, steps = chosen()

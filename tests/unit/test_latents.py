@@ -342,6 +342,16 @@ def test_conditions_by_name_are_those_of_a_callable() -> None:
         Conditions({})
 
 
+def test_a_condition_may_be_one_number() -> None:
+    conditions = Conditions({"level": (), "text": (3,)})
+    level, text = torch.rand(5), torch.rand(5, 3)
+    label = conditions.pack(level=level, text=text)
+    found = conditions.unpack(label)
+    assert label.shape == (5, 4)
+    assert torch.equal(found["level"], level)
+    assert torch.equal(found["text"], text)
+
+
 # -- a run -----------------------------------------------------------------------------------------------------------------
 
 

@@ -75,6 +75,17 @@ def test_mmd_takes_a_large_subset() -> None:
     assert abs(matchlib.metrics["mmd"](Reference(torch.as_tensor(x), torch.as_tensor(x), subset=6000), x)) < 1e-3
 
 
+def test_scores_of_data_that_take_few_values_are_those_of_held_out_data() -> None:
+    """Most distances are zero then: nothing may be divided by their median."""
+    rng = np.random.default_rng(0)
+    draw = lambda n: torch.as_tensor(rng.integers(0, 2, (n, 1)).astype(float))  # noqa: E731
+    data = Reference(draw(1000), draw(500))
+    samples = data.points(draw(500))
+    assert matchlib.metrics["nearest-ratio"](data, samples) == 1.0
+    assert matchlib.metrics["copies"](data, samples) == pytest.approx(0.05)
+    assert abs(matchlib.metrics["mmd"](data, samples)) < 0.02
+
+
 def test_nearest_ratio_and_copies_expose_memorised_samples() -> None:
     rng = np.random.default_rng(0)
     train, held = rng.standard_normal((2, 500, 5))

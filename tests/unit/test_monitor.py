@@ -295,6 +295,23 @@ def test_monitor_draws_dropout_from_streams_of_its_own() -> None:
     assert found[0] == found[1]
 
 
+def test_monitor_of_a_student_that_draws_reads_the_same_in_a_new_process() -> None:
+    """What is made once in a process, the points at which critics are compared, takes no random number from what is made every time."""
+    trainer = distillation_trainer()
+    task = trainer.task
+    assert isinstance(task, DistillationTask)
+    task.distillation.student.register_forward_pre_hook(lambda module, given: (given[0] + torch.randn(()), *given[1:]))
+    monitor = DistillationMonitor(task.distillation, task.dataset, task.streams, size=32)
+    again = DistillationMonitor(task.distillation, task.dataset, task.streams, size=32)
+    monitor.measure(3, {})
+    again.load_state(monitor.state_dict(), monitor.tensors())
+    found = []
+    for one in (monitor, again):
+        torch.manual_seed(0)
+        found.append(one.measure(6, {}).values)
+    assert found[0] == found[1]
+
+
 def test_monitoring_leaves_each_learner_a_step_between_two_measurements() -> None:
     """Compared with itself, no student has moved: that would be an alarm."""
 

@@ -88,6 +88,34 @@ def test_distillation_task_resumes_with_shared_samples_and_dropout(monkeypatch: 
         assert equal(state.weights, resumed.states[name].weights)
 
 
+def test_distillation_task_resumes_with_shared_samples_and_running_means() -> None:
+    """Samples that are generated again are counted once."""
+
+    def trainer() -> Trainer:
+        made = distillation_trainer(critic_steps_per_batch=2)
+        norm = nn.BatchNorm1d(1)
+        assert isinstance(made.task, DistillationTask)
+        student = made.task.distillation.student
+        student.add_module("norm", norm)
+
+        def count(module: nn.Module, given: Any) -> None:
+            norm.train()(given[0].flatten(1)[:, :1])
+
+        student.register_forward_pre_hook(count)
+        return made
+
+    whole, resumed = trainer(), trainer()
+    for _ in range(5):
+        whole.step()
+    for _ in range(4):
+        resumed.step()
+    assert isinstance(resumed.task, DistillationTask)
+    resumed.task._shared.clear()  # as in a new process
+    resumed.step()
+    means = [made.task.distillation.student.norm.running_mean for made in (whole, resumed)]  # type: ignore[attr-defined]
+    assert torch.equal(*means)
+
+
 def test_distillation_task_shares_the_same_samples_in_micro_batches() -> None:
     (whole, generated), (parts, in_parts) = sharing(), sharing(5)
     for trainer in (whole, parts):

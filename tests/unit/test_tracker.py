@@ -239,6 +239,21 @@ def wandb_records(file: Path) -> Iterator[bytes]:
             record = b""
 
 
+def test_tensorboard_forgets_the_steps_after_the_one_that_a_training_goes_back_to(tmp_path: Path) -> None:
+    """To its beginning, too."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for steps in (10, 3):
+        session = matchlib.trackers["tensorboard"]().open(TrackedPhase(tmp_path, "student", {}, 0))
+        for step in range(1, steps + 1):
+            session.scalars({"loss": float(steps)}, step)
+        session.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "student"), size_guidance={"scalars": 0})
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(1, 3.0), (2, 3.0), (3, 3.0)]
+
+
 @pytest.mark.slow
 def test_wandb_writes_offline_what_the_log_has(tmp_path: Path, warnings: Callable[[], list[str]]) -> None:
     pytest.importorskip("wandb")

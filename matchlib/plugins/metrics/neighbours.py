@@ -52,16 +52,25 @@ def coverage(reference: Reference, samples: PointSet) -> float:
 
 @metrics.register("nearest-ratio", better=0)
 def nearest_ratio(reference: Reference, samples: PointSet) -> float:
-    """Returns the median distance to the nearest training point over that of held-out data: 0 if memorised, about 1 if new."""
-    near, unseen = _to_training(reference, samples), _to_training(reference, reference.held_out)
-    return float(near.quantile(0.5) / unseen.quantile(0.5))
+    """Returns the median distance to the nearest training point over that of held-out data: 0 if memorised, about 1 if new.
+
+    It is 1, too, where both are 0, as for data that take few values.
+    """
+    near, unseen = (_to_training(reference, points).quantile(0.5) for points in (samples, reference.held_out))
+    return 1.0 if near == unseen else float(near / unseen.clamp_min(1e-9))
 
 
 @metrics.register("copies", better=0)
 def copies(reference: Reference, samples: PointSet) -> float:
-    """Returns the share of samples as near to a training point as the nearest 5% of held-out data: .05 if new, 1 if memorised."""
+    """Returns the share of samples as near to a training point as the nearest 5% of held-out data: .05 if new, 1 if memorised.
+
+    Samples exactly as far as the farthest of these count in part, so that it is .05 for new data that take few values.
+    """
     near, unseen = _to_training(reference, samples), _to_training(reference, reference.held_out)
-    return float((near <= unseen.quantile(QUANTILE)).double().mean())
+    limit = unseen.quantile(QUANTILE)
+    tied = (unseen == limit).double().mean()
+    part = ((QUANTILE - (unseen < limit).double().mean()) / tied).clamp(0, 1) if tied > 0 else 1.0
+    return float((near < limit).double().mean() + part * (near == limit).double().mean())
 
 
 def _radii(points: PointSet) -> Tensor:

@@ -73,7 +73,7 @@ def _has_pairs(reference: Reference) -> bool:
 def mmd(reference: Reference, samples: PointSet) -> float:
     """Returns the squared discrepancy by Gaussian kernels at 1/2, 1 and 2 times the median distance; may be negative, lower is better.
 
-    Of the subset of samples and as many training points.
+    Of the subset of samples and as many training points; the median is that of points that differ.
 
     References:
         Gretton et al., "A Kernel Two-Sample Test", 2012, https://jmlr.org/papers/v13/gretton12a.html (lemma 6)
@@ -85,7 +85,10 @@ def mmd(reference: Reference, samples: PointSet) -> float:
 
 
 def _median(x: Tensor) -> Tensor:
-    """As ``quantile(0.5)``, which takes at most 2^24 numbers."""
+    """The median of the positive numbers, 1 where there are none; ``quantile`` takes at most 2^24."""
+    x = x[x > 0]
+    if not len(x):
+        return x.new_ones(())
     return (x.kthvalue((len(x) + 1) // 2).values + x.kthvalue(len(x) // 2 + 1).values) / 2
 
 

@@ -83,7 +83,7 @@ class Gaussian(ExactField):
             raise SettingError(f"gaussian: mean, std and weights are numbers or lists of numbers, got {self.settings}") from error
         if self.components != 1:
             raise SettingError("gaussian: components belong to a fit; a given mean and std have one component for each number")
-        if mean is None or std is None or mean.shape != std.shape or not (std > 0).all():
+        if mean is None or std is None or mean.shape != std.shape or not (np.isfinite(mean) & (std > 0) & np.isfinite(std)).all():
             raise SettingError(f"gaussian: mean and std > 0 are given together, one of each for a component, got {self.settings[:2]}")
         shares = np.ones(len(mean)) if weights is None else weights
         if shares.shape != mean.shape or not (shares > 0).all():
