@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,11 +20,12 @@ from matchlib.data.stored import PARTS, Stored, balance, part_of, random_order
 from matchlib.data.units import FAR, HUGE, TINY, converted, exact, standardized
 from matchlib.errors import DataError
 
-__all__ = ["Chosen", "Dataset", "checked_labels", "map_batch", "split"]
+__all__ = ["Chosen", "Dataset", "checked_labels", "data_digest", "map_batch", "split"]
 
 LARGE = 1 << 26  # bytes of a tensor that is worth being made smaller
 CHUNK = 1 << 20  # numbers that are looked at at once
 PAIRED = 4096  # training samples that second moments of pairs are measured on
+logger = logging.getLogger("matchlib")
 EIGHT_BITS = (np.uint8, torch.uint8)
 CLASSES = 1000  # so many classes are accepted of however few samples
 
@@ -139,6 +142,7 @@ class Dataset:
             raise DataError(f"{name}: 'source' must have the shape of 'data' {tuple(x.shape)}, got {tuple(z.shape)}")
         train_index, held_index = split(len(x)) if held_out is None else _chosen(name, held_out, len(x))
         part = x[train_index].double()
+        _warn_of_layout(name, data, tuple(x.shape[1:]))
         low, high = float(part.min()), float(part.max())
         if low == high:
             raise DataError(f"{name}: 'data' is constant, so there is nothing to learn")
@@ -234,6 +238,11 @@ class Dataset:
         stored = None if self.stored is None else replace(self.stored, units=(*self.stored.units, new))
         return replace(self, train=train, held_out=held_out, shift=shift, scale=scale, stored=stored)
 
+    def digest(self) -> str:
+        """Returns a digest of all numbers and labels."""
+        kept = "" if self.stored is None else self.stored.digest
+        return data_digest(kept.encode(), *(x for part in (self.train, self.held_out) for x in (part.data, part.source, part.label)))
+
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draws ``size`` training samples with replacement."""
         return self.read(self.choose(size, generator))
@@ -323,6 +332,27 @@ class Dataset:
 def _check_differ(name: str, samples: Tensor) -> None:
     if (samples == samples[0]).all():
         raise DataError(f"{name}: all training samples are the same, so there is nothing to learn")
+
+
+def data_digest(text: bytes, *tensors: Tensor | None) -> str:
+    """Returns a digest of a text and of tensors."""
+    digest = hashlib.sha256(text)
+    for tensor in tensors:
+        if tensor is not None and tensor.numel():
+            digest.update(tensor.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _warn_of_layout(name: str, data: Any, shape: tuple[int, ...]) -> None:
+    """Says how images are laid out where 8-bit numbers look like images of another layout."""
+    if getattr(data, "dtype", None) not in EIGHT_BITS:
+        return
+    if len(shape) == 2 and min(shape) > 4:
+        logger.warning(
+            "%s: samples of shape %s are taken for plain numbers; grey images are (1, height, width): data[:, None]", name, shape
+        )
+    elif len(shape) == 3 and shape[-1] in (1, 3, 4) and shape[0] > 4:
+        logger.warning("%s: images are (channels, height, width), and these have shape %s: data.transpose(0, 3, 1, 2)", name, shape)
 
 
 def _numbers(name: str, key: str, array: Any) -> Tensor:

@@ -6,11 +6,13 @@ import hashlib
 import io
 import math
 import os
+import re
 import tarfile
 import warnings
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 PAIRS = "pairs:"
+SPLITS = ("train", "test", "validation", "valid", "val", "dev")  # with which names of shards begin
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # no other decoder is started, whatever a file is called
 DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")  # grey modes of more than 8 bits
@@ -127,17 +130,45 @@ def _folder(name: str, place: Path) -> Reader:
     if any(os.path.isfile(place / part) for part in ARROW):
         return ArrowTable(name, [])
     kinds: dict[str, Callable[[str, list[Path]], Reader]] = {".tar": TarShards, ".parquet": ArrowTable}
-    for suffix, kind in kinds.items():
-        shards = sorted(place.glob(f"*{suffix}"))
-        if shards:
-            return kind(name, shards)
+    shards = {suffix: sorted(place.glob(f"*{suffix}")) for suffix in kinds}
+    there = [suffix for suffix, files in shards.items() if files]
+    if there and (len(there) > 1 or next(_images_in(place), None) is not None):
+        raise DataError(f"{place} holds {' and '.join([*there, 'images'])} files: which of them are the data? Give a folder of one kind")
+    for suffix in there:
+        _check_one_split(place, shards[suffix])
+        return kinds[suffix](name, shards[suffix])
     return ImageFiles(name, place)
+
+
+def _check_one_split(place: Path, files: list[Path]) -> None:
+    """Refuses shards of several splits, as ``train-0.parquet`` and ``test-0.parquet`` are: they would be mixed."""
+    found = sorted({part for file in files for part in SPLITS if re.match(rf"{part}\b|{part}_", file.name)})
+    if len(found) > 1:
+        raise DataError(f"{place} holds the splits {', '.join(found)}, which would be mixed; move the files of one to a folder of its own")
+
+
+def _images_in(place: Path) -> Iterator[str]:
+    """Yields images below a folder, by links as well, but for files and folders whose name begins with a dot."""
+    seen = set[tuple[int, int]]()
+    for folder, folders, files in os.walk(place, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:  # a link to where we came from
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for file in files:
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGES and os.path.isfile(os.path.join(folder, file)):
+                yield os.path.join(folder, file)  # as text: paths by the million are slow
 
 
 def _pairs(name: str, place: Path) -> Reader:
     data, source = ImageFiles(name, place / "data"), ImageFiles(name, place / "source")
-    names = [{os.path.splitext(os.path.relpath(file, part.place))[0] for file in part.files} for part in (data, source)]
-    alone = sorted(names[0] ^ names[1])
+    stems = [[os.path.splitext(os.path.relpath(file, part.place))[0] for file in part.files] for part in (data, source)]
+    twice = sorted(stem for part in stems for stem, count in Counter(part).items() if count > 1)
+    if twice:
+        raise DataError(f"{place}: images are paired by their names without suffix, and {twice[0]} is there more than once; rename some")
+    alone = sorted(set(stems[0]) ^ set(stems[1]))
     if alone:
         raise DataError(f"{place}: every image needs its pair in data/ and source/; {len(alone)} have none, such as {alone[0]}")
     data.pair = source
@@ -164,7 +195,7 @@ def _stamp_of(files: Sequence[str | Path]) -> str:
 
 
 class ImageFiles(Reader):
-    """The images of a folder and of its sub-folders, which are the classes if there are several.
+    """The images of a folder and of its sub-folders, which are the classes if there are several; names with a dot in front are left out.
 
     Raises:
         DataError: there are none.
@@ -172,12 +203,7 @@ class ImageFiles(Reader):
 
     def __init__(self, name: str, place: Path) -> None:
         self.name, self.place = name, place
-        found = [  # as text: paths by the million are slow
-            os.path.join(folder, file)
-            for folder, _, files in os.walk(place)
-            for file in files
-            if os.path.splitext(file)[1].lower() in IMAGES and os.path.isfile(os.path.join(folder, file))
-        ]
+        found = list(_images_in(place))
         if not found:
             raise DataError(f"{str(place)[:200]} holds no images ({', '.join(IMAGES)})")
         self.files = sorted(found, key=lambda file: os.path.splitext(file)[0])

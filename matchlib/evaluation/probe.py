@@ -267,7 +267,7 @@ def as_trained(teacher: Teacher, dataset: Dataset) -> Dataset:
 
 
 def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> None:
-    """Asks a teacher once, about two samples of the data at a middle time.
+    """Asks a teacher once, about a few samples of the data at a middle time: as many as no size of theirs, which might broadcast.
 
     Args:
         finite: whether its answer must be finite.
@@ -276,18 +276,19 @@ def check_answer(teacher: Teacher, dataset: Dataset, *, finite: bool = True) -> 
         IncompatibleError: the network fails, or its answer has another shape, is not finite or has no gradient; with what was given and
             what to do.
     """
-    few = replace(dataset, train=(two := _two_samples(dataset)), held_out=two)
+    count = next(n for n in (2, 3, 5, 7, 11, 13) if n not in dataset.shape)
+    few = replace(dataset, train=(some := _samples(dataset, count)), held_out=some)
     batch, model = as_trained(teacher, few).held_out, teacher.model
     if model.coupling.reads_source and batch.source is None:
         raise IncompatibleError(f"the teacher's source is data, but {dataset.name} has none; give data in pairs")
     generator = torch.Generator().manual_seed(0)
-    time = torch.full((2,), (model.times.t_min + model.times.t_max) / 2)
+    time = torch.full((count,), (model.times.t_min + model.times.t_max) / 2)
     point = model.interpolate(model.coupling.pair(batch, generator=generator), time, generator=generator)
     device = _device_of(teacher)
     condition = _moved(point.condition, device)
     label = "no labels" if condition.label is None else f"labels {tuple(condition.label.shape)}, {condition.label.dtype}"
-    ends = torch.tensor([model.times.t_min, model.times.t_max])
-    latest, question = time, f"states of shape {tuple(point.state.shape)}, times of shape (2,) and {label}"
+    ends = torch.tensor([model.times.t_min, model.times.t_max])[torch.arange(count) % 2]
+    latest, question = time, f"states of shape {tuple(point.state.shape)}, times of shape ({count},) and {label}"
     try:
         with torch.enable_grad():
             answer = teacher(point.state.to(device).requires_grad_(), time.to(device), condition)
@@ -320,7 +321,7 @@ def _advice(teacher: Teacher, asked: Tensor, ends: Tensor, error: Exception) -> 
     clock = getattr(teacher.field, "time", None)
     try:
         given = [f"{x:g}" for x in (clock(asked) if callable(clock) else asked).tolist()]
-        low, high = ((clock(x) if callable(clock) else x).item() for x in ends)
+        low, high = ((clock(x) if callable(clock) else x).item() for x in ends[:2])
     except Exception:  # it is the clock that fails
         return f"It must return one tensor of the state's shape; {order}"
     times = f"It was given the times {' and '.join(dict.fromkeys(given))}"
@@ -345,12 +346,12 @@ def _moved(condition: Condition, device: torch.device) -> Condition:
     return replace(condition, **{key: None if x is None else x.to(device) for key, x in vars(condition).items()})
 
 
-def _two_samples(dataset: Dataset) -> Batch:
-    """Two held-out samples, the second with the last class."""
-    batch = map_batch(dataset.held_out, lambda x: x[torch.arange(2) % len(x)])
+def _samples(dataset: Dataset, count: int) -> Batch:
+    """Held-out samples, the last with the last class."""
+    batch = map_batch(dataset.held_out, lambda x: x[torch.arange(count) % len(x)])
     if dataset.classes is None or batch.label is None:
         return batch
-    return replace(batch, label=torch.stack([batch.label[0], torch.full_like(batch.label[1], dataset.classes - 1)]))
+    return replace(batch, label=torch.cat([batch.label[:-1], torch.full_like(batch.label[-1:], dataset.classes - 1)]))
 
 
 def _called(teacher: Teacher) -> str:

@@ -110,7 +110,7 @@ def evaluate(
         "seed": seed,
     }
     scored = {kind: pipeline.digest() for kind, pipeline in pipelines.items()}
-    cells = Cells(folder / "evaluation", {**protocol, "scored": scored}, work, kept=among.size == 1)
+    cells = Cells(folder / "evaluation", {**protocol, "scored": scored, "data digest": dataset.digest()}, work, kept=among.size == 1)
     drawn = {kind: _sampled(kind, pipelines[kind], draws * size, seed, among, cells) for kind in sorted(pipelines)}
 
     def score() -> dict[str, Any]:

@@ -23,7 +23,7 @@ from matchlib.registry import networks
 from matchlib.runs.build import device_of, sizes_of
 from matchlib.runs.components import Components
 from matchlib.runs.pipeline import Pipeline, with_teacher_at
-from matchlib.runs.run import Run, watched
+from matchlib.runs.run import PROXIES, Run, watched
 from matchlib.runs.settings import RunSettings
 
 __all__ = ["Schedule", "fitted", "seconds_of", "seconds_per_step"]
@@ -38,7 +38,7 @@ FEWEST = 200  # steps of a phase that are worth starting
 WANTED = {"teacher": ENOUGH, "student": 1600}  # steps, for which batches are made smaller ...
 SMALLEST = 32  # ... but not below this many samples
 LOOK = 64  # samples that the cost of scoring is measured on first
-LOOKS = 0.08  # of the time, which looks at the cost of scoring take at most, but for the first
+LOOKS = 0.08  # of the time, which looks at the cost of scoring take at most, but for the first two
 FEWEST_SAMPLES = 500  # in a score
 CACHED = 0.2  # of the time that a teacher should take, in which it cannot have been trained: it was there
 REVISED = 2.0  # times as many steps of a student as planned, at most, and half as many at least
@@ -123,27 +123,34 @@ def measured(settings: RunSettings, components: Components, seconds: float, shou
         seconds: that the run may take, of which the measurement takes a small part.
         should_stop: asked between its parts.
     """
-    phases = [phase for phase, there in (("teacher", not components.finished), ("student", settings.command == "distill")) if there]
-    step = {}
+    phases, step = _phases(settings, components), {}
     for phase in phases:
         enough = _time_of(phase, phases, seconds) / WANTED[phase] if _batch_is_free(settings, phase) else math.inf  # it is halved then
         step[phase] = seconds_per_step(settings, components, phase, enough=enough, should_stop=should_stop)
     return Costs(step, _cost_of_scoring(settings, components, seconds, watched(None, should_stop)))
 
 
+def _phases(settings: RunSettings, components: Components) -> list[str]:
+    """What a run trains."""
+    there = {"teacher": components.trains_teacher, "student": settings.command == "distill"}
+    return [phase for phase in there if there[phase]]
+
+
 def _cost_of_scoring(settings: RunSettings, components: Components, seconds: float, work: Work) -> tuple[float, float]:
-    """Returns (fixed, each) of scores, from looks at more and more samples until they have taken their part of the time."""
+    """Returns (fixed, each) of scores, from looks at more and more samples until they have taken their part of the time.
+
+    A first one is not counted: packages are imported in it.
+    """
     reference_of(components.data, extractor=settings.evaluation.extractor, work=work)  # features are learned, and remain in the cache
     size, _ = protocol_of(settings.evaluation, len(components.data.held_out.data))
+    _seconds_of_scoring(settings, components, min(LOOK // 4, size), work)
     begin = time.perf_counter()
-    first = min(LOOK, size)
-    looks = [(first, _seconds_of_scoring(settings, components, first, work))]
-    for n in (first, *(n for n in (4 * LOOK, 16 * LOOK) if n < size), size):
+    looks = [(n := min(LOOK, size), _seconds_of_scoring(settings, components, n, work))]
+    for n in (*(n for n in (4 * LOOK, 16 * LOOK) if n < size), size):
         expected = looks[-1][1] * n / looks[-1][0]
-        if n >= looks[-1][0] and time.perf_counter() - begin + expected < LOOKS * seconds:
+        if n > looks[-1][0] and time.perf_counter() - begin + expected < LOOKS * seconds:
             looks.append((n, _seconds_of_scoring(settings, components, n, work)))
-    few, least = looks[min(1, len(looks) - 1)]  # packages were imported in the first
-    most, longest = looks[-1]
+    (few, least), (most, longest) = looks[0], looks[-1]
     if most == few:
         return 0.0, longest / most
     each = max(longest - least, 0.0) / (most - few)
@@ -217,13 +224,17 @@ def fitted(
         SettingError: the time is too short for anything useful.
     """
     begin = time.perf_counter()
+    components = rebuild(settings)
+    given = {phase: training.steps for phase, training in _trainings(settings).items() if "steps" in training.model_fields_set}
+    if not set(_phases(settings, components)) - set(given):
+        raise SettingError("a time decides the steps, and all of them are given here, or there are none: leave the time out")
     logger.info("time: measuring what steps, samples and scores cost on this machine")
-    settings, components = _network(settings, rebuild, seconds, should_stop)
+    settings, components = _network(settings, components, rebuild, seconds, should_stop)
     costs = measured(settings, components, seconds, should_stop)
     settings, costs = _batches(settings, components, costs, seconds, should_stop)
+    costs = _with_scores_on_the_way(settings, components, costs)
     size, draws, scoring = _samples(settings, components, costs, seconds)
     left = (seconds - (time.perf_counter() - begin) - scoring) * TRAINED
-    given = {phase: training.steps for phase, training in _trainings(settings).items() if "steps" in training.model_fields_set}
     left -= sum(costs.step[phase] * steps for phase, steps in given.items() if phase in costs.step)
     free = {phase: SHARES[phase] for phase in costs.step if phase not in given}
     steps = {phase: int(left * share / sum(free.values()) / costs.step[phase]) for phase, share in free.items()}
@@ -242,15 +253,29 @@ def fitted(
     return _with(settings, updates).model_copy(update={"evaluation": evaluation}), schedule
 
 
+def _with_scores_on_the_way(settings: RunSettings, components: Components, costs: Costs) -> Costs:
+    """Returns costs in which a step of the student has its part of the scores that the settings ask for while it is trained."""
+    (fixed, each), held_out = costs.scoring, len(components.data.held_out.data)
+    size, _ = protocol_of(settings.evaluation, held_out)
+    every = {settings.evaluation.every: min(PROXIES, size)}
+    if settings.trainer.keep_best_by is not None:
+        every[settings.trainer.checkpoint_every] = every.get(settings.trainer.checkpoint_every, 0) + size
+    more = sum((fixed + each * n / 3) / steps for steps, n in every.items() if steps)  # the student's alone
+    return replace(costs, step={phase: cost + (more if phase == "student" else 0.0) for phase, cost in costs.step.items()})
+
+
 def _network(
-    settings: RunSettings, rebuild: Callable[[RunSettings], Components], seconds: float, should_stop: Callable[[], bool]
+    settings: RunSettings,
+    components: Components,
+    rebuild: Callable[[RunSettings], Components],
+    seconds: float,
+    should_stop: Callable[[], bool],
 ) -> tuple[RunSettings, Components]:
     """Returns settings with the network that is slowest among those that can be trained long enough, and the components.
 
     The recommended sizes of each network are tried from the smallest on, until one is too slow.
     """
-    components = rebuild(settings)
-    if components.finished or "network" in settings.teacher.model_fields_set:
+    if not components.trains_teacher or "network" in settings.teacher.model_fields_set:
         return settings, components
     slowest = SHARES["teacher"] * seconds / ENOUGH
     chosen: tuple[float, RunSettings, Components] | None = None

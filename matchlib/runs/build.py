@@ -131,7 +131,7 @@ def _build(
     sampler.check(config.model)
     if config.model.sees_source and (ratio := config.model.data_at_start) > 0.5:
         logger.warning(NARROW, config.model.times.t_max, ratio)
-    check_evaluation(settings, config)
+    check_evaluation(settings, config, dataset)
     check_batches(settings, config.model.coupling, trains_teacher=not finished)
     check_trackers(settings)
     if finished:
@@ -241,9 +241,11 @@ def _teacher(
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     _refuse("teacher", t, OF_TRAINING if teacher is not None else (*OF_TRAINING, "normalization"))
     if teacher is not None:
+        _warn_of_training(t, teacher)
         config = _given_config(teacher, dataset, settings, recorded)
         return config, _guided(teacher.field, config), True
     config, teacher = _artifact_teacher(t.name, dataset, trust)
+    _warn_of_training(t, teacher)
     if t.sampler is not None:
         config = replace(config, sampler=samplers.describe(samplers.build(t.sampler)))
     if t.guidance is not None:
@@ -255,10 +257,23 @@ def _teacher(
     return replace(config, data=data, settings=settings_digest(settings, "teacher")), teacher, True
 
 
+def _warn_of_training(t: TeacherSettings, teacher: Teacher) -> None:
+    """Says that settings of a training are not used, which may come with those of another run."""
+    unused = [name for name in ("network", "training") if _is_set(t, name)]
+    if "network" in unused and not any(True for _ in teacher.field.parameters()):
+        unused.remove("network")  # it is the critic's
+    if unused:
+        logger.warning("%s: the teacher is finished, so this changes nothing", " and ".join(f"teacher.{name}" for name in unused))
+
+
+def _is_set(settings: TeacherSettings | StudentSettings, name: str) -> bool:
+    return bool(getattr(settings, name) != type(settings).model_fields[name].get_default(call_default_factory=True))
+
+
 def _refuse(part: str, settings: TeacherSettings | StudentSettings, names: Sequence[str]) -> None:
     """Refuses settings that would change nothing, since what they are of is finished."""
     for name in names:
-        if getattr(settings, name) != type(settings).model_fields[name].default:
+        if _is_set(settings, name):
             raise SettingError(f"{part}.{name} changes nothing of a finished {part} ({settings.name}); leave it out")
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from matchlib.algebra.coupling import Coupling
+from matchlib.data.dataset import Dataset
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import IncompatibleError, SettingError
+from matchlib.evaluation.reference import Extractor, Reference
+from matchlib.evaluation.score import applying
 from matchlib.registry import couplings, metrics, samplers, trackers
 from matchlib.runs.artifact import ArtifactConfig
 from matchlib.runs.components import Components, StudentComponents
@@ -67,14 +70,28 @@ def check_trackers(settings: RunSettings) -> None:
                 raise SettingError(f"{path}.trackers: {error}") from None
 
 
-def check_evaluation(settings: RunSettings, config: ArtifactConfig) -> None:
+def check_evaluation(settings: RunSettings, config: ArtifactConfig, data: Dataset) -> None:
     """Refuses now what would end a run when everything is trained."""
     e = settings.evaluation
     for name in e.metrics or ():
         metrics[name]
+    few = Reference(data.train.data[:8], data.held_out.data[:8], _Classes(data.classes))
+    if e.metrics is not None and not applying(few, e.metrics):
+        raise SettingError(
+            f"evaluation.metrics: none of {list(e.metrics)} applies to {data.name}; those that do: {', '.join(applying(few))}"
+        )
     for steps in e.teacher_steps:
         samplers.build({**config.sampler, "steps": steps})
     best = settings.trainer.keep_best_by
     if best is not None and not metrics[best].better:
         fit = ", ".join(name for name in metrics if metrics[name].better)
         raise SettingError(f"trainer.keep_best_by: {best} has no better side; choose one of {fit}")
+    if best is not None and not applying(few, (best,)):
+        raise SettingError(f"trainer.keep_best_by: {best} does not apply to {data.name}; choose another metric")
+
+
+class _Classes(Extractor):
+    """Stands for the features that scores will have, of which it knows the number of classes: clusters, where there are no labels."""
+
+    def __init__(self, classes: int | None) -> None:
+        self.classes = 2 if classes is None else classes

@@ -100,6 +100,11 @@ class Components:
     distillation: StudentComponents | None
 
     @property
+    def trains_teacher(self) -> bool:
+        """Whether the teacher has weights that are to be trained; a formula has none."""
+        return not self.finished and any(True for _ in self.teacher.field.parameters())
+
+    @property
     def training_data(self) -> Dataset:
         """The data as the networks see them: without labels where the teacher takes none."""
         spec = self.config.network_spec

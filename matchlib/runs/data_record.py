@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-
-from torch import Tensor
 
 from matchlib.data.dataset import Dataset
 from matchlib.errors import ArtifactError, DataError
 from matchlib.io import read_json, write_json
 
-__all__ = ["DATA", "data_digest", "record_data"]
+__all__ = ["DATA", "record_data"]
 
 DATA = "data.json"  # in a run's folder
-
-
-def data_digest(text: bytes, *tensors: Tensor | None) -> str:
-    """Returns a digest of a text and of tensors."""
-    digest = hashlib.sha256(text)
-    for tensor in tensors:
-        if tensor is not None and tensor.numel():
-            digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()[:20]
 
 
 def record_data(folder: Path, dataset: Dataset, *, changed: bool = False) -> None:
@@ -34,9 +22,7 @@ def record_data(folder: Path, dataset: Dataset, *, changed: bool = False) -> Non
     Raises:
         DataError: they are others, and not accepted.
     """
-    kept = "" if dataset.stored is None else dataset.stored.digest
-    parts = [x for part in (dataset.train, dataset.held_out) for x in (part.data, part.source, part.label)]
-    now = {"digest": data_digest(kept.encode(), *parts), "training samples": len(dataset)}
+    now = {"digest": dataset.digest(), "training samples": len(dataset)}
     try:
         before = read_json(folder / DATA)
     except ArtifactError:  # it begins, or is of an older version

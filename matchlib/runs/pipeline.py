@@ -238,6 +238,9 @@ class Pipeline:
             raise SettingError(f"labels must be one integer or {n} integers, got {str(labels)[:100]}") from error
         if label.numel() not in (1, n) or label.is_floating_point() or label.min() < 0 or label.max() >= spec.classes:
             raise SettingError(f"labels must be one integer or {n} integers from 0 to {spec.classes - 1}, got {label.tolist()[:10]}")
+        unseen = sorted(set(label.tolist()) - set(there.tolist()))
+        if unseen:
+            raise SettingError(f"no training sample has the label {unseen[0]}; there are {', '.join(map(str, there.tolist()[:20]))}")
         return label.long().expand(n) if label.numel() == 1 else label.long()
 
     def _drawn_labels(self, n: int, streams: Streams) -> Tensor:

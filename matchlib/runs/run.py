@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from matchlib.data.dataset import Dataset
+from matchlib.data.dataset import Dataset, data_digest
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
-from matchlib.errors import ArtifactError, DivergedError, Interrupted, SettingError
+from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.evaluation.doctor import examine
 from matchlib.evaluation.features import OwnFeatures, own_features
 from matchlib.evaluation.pictures import drawn
 from matchlib.evaluation.reference import Reference
 from matchlib.evaluation.report import evaluate
-from matchlib.evaluation.score import applying, key_of, reference_of, scores
+from matchlib.evaluation.score import key_of, reference_of, scores
 from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
@@ -34,7 +34,7 @@ from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import NOT_OF_WEIGHTS, device_of, settings_digest
 from matchlib.runs.components import Components
-from matchlib.runs.data_record import data_digest, record_data
+from matchlib.runs.data_record import record_data
 from matchlib.runs.exhibit import Exhibit, description, exhibit, machine, peak_memory
 from matchlib.runs.method import method_of
 from matchlib.runs.page.document import PAGE, write_page
@@ -53,7 +53,7 @@ from matchlib.training.task import Learner, Task
 from matchlib.training.tracker import TrackedPhase, Tracking, numbers
 from matchlib.training.trainer import Callback, Trainer
 
-__all__ = ["Run", "prepared", "watched"]
+__all__ = ["PROXIES", "Run", "prepared", "watched"]
 
 PROXIES = 1000  # samples in a score while a student is trained
 SHOWN_EVERY = 2.0  # seconds between two looks at work that has no steps
@@ -334,8 +334,6 @@ class Run:
         name = self.settings.trainer.keep_best_by
         if name is None:
             return None
-        if not applying(self._reference(None), (name,)):
-            raise SettingError(f"trainer.keep_best_by: {name} does not apply to {self.components.data.name}; choose another metric")
         scores_of = self._scores_of(None, (name,))
         return lambda modules: -metrics[name].better * scores_of(modules)[key_of(name)]
 

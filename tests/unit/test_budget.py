@@ -90,6 +90,37 @@ def test_schedule_gives_the_student_what_the_teacher_has_left(monkeypatch: pytes
     assert schedule.revised(settings, 600.0).teacher == settings.teacher
 
 
+def test_fitted_refuses_a_time_where_there_are_no_steps_to_choose() -> None:
+    given = {**SMALL, "teacher.training.steps": 3, "trainer.steps": 3}
+    with pytest.raises(SettingError, match="leave the time out"):
+        fitted(resolve("distill", settings=given), build, 60)
+    with pytest.raises(SettingError, match="leave the time out"):
+        fitted(resolve("train", settings={"data.name": "moons", "teacher.name": "gaussian"}), build, 60)
+
+
+def test_fitted_leaves_a_teacher_that_is_a_formula_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "seconds_per_step", lambda *_, **__: 0.01)
+    monkeypatch.setattr(budget, "_cost_of_scoring", lambda *_: (1.0, 0.0))
+    settings = resolve("distill", settings={"data.name": "moons", "teacher.name": "gaussian"})
+    chosen, schedule = fitted(settings, build, 100)
+    assert schedule is None
+    assert chosen.teacher == settings.teacher
+    assert chosen.trainer.steps == pytest.approx(0.94 * 99 / 0.01, rel=0.01)
+
+
+def test_fitted_counts_the_scores_that_are_made_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A score of 1,000 samples of the student takes (fixed + 1,000 each / 3), and that by how often it is made is a step's part."""
+    monkeypatch.setattr(budget, "measured", lambda *_: Costs({"teacher": 0.01, "student": 0.04}, (1.0, 0.003)))
+
+    def steps(**settings: object) -> int:
+        return fitted(resolve("distill", settings={**SMALL, "evaluation.samples": 1000, **settings}), build, 1000)[0].trainer.steps
+
+    plain = steps()
+    assert steps(**{"evaluation.every": 100}) == pytest.approx(plain * 0.04 / (0.04 + (1 + 1) / 100), rel=0.01)
+    often = {"trainer.keep_best_by": "frechet-raw", "trainer.checkpoint_every": 50}
+    assert steps(**often) == pytest.approx(plain * 0.04 / (0.04 + (1 + 1) / 50), rel=0.01)
+
+
 @pytest.mark.runs
 def test_a_run_goes_on_with_the_steps_that_were_revised(tmp_path: Path) -> None:
     """They stand in ``config.yaml``, and a run that is killed from then on goes on with them."""
@@ -191,10 +222,10 @@ def test_start_run_refuses_a_time_for_several_processes(monkeypatch: pytest.Monk
 
 
 def test_cost_of_scoring_is_a_line_through_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imports of the first look count for nothing; where that alone takes the time, samples are taken to cost all of it."""
+    """Imports of the first look count for nothing; where there is time for one more, samples are taken to cost all of it."""
     settings = resolve("distill", settings=SMALL)
     components = build(settings)
-    for seconds, expected in ((1e9, (0.5, 0.002)), (0.0, (0.0, (3 + 0.5 + 64 * 0.002) / 64))):
+    for seconds, expected in ((1e9, (0.5, 0.002)), (0.0, (0.0, (0.5 + 64 * 0.002) / 64))):
         first = iter([3.0])
         monkeypatch.setattr(budget, "reference_of", lambda *_, **__: None)
         monkeypatch.setattr(budget, "_seconds_of_scoring", lambda s, c, n, w, first=first: next(first, 0.0) + 0.5 + 0.002 * n)

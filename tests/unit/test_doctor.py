@@ -207,16 +207,17 @@ def test_check_answer_asks_a_fitting_teacher_at_the_middle_and_at_the_ends() -> 
 
     check_answer(Teacher.from_callable(network, FLOW, arguments=("state", "time", "label")), DATA)
     assert len(calls) == 2
-    assert calls[0][:2] == ((2, 2), (2,))
-    assert calls[0][2][1] == CLASSES - 1  # the last class, so that a network with too few fails now
+    assert calls[0][:2] == ((3, 2), (3,))  # as many as no size of an event, so that nothing broadcasts by mistake
+    assert calls[0][2][-1] == CLASSES - 1  # the last class, so that a network with too few fails now
 
 
 CONVOLUTION, EMBEDDING = nn.Conv2d(3, 3, 1), nn.Embedding(2, 2)
 UNFIT: dict[str, tuple[Callable, tuple[str, ...], str]] = {
     "channels": (lambda x, t: CONVOLUTION(x), ("state", "time"), "does not fit clusters: .* RuntimeError"),
     "order of arguments": (lambda t, x: x[:, :2] * t[:, None], ("state", "time"), "states the order of its arguments"),
-    "too few arguments": (lambda x: x, ("state", "time"), r"states of shape \(2, 2\), times of shape \(2,\) and labels .*TypeError"),
+    "too few arguments": (lambda x: x, ("state", "time"), r"states of shape \(3, 2\), times of shape \(3,\) and labels .*TypeError"),
     "too many arguments": (lambda x, t, y, z: x, ("state", "time", "label"), r"\(state, time, label\) raises TypeError"),
+    "times without [:, None]": (lambda x, t: x * t, ("state", "time"), "RuntimeError"),
     "shape": (lambda x, t: x[:, :1], ("state", "time"), r"predicts shape \(1,\)"),
     "tuple": (lambda x, t: (x, x), ("state", "time"), "must return one tensor"),
     "not finite": (lambda x, t: x / 0 * 0, ("state", "time"), "not finite"),

@@ -268,3 +268,43 @@ def test_load_dataset_turns_images_as_their_cameras_say(tmp_path: Path) -> None:
     data = load_dataset(tmp_path / "ims")
     image = data.denormalize(data.train.data)[0, 0]
     assert float(image.std(0).max()) < 1e-3 < float(image.std(1).min())
+
+
+def test_load_dataset_follows_links_and_leaves_hidden_folders_out(tmp_path: Path) -> None:
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    for name in ("images/a", "images/b", "elsewhere", "images/.ipynb_checkpoints"):
+        _save(tmp_path / name, pixels)
+    (tmp_path / "images" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "a" / "round").symlink_to(tmp_path / "images")
+    dataset = load_dataset(tmp_path / "images")
+    assert dataset.classes == 3
+    assert len(dataset.train.data) + len(dataset.held_out.data) == 15
+
+
+def test_load_dataset_refuses_folders_of_which_it_would_read_a_part(tmp_path: Path) -> None:
+    _save(tmp_path / "mixed", np.zeros((4, 4), np.uint8))
+    (tmp_path / "mixed" / "backup.tar").write_bytes(b"")
+    with pytest.raises(DataError, match=r"holds \.tar and images files"):
+        load_dataset(tmp_path / "mixed")
+    (tmp_path / "splits").mkdir()
+    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
+        (tmp_path / "splits" / name).write_bytes(b"")
+    with pytest.raises(DataError, match="splits test, train, which would be mixed"):
+        load_dataset(tmp_path / "splits")
+
+
+def test_pairs_of_images_have_one_partner(tmp_path: Path) -> None:
+    for part in ("data", "source"):
+        _save(tmp_path / part, np.arange(16, dtype=np.uint8).reshape(4, 4))
+        Image.fromarray(np.ones((4, 4), np.uint8)).save(tmp_path / part / "0.jpg")
+    with pytest.raises(DataError, match="0 is there more than once"):
+        load_dataset(f"pairs:{tmp_path}")
+
+
+def test_images_of_another_layout_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (20, 12, 12, 3), dtype=np.uint8)
+    for array, said in ((images, "data.transpose(0, 3, 1, 2)"), (images[..., 0], "data[:, None]"), (images.transpose(0, 3, 1, 2), "")):
+        caplog.clear()
+        Dataset.from_arrays("mine", array)
+        assert said in caplog.text
+        assert bool(caplog.text) == bool(said)

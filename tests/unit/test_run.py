@@ -17,7 +17,7 @@ import matchlib
 from matchlib import Dataset, Teacher
 from matchlib.algebra.records import Condition
 from matchlib.distillation.student import Student
-from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, SettingError
+from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, Interrupted, SettingError
 from matchlib.io import write_tensors
 from matchlib.runs.build import build
 from matchlib.runs.run import Run
@@ -204,10 +204,57 @@ def test_teachers_with_and_without_flips_are_two_in_the_cache(tmp_path: Path) ->
     assert keys[0] != keys[1]
 
 
-def test_keep_best_by_a_metric_that_does_not_apply_is_refused_before_the_student_is_trained(tmp_path: Path) -> None:
-    settings = {**SMALL, "trainer.keep_best_by": "w2", "trainer.checkpoint_every": 2}
-    with pytest.raises(SettingError, match="w2 does not apply to digits"):
-        matchlib.distill("flow", "digits", steps=4, out=tmp_path / "run", settings=settings)
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"trainer.keep_best_by": "w2"}, "w2 does not apply to digits"),
+        ({"evaluation.metrics": ["w2"]}, r"none of \['w2'\] applies to digits; those that do: .*frechet"),
+        ({"evaluation.metrics": []}, r"none of \[\] applies"),
+    ],
+)
+def test_metrics_that_do_not_apply_are_refused_before_anything_is_trained(tmp_path: Path, settings: dict, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        matchlib.distill("flow", "digits", steps=4, out=tmp_path / "run", settings={**SMALL, **settings})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_which_there_are_no_samples_cannot_be_asked_for(tmp_path: Path) -> None:
+    data = Dataset.from_arrays("mine", np.random.default_rng(0).normal(size=(60, 2)), labels=np.arange(60) % 2 * 5)
+    student = matchlib.distill("flow", data, steps=2, out=tmp_path / "run", settings=SMALL)
+    assert student.sample(2, labels=5).shape == (2, 2)
+    with pytest.raises(SettingError, match="no training sample has the label 3; there are 0, 5"):
+        student.sample(2, labels=3)
+
+
+def test_settings_of_training_are_named_that_change_nothing_of_a_finished_teacher(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    matchlib.train("flow", "moons", out=tmp_path / "run", settings=SMALL)
+    for settings, said in (
+        ({"teacher.training.lr": 7.0}, "teacher.training:"),
+        ({"teacher.network.width": 3}, "teacher.network:"),
+        ({}, ""),
+    ):
+        caplog.clear()
+        build(resolve("distill", settings={"teacher.name": str(tmp_path / "run"), "data.name": "moons", **settings}))
+        assert said in caplog.text
+        assert ("changes nothing" in caplog.text) == bool(said)
+
+
+def test_an_interrupted_evaluation_does_not_go_on_with_scores_of_other_data(tmp_path: Path) -> None:
+    """Scores are kept for a protocol, of which the data are a part, not their name alone."""
+    data = np.random.default_rng(0).normal(size=(60, 2))
+    matchlib.distill("flow", Dataset.from_arrays("mine", data), steps=2, out=tmp_path / "run", settings=SMALL)
+    kept = []
+    for numbers in (data, 3 * data + 5, data):
+        calls = iter(range(30))
+        with pytest.raises(Interrupted):
+            matchlib.evaluate(
+                tmp_path / "run",
+                data=Dataset.from_arrays("mine", numbers),
+                changed_data=True,
+                should_stop=lambda calls=calls: next(calls, None) is None,  # type: ignore[misc]
+            )
+        kept.append((tmp_path / "run" / "evaluation" / "protocol.json").read_text())
+    assert kept[0] == kept[2] != kept[1]
 
 
 class Far(Student):

@@ -261,7 +261,7 @@ def _consistency(package: Any, student: Exportable, unet: nn.Module, call: _OneC
     """Returns the pipeline of a variance-preserving student that starts at level k; None if it is no such student.
 
     The scheduler's table ends at level k, so that its first noise has sigma_k = b/a, its input is ``b noise``, and one Euler step to
-    sigma = 0 ends at the predicted data.
+    sigma = 0 ends at the predicted data. At very much noise, diffusers' order of operations loses digits: None, too.
     """
     config = _scheduler(student)
     kind = getattr(package, str(config.get("_class_name", "")), None)
@@ -277,6 +277,8 @@ def _consistency(package: Any, student: Exportable, unet: nn.Module, call: _OneC
         timestep_spacing="trailing",
     )
     sigma = float(scheduler.init_noise_sigma)
+    if sigma > NOISIEST:
+        return None
     a, b = 1 / math.sqrt(1 + sigma**2), sigma / math.sqrt(1 + sigma**2)
     wanted = PREDICTIONS[prediction](a, b)
     if not _close((call.start, b), (call.source, wanted[0]), (call.prediction, wanted[1])):
@@ -284,6 +286,7 @@ def _consistency(package: Any, student: Exportable, unet: nn.Module, call: _OneC
     return package.ConsistencyModelPipeline(unet, scheduler)
 
 
+NOISIEST = 13.0  # noise over signal up to which float32 computes data from it as exactly as an export has to be
 PREDICTIONS: dict[str, Callable[[float, float], tuple[float, float]]] = {  # weights of noise and prediction in the data, state = b noise
     "epsilon": lambda a, b: (b / a, -b / a),
     "v_prediction": lambda a, b: (a * b, -b),
