@@ -13,6 +13,7 @@ from matchlib.io import write_atomically
 __all__ = ["check_finite", "parse_labels", "write_samples"]
 
 DIGITS = 18  # a label has fewer
+SHOWN = 400  # images in a picture, at most
 
 
 def parse_labels(text: str) -> list[int] | str:
@@ -45,7 +46,9 @@ def check_finite(samples: np.ndarray, kind: str) -> None:
 def write_samples(path: Path, samples: np.ndarray, limits: tuple[float, float], labels: np.ndarray | None) -> None:
     """Writes samples ``(n, *event)`` as a picture or as plain arrays, atomically."""
     if path.suffix == ".png":
-        draw_samples(path, {f"{len(samples)} samples": samples}, limits)
+        whole = len(samples) <= SHOWN or samples[0].size <= 2  # points and histograms show all that there are
+        name = f"{len(samples)} samples" if whole else f"{SHOWN} of {len(samples)} samples"
+        draw_samples(path, {name: samples}, limits, SHOWN)
         return
     arrays = {"data": samples}
     if labels is not None:

@@ -35,10 +35,10 @@ def mosaic(images: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     return padded.reshape(side, side, h, w, c).transpose(0, 2, 1, 3, 4).reshape(side * h, side * w, c)[: rows * h]
 
 
-def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float]) -> None:
+def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float], count: int) -> None:
     """Draws events of whatever shape: images as a mosaic, points of the plane as points, numbers as a histogram, all else as lines."""
     if x.ndim == 4 and x.shape[1] in (1, 3, 4):
-        axes.imshow(mosaic(x[:COUNT], limits), interpolation="nearest")
+        axes.imshow(mosaic(x[:count], limits), interpolation="nearest")
         axes.axis("off")
     elif x[0].size == 2:
         points = x[:POINTS].reshape(-1, 2)
@@ -47,11 +47,11 @@ def _panel(axes: Axes, x: np.ndarray, limits: tuple[float, float]) -> None:
     elif x[0].size == 1:
         axes.hist(x[:POINTS].flatten(), bins=50)
     else:
-        axes.plot(x[:COUNT].reshape(len(x[:COUNT]), -1).T, linewidth=0.5)
+        axes.plot(x[:count].reshape(len(x[:count]), -1).T, linewidth=0.5)
         axes.set_xlabel("entry")
 
 
-def _canvas(panels: Mapping[str, Any], limits: tuple[float, float]) -> FigureCanvasAgg:
+def _canvas(panels: Mapping[str, Any], limits: tuple[float, float], count: int = COUNT) -> FigureCanvasAgg:
     """Panels side by side, each ``(n, *event)`` in data units, under their names."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # imported here: drawing is rare and matplotlib slow to load
     from matplotlib.figure import Figure
@@ -63,13 +63,17 @@ def _canvas(panels: Mapping[str, Any], limits: tuple[float, float]) -> FigureCan
     for i, (name, x) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, i + 1)
         axes.set_title(name)
-        _panel(axes, np.asarray(x), limits)
+        _panel(axes, np.asarray(x), limits, count)
     return canvas
 
 
-def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, float]) -> None:
-    """Writes panels side by side, each ``(n, *event)`` in data units, under their names."""
-    canvas = _canvas(panels, limits)
+def draw_samples(path: Path, panels: Mapping[str, Any], limits: tuple[float, float], count: int = COUNT) -> None:
+    """Writes panels side by side, each ``(n, *event)`` in data units, under their names.
+
+    Args:
+        count: images or lines in a panel, at most.
+    """
+    canvas = _canvas(panels, limits, count)
     write_atomically(path, lambda temporary: canvas.print_png(str(temporary)))
 
 

@@ -125,7 +125,8 @@ def test_the_readme_is_short() -> None:
 
 def rounded(value: float) -> str:
     """As results are written: three digits, no zero before the point."""
-    return f"{float(f'{value:.3g}'):g}".removeprefix("0").ljust(4, "0") if value < 1 else f"{float(f'{value:.3g}'):g}"
+    short = float(f"{value:.3g}")
+    return f"{short:g}".removeprefix("0").ljust(4, "0") if short < 1 else f"{short:g}"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
@@ -150,6 +151,15 @@ def test_results_are_those_of_the_benchmarks(page: str) -> None:
     assert f"held-out data {rounded(of['held_out']['frechet'])}" in text
     assert f"{budget['chosen']['teacher steps']:,} steps of the teacher and {budget['chosen']['student steps']:,}" in text
     assert f"held-out data {rounded(demo['held_out']['frechet'])}" in text
+    for rule in ("critic", "rates", "batch", "average", "start"):
+        rows = json.loads((results / f"rule-{rule}.json").read_text())["rows"]
+        for name in {row["cells"] for row in rows}:
+            of_name = [row for row in rows if row["cells"] == name]
+            ratios = (
+                ", ".join(rounded(row["student"][key] / row["teacher"][key]) for row in of_name) for key in ("frechet", "frechet_raw")
+            )
+            values = ", ".join(f"**{row['value']:.3g}**" if row["default"] else f"{row['value']:.3g}" for row in of_name)
+            assert f"{values} | {name} | {' | '.join(ratios)} |" in text, name
     cells = {(row["cell"], row["arm"]): row for row in defaults["rows"]}
     for cell in {cell for cell, _ in cells}:
         rules, fixed = cells[cell, "rules"], cells[cell, "fixed"]

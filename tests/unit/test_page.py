@@ -28,11 +28,12 @@ from matchlib.runs import run as run_module
 from matchlib.runs.api import start_run
 from matchlib.runs.exhibit import Exhibit, exhibit
 from matchlib.runs.page.curves import alarm_section, alarms_of
-from matchlib.runs.page.document import write_page
+from matchlib.runs.page.document import _panel, write_page
 from matchlib.runs.page.texts import typeset
 from matchlib.runs.record import Record, thinned
 from matchlib.runs.settings import resolve
 from matchlib.training.alarms import ALARMS, GUIDE
+from matchlib_cli.files import write_samples
 
 pytestmark = pytest.mark.runs
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"'&"
@@ -276,6 +277,21 @@ def test_pictures_of_numbers_are_histograms() -> None:
     numbers = torch.randn(500, 1, generator=torch.Generator().manual_seed(0)).numpy()
     picture = drawn({"numbers": numbers}, (-3.0, 3.0)).astype(int)
     assert (np.ptp(picture, axis=-1) > 50).sum() > 2000  # coloured
+
+
+def test_the_page_shows_numbers_as_a_histogram() -> None:
+    numbers = np.repeat([0.0, 1.0, 1.0], 100)[:, None]
+    svg = _panel("numbers", numbers, None)
+    assert "value" in svg
+    assert "200" in svg  # of the higher of two bars
+
+
+def test_a_picture_of_samples_has_all_that_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[str], int]] = []
+    monkeypatch.setattr("matchlib_cli.files.draw_samples", lambda path, panels, limits, count: seen.append((list(panels), count)))
+    for n, shape in ((100, (1, 8, 8)), (1000, (1, 8, 8)), (1000, (2,))):
+        write_samples(tmp_path / "x.png", np.zeros((n, *shape)), (0.0, 1.0), None)
+    assert seen == [(["100 samples"], 400), (["400 of 1000 samples"], 400), (["1000 samples"], 400)]
 
 
 def test_networks_of_several_conditions_are_traced_for_any_number_of_samples() -> None:

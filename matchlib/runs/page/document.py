@@ -37,6 +37,7 @@ PIXELS = 150_000  # of a grid of pictures, at most: pages stay below 3 MB
 PICTURE = 1_500_000  # bytes of samples.png, at most, where it stands for the samples
 PLANE = 500  # points of the plane that are drawn of each kind
 SIGNALS = 16  # events drawn as lines
+BINS = 40  # of a histogram
 NOT_SCORES = ("nfe", "seconds", "intervals", "shares", "frechet_by_class")
 
 
@@ -161,6 +162,10 @@ def _plane(panels: Mapping[str, np.ndarray], record: Record) -> str:
 
 def _panel(name: str, x: np.ndarray, limits: Any) -> str:
     if x.ndim != 4 or x.shape[1] not in (1, 3, 4):
+        if x[0].size == 1:
+            counts, edges = np.histogram(x[np.isfinite(x)], bins=BINS)
+            line = Line("samples", ((edges[:-1] + edges[1:]) / 2).tolist(), counts.tolist())
+            return line_plot(name, [line], x_label="value")
         events = x[:SIGNALS].reshape(len(x[:SIGNALS]), -1)
         return line_plot(name, [Line(str(i), range(events.shape[1]), event.tolist()) for i, event in enumerate(events)], x_label="entry")
     stride = max(1, math.ceil(math.sqrt(4 * x[0, 0].size / PIXELS)))
