@@ -53,7 +53,8 @@ class Conditions:
         if tuple(label.shape[1:]) != (self.size,):
             raise IncompatibleError(f"a label of {', '.join(self.shapes)} has {self.size} numbers, got shape {tuple(label.shape[1:])}")
         parts = label.split([math.prod(shape) for shape in self.shapes.values()], 1)
-        return {name: part.reshape(len(part), *shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        pairs = zip(self.shapes.items(), parts, strict=True)
+        return {name: part.unflatten(1, shape) if shape else part[:, 0] for (name, shape), part in pairs}  # no len: it may be traced
 
 
 class Conditioned(nn.Module):
