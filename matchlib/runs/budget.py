@@ -255,13 +255,13 @@ def fitted(
 
 def _with_scores_on_the_way(settings: RunSettings, components: Components, costs: Costs) -> Costs:
     """Returns costs in which a step of the student has its part of the scores that the settings ask for while it is trained."""
-    (fixed, each), held_out = costs.scoring, len(components.data.held_out.data)
-    size, _ = protocol_of(settings.evaluation, held_out)
-    every = {settings.evaluation.every: min(PROXIES, size)}
-    if settings.trainer.keep_best_by is not None:
-        every[settings.trainer.checkpoint_every] = every.get(settings.trainer.checkpoint_every, 0) + size
-    more = sum((fixed + each * n / 3) / steps for steps, n in every.items() if steps)  # the student's alone
-    return replace(costs, step={phase: cost + (more if phase == "student" else 0.0) for phase, cost in costs.step.items()})
+    if "student" not in costs.step:
+        return costs
+    (fixed, each), t = costs.scoring, settings.trainer
+    size, _ = protocol_of(settings.evaluation, len(components.data.held_out.data))
+    scores = ((settings.evaluation.every, min(PROXIES, size)), (t.checkpoint_every if t.keep_best_by else 0, size))
+    more = sum((fixed + each * n / 3) / steps for steps, n in scores if steps)  # a third is the student's
+    return replace(costs, step={**costs.step, "student": costs.step["student"] + more})
 
 
 def _network(

@@ -64,13 +64,8 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 
 
 logger = logging.getLogger("matchlib")
-NOT_OF_WEIGHTS = (
-    "log_every",
-    "checkpoint_every",
-    "keep_last",
-    "monitor_every",
-    "trackers",
-)  # of a training that never goes back
+# settings that change no weights, as long as a training goes back to no checkpoint
+NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")
 OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # settings of a teacher that its training uses up
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
@@ -82,8 +77,8 @@ FOUND = (
 
 NARROW = (
     "where the teacher's samples start, t = %.3g, the data weigh %.3g times the path's noise, and a start from the source leaves them out: "
-    "samples will vary too little and be off; take a path with more noise there (teacher.interpolant.name=brownian-bridge), or hide the "
-    "source (teacher.sees_source=false)"
+    "samples will vary too little and be off; take a path with more noise there (teacher.interpolant), or hide the source "
+    "(teacher.sees_source=false)"
 )
 UNLABELLED = "the teacher takes no labels, and neither will its student; those of the data are for scores alone"
 
