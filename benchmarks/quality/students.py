@@ -5,7 +5,7 @@
 
 Every cell is ``matchlib distill`` of a teacher of ``benchmarks/quality/teachers.py``, of 1,600 steps, nothing else set but batches of 128.
 Three seeds of one-step students of flow; one student of ``--recipe correct`` and one with the default loss of a teacher whose training
-ended after 1,000 steps. Cells are cached.
+ended after 1,000 steps. Cells are cached. ``--only`` leaves the results of the others as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import teachers
-from benchmarks.record import CACHE, cell, defaults, distilled, save, start_of
+from benchmarks.record import CACHE, cell, defaults, distilled, merged, save, start_of
 from matchlib.runs.recipes import recipe
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "class_shares", "classes_missing", "coverage", "nearest_ratio", "psnr", "seconds")
@@ -73,8 +73,7 @@ def main() -> None:
             f"{teacher['class_shares']:.3f}  {row['seconds_in_all']:.0f} s",
             flush=True,
         )
-    if not given.only:
-        save("students", rows, bounds=BOUNDS)
+    save("students", merged("students", rows, "teacher of", "evaluations", "seed"), bounds=BOUNDS)
 
 
 if __name__ == "__main__":

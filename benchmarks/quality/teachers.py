@@ -4,7 +4,7 @@
 
 Each is ``matchlib train`` on the first 20,000 training images with an MLP of width 384 and the default step size; a killed call goes on
 where it was. The teacher of the VP family is diffusers' own (``benchmarks/quality/mnist_diffusers.py``). Teachers stay in the benchmarks'
-cache, where ``benchmarks/quality/students.py`` finds them.
+cache, where ``benchmarks/quality/students.py`` finds them. ``--only`` leaves the results of the others as they are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from benchmarks.quality.defaults import small_mnist
 from benchmarks.quality.restoration import pairs
-from benchmarks.record import CACHE, RESULTS, save
+from benchmarks.record import CACHE, RESULTS, merged, save
 from matchlib.evaluation.pictures import draw_samples
 from matchlib.io import read_json, write_json
 
@@ -44,7 +44,9 @@ def teachers(mnist: Path) -> dict[str, list[str]]:
         "flow": ["--family", "flow", "--data", images],
         "flow, no labels": ["--family", "flow", "--data", images, "--set", "data.labels=false"],
         "EDM": ["--family", "diffusion", "--data", images],
+        "EDM, no labels": ["--family", "diffusion", "--data", images, "--set", "data.labels=false"],
         "interpolant": ["--family", "interpolant", "--data", images],
+        "interpolant, no labels": ["--family", "interpolant", "--data", images, "--set", "data.labels=false"],
         "bridge, pairs": ["--family", "bridge", "--data", restored],
     }
 
@@ -81,8 +83,8 @@ def main() -> None:
         row["over held-out"] = row["teacher"]["frechet"] / row["held_out"]["frechet"]
         rows.append(row)
         print(name, {key: round(x, 3) for key, x in row["teacher"].items()}, f"over held-out {row['over held-out']:.2f}", flush=True)
+    save("teachers", merged("teachers", rows, "family"), steps=STEPS, bounds=BOUNDS)
     if not given.only:
-        save("teachers", rows, steps=STEPS, bounds=BOUNDS)
         picture(list(teachers(given.mnist)))
 
 

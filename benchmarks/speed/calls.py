@@ -4,7 +4,8 @@ Counts distinct functions and files of matchlib and matchlib_cli by ``sys.setpro
 
     python -m benchmarks.speed.calls [--root CHECKOUT]
 
-prints JSON. Only the first process of a run is looked at; what libraries do is not counted.
+prints JSON, which results/calls.json keeps for this checkout. Only the first process of a run is looked at;
+what libraries do is not counted.
 """
 
 from __future__ import annotations
@@ -96,5 +97,12 @@ def measure(root: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parents[2])
-    print(json.dumps(measure(parser.parse_args().root.resolve()), indent=2))
+    here = Path(__file__).resolve().parents[2]
+    parser.add_argument("--root", type=Path, default=here)
+    root = parser.parse_args().root.resolve()
+    found = measure(root)
+    print(json.dumps(found, indent=2))
+    if root == here:
+        from benchmarks.record import save  # after the count: it imports the library
+
+        save("calls", [{"what": what, **counts} for what, counts in found.items()])

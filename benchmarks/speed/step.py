@@ -52,6 +52,7 @@ ALPHA, BETA, GAMMA = 2.0, 2.0, 0.5
 CRITIC_STEPS = 5
 DECAYS = (0.999, 0.9996, 0.9999)
 RATE, BETAS = 1e-4, (0.0, 0.999)
+BOUNDS = {"by hand": 1.05, "plain, MLP": 0.8, "plain, U-Net": 1.03, "plain, U-Net compiled": 0.8}
 
 
 @dataclass(frozen=True)
@@ -319,8 +320,8 @@ def main() -> None:
             print(name, batch, more, {key: round(x, 1) for key, x in rows[-1]["ms"].items()}, shown, flush=True)
             if given.out is not None:
                 given.out.write_text(json.dumps(rows, indent=1) + "\n")
-    if given.out is None:
-        save("step", rows, bounds={"by hand": 1.05, "plain, MLP": 0.8, "plain, U-Net": 1.03, "plain, U-Net compiled": 0.8})
+            else:
+                save("step", rows, bounds=BOUNDS)
 
 
 if __name__ == "__main__":
