@@ -42,7 +42,7 @@ from matchlib.runs.artifact import (
     find_artifact,
     load_artifact,
 )
-from matchlib.runs.checks import check_batches, check_evaluation, check_guidance, check_method, check_trackers
+from matchlib.runs.checks import check_batches, check_evaluation, check_guidance, check_method, check_trackers, warn_of_idle_settings
 from matchlib.runs.components import Components, StudentComponents
 from matchlib.runs.explain import cautioned, explained
 from matchlib.runs.settings import DataSettings, RunSettings, StudentSettings, TeacherSettings, TimeSettings, plain
@@ -135,6 +135,7 @@ def _build(
     built = Components(dataset, config, module, finished, parts)
     if parts is not None:
         check_method(settings, built, parts)
+    warn_of_idle_settings(settings, built)
     return built
 
 

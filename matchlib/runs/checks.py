@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from matchlib.algebra.coupling import Coupling
@@ -19,7 +21,9 @@ from matchlib.training.lora import layers_of
 from matchlib.training.random import BatchSlice, Streams
 from matchlib.training.trainer import require_whole_blocks
 
-__all__ = ["check_batches", "check_evaluation", "check_guidance", "check_method", "check_trackers"]
+__all__ = ["check_batches", "check_evaluation", "check_guidance", "check_method", "check_trackers", "warn_of_idle_settings"]
+
+logger = logging.getLogger("matchlib")
 
 
 def check_guidance(config: ArtifactConfig) -> None:
@@ -48,6 +52,21 @@ def check_method(settings: RunSettings, built: Components, parts: StudentCompone
                 layers_of(module, lora.targets)
             except SettingError as error:
                 raise SettingError(f"{path}.targets: {error}") from None
+
+
+def warn_of_idle_settings(settings: RunSettings, built: Components) -> None:
+    """Names settings that change nothing of this run."""
+    parts, shared = built.distillation, settings.trainer.critic_steps_per_batch
+    if built.trains_teacher and settings.teacher.training.label_dropout and built.training_data.labels is None:
+        logger.warning("teacher.training.label_dropout changes nothing: the data have no labels")
+    if parts is not None and settings.student.init_from_teacher and not parts.init_from_teacher:
+        logger.warning("student.init_from_teacher changes nothing: without student.network the student has the teacher's weights anyway")
+    if parts is not None and shared > parts.critic_steps:
+        logger.warning(
+            "trainer.critic_steps_per_batch=%d is as %d: there are no more critic steps between two of the student (trainer.critic_steps)",
+            shared,
+            parts.critic_steps,
+        )
 
 
 def check_batches(settings: RunSettings, coupling: Coupling, *, trains_teacher: bool) -> None:

@@ -269,6 +269,22 @@ def test_build_warns_where_alpha_and_beta_differ_but_not_for_a_recipe(caplog: py
         assert ("alpha=2 and beta=3 differ" in caplog.text) == ("loss.beta" in loss)
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"data.labels": False, "teacher.training.label_dropout": 0.1}, "label_dropout changes nothing"),
+        ({"teacher.training.label_dropout": 0.1}, None),
+        ({"student.init_from_teacher": True}, "init_from_teacher changes nothing"),
+        ({"student.init_from_teacher": True, "student.network": {"name": "mlp"}}, None),
+        ({"trainer.critic_steps_per_batch": 4, "trainer.critic_steps": 3}, "critic_steps_per_batch=4 is as 3"),
+        ({"trainer.critic_steps_per_batch": 3, "trainer.critic_steps": 3}, None),
+    ],
+)
+def test_build_names_settings_that_change_nothing(settings: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    components(**settings)
+    assert caplog.text == "" if told is None else told in caplog.text
+
+
 @pytest.mark.parametrize(("family", "told"), [("bridge", True), ("flow", False)])
 def test_build_says_that_a_family_of_pairs_has_none(family: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "matchlib")
