@@ -52,6 +52,35 @@ def test_ode_integrates_with_every_method_of_torchdiffeq(method: str) -> None:
     assert nfe > 1
 
 
+def test_heun_is_the_deterministic_sampler_of_edm_on_its_path() -> None:
+    """Algorithm 1 of EDM, written in sigma for unit data, whose best denoiser is x / (1 + sigma^2)."""
+    model = matchlib.families["diffusion"]().model(paired=False)
+    noise = torch.tensor([[-1.3], [0.2], [1.0]], dtype=torch.float64)
+    times = torch.linspace(1.0, model.times.t_min, 19, dtype=torch.float64)
+    sigmas = 80.0 * times**7
+
+    def slope(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return (x - x / (1 + sigma**2)) / sigma
+
+    x = sigmas[0] * noise
+    for now, then in pairwise(sigmas):
+        euler = x + (then - now) * slope(x, now)
+        x = x + (then - now) * (slope(x, now) + slope(euler, then)) / 2
+    expected = x / (1 + sigmas[-1] ** 2)
+    made = matchlib.samplers["heun"](steps=18).sample(
+        SampledField(GaussianField(model, Mixture.normal()), model), noise, None, generator=torch.Generator()
+    )
+    assert torch.allclose(made.data, expected, rtol=1e-6) and made.nfe == 37
+    assert (made.data / noise - 1).abs().max() < 0.04  # over t in place of sigma it would be .11
+
+
+def test_heun_is_that_of_torchdiffeq_on_straight_lines() -> None:
+    law, source = Mixture.normal(1.0, 0.3), torch.tensor([[-1.3], [0.2], [2.1]], dtype=torch.float64)
+    heun = matchlib.samplers["heun"](steps=9).sample(SampledField(GaussianField(FLOW, law), FLOW), source, None, generator=torch.Generator())
+    data, nfe = exact_flow(law, ODE("heun2", steps=9), source)
+    assert torch.allclose(heun.data, data, rtol=1e-12) and heun.nfe == nfe
+
+
 class Asked(nn.Module):
     """Keeps the least and the largest time at which a field is asked."""
 
