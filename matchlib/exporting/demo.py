@@ -15,7 +15,6 @@ from matchlib.algebra.records import Batch
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, MatchlibError, SettingError
 from matchlib.evaluation.pictures import drawn
-from matchlib.registry import samplers
 from matchlib.runs.artifact import find_artifact
 from matchlib.runs.pipeline import Pipeline, load
 
@@ -92,10 +91,7 @@ class Demo:
     @staticmethod
     def _with_steps(pipeline: Pipeline, steps: int | None) -> Pipeline:
         """Returns a teacher's pipeline with another number of steps."""
-        if steps is None or isinstance(pipeline.module, Student):
-            return pipeline
-        sampler = samplers.build({**pipeline.config.sampler, "steps": steps})
-        return Pipeline(pipeline.config, pipeline.module, pipeline.device, sampler, pipeline.data, pipeline.folder)
+        return pipeline if steps is None or isinstance(pipeline.module, Student) else pipeline.with_steps(steps)
 
     @staticmethod
     def _shown(kind: str, pipeline: Pipeline, sources: Batch, seed: int) -> Shown:

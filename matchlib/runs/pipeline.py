@@ -79,12 +79,12 @@ class Pipeline:
 
     def with_steps(self, steps: int) -> Pipeline:
         """Returns the same with another number of steps of a teacher's sampler."""
-        sampler = samplers.build({**self.config.sampler, "steps": steps})
-        return Pipeline(self.config, self.module, self.device, sampler, self.data, self.folder)
+        sampler: Any = self.sampler  # a dataclass, as every plugin is
+        return Pipeline(self.config, self.module, self.device, replace(sampler, steps=steps), self.data, self.folder)
 
     def digest(self) -> str:
         """Returns a digest of the weights and the sampler, by which samples of other ones are told apart."""
-        return content_digest(self.module.state_dict(), {"settings": self.config.settings, "sampler": repr(self.config.sampler)})
+        return content_digest(self.module.state_dict(), {"settings": self.config.settings, "sampler": repr(self.sampler)})
 
     def sample(self, n: int, *, seed: int = 0, labels: Any = None, source: Any = None, decode: bool = True) -> Tensor:
         """Generates samples.
@@ -165,7 +165,7 @@ class Pipeline:
                 None if label is None else label[piece],
             )
             if i % among.size == among.rank:
-                generate = partial(self._generate, prompt, streams("sample", i), drawn=source is None, on_evaluation=on_evaluation)
+                generate = partial(self._generate, prompt, streams("sample", i), on_evaluation=on_evaluation)
                 parts.append(on_chunk(i, len(begins), generate))
             else:
                 parts.append(prompt.data)
@@ -173,12 +173,16 @@ class Pipeline:
 
     @torch.no_grad()
     def sources(self, n: int, *, seed: int = 0) -> Batch:
-        """Returns sources and labels that ``sample_batch`` takes, so that several pipelines may answer to the same ones; data are zeros."""
+        """Returns the sources and labels of ``sample_batch``, which takes them in turn: several pipelines may answer to the same ones.
+
+        Data are zeros.
+        """
         streams = Streams(seed, self.device)
         source, label = self._held_out(n, self._labels(None, n, streams), True)
         data = torch.zeros(n, *self.config.network_spec.shape, device=self.device)
         if source is None:
-            source = self.config.model.coupling.source(Batch(data, None, label), generator=streams("sample", 0))
+            coupling, chunks = self.config.model.coupling, data.split(CHUNK)
+            source = torch.cat([coupling.source(Batch(x), generator=streams("sample", i)) for i, x in enumerate(chunks)])
         return Batch(data, source, label)
 
     @torch.no_grad()
@@ -187,7 +191,8 @@ class Pipeline:
         assert sources.source is not None
         generator = Streams(seed, self.device)("sample", 0)
         if isinstance(self.module, Student):
-            return torch.stack([sources.source, self._generate(sources, generator, drawn=False)])
+            return torch.stack([sources.source, self._generate(sources, generator)])
+        self._source_of(sources, generator)
         return torch.stack([x for _, x in self.sampler.trajectory(self._field(), sources.source, sources.label, generator=generator)])
 
     def _field(self) -> SampledField:
@@ -195,12 +200,16 @@ class Pipeline:
         low, high = ((limit - self.config.data.shift) / self.config.data.scale for limit in self.config.data.limits)
         return SampledField(self.module, self.config.model, self.config.moments, (low, high))
 
-    def _generate(
-        self, prompt: Batch, generator: torch.Generator, *, drawn: bool, on_evaluation: Callable[[], None] = lambda: None
-    ) -> Tensor:
-        model = self.config.model
-        source = model.coupling.source(prompt, generator=generator) if drawn else prompt.source
+    def _source_of(self, prompt: Batch, generator: torch.Generator) -> Tensor:
+        """Returns the source that is given, or a draw. It is drawn in either case: noise that follows it must not be the given source again."""
+        coupling = self.config.model.coupling
+        drawn = coupling.source(prompt, generator=generator) if coupling.draws_source else None
+        source = drawn if prompt.source is None else prompt.source
         assert source is not None
+        return source
+
+    def _generate(self, prompt: Batch, generator: torch.Generator, *, on_evaluation: Callable[[], None] = lambda: None) -> Tensor:
+        model, source = self.config.model, self._source_of(prompt, generator)
         if isinstance(self.module, Student):
             self.nfe = self.module.nfe
             return self.module(source, model.condition(source, prompt.label), generator=generator)

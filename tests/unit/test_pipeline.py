@@ -88,3 +88,22 @@ def test_load_refuses_a_folder_of_another_kind(finished: Path) -> None:
         assert matchlib.load(finished / of, of).config.kind == of
         with pytest.raises(ArtifactError, match=f"holds a {of}, not a {other}"):
             matchlib.load(finished / of, other)
+
+
+@pytest.mark.parametrize("n", [3, 2500])
+def test_samples_of_given_sources_are_those_of_the_seed_that_they_are_of(n: int, tmp_path: Path) -> None:
+    """Bit for bit, with noise on the way and in several chunks: that noise is not the given sources again."""
+    settings = {"teacher.like": "diffusion-vp", "teacher.distribution": {"mean": 0.0, "std": 1.0}}
+    settings |= {"teacher.sampler": {"name": "ancestral", "steps": 3}, "evaluation.draws": 1, "evaluation.metrics": ["frechet-raw"]}
+    made = matchlib.train("gaussian", "moons", out=tmp_path / "run", settings=settings)
+    given = made.sample_batch(n, seed=2, source=made.sources(n, seed=2).source).data
+    assert torch.equal(given, made.sample_batch(n, seed=2).data)
+    if n < 10:
+        assert torch.equal(made.trajectory(made.sources(n, seed=2), seed=2)[-1], given)
+
+
+def test_pipeline_with_a_sampler_of_its_own_keeps_it_with_other_steps_and_has_another_digest(finished: Path) -> None:
+    teacher = matchlib.load(finished, of="teacher")
+    other = matchlib.Pipeline(teacher.config, teacher.module, sampler=matchlib.samplers["ddim"](steps=10))
+    assert other.with_steps(5).sampler == matchlib.samplers["ddim"](steps=5)
+    assert len({pipeline.digest() for pipeline in (teacher, other, other.with_steps(5))}) == 3
