@@ -56,7 +56,7 @@ def _show(view: LiveView, record: Record, rows: list[Row], new: list[Row], *, al
         aloud: whether each row is shown; else the last one.
     """
     fresh, measured, shown = {id(row) for row in new}, dict[str, Row](), list[Progress]()
-    rang = [(name, row) for phase in dict.fromkeys(row["phase"] for row in new) for _, name, row in alarms_of(_of(rows, phase))]
+    rang = [each for phase in dict.fromkeys(row["phase"] for row in new) for each in alarms_of(_of(rows, phase))]
     for row in rows:
         phase = row["phase"]
         if is_measured(row):
@@ -65,8 +65,8 @@ def _show(view: LiveView, record: Record, rows: list[Row], new: list[Row], *, al
             continue
         later = record.steps_of("student") if phase == "teacher" and record.setting("command") == "distill" else 0
         progress = Progress.of(row, record.steps_of(phase), later, measured.get(phase))
-        for name in (name for name, its_row in rang if its_row is row):
-            view.say(f"alarm ({name}) at step {row['step']} of {phase}: {alarm_message(name, row)}")
+        for step, name in ((step, name) for step, name, its_row in rang if its_row is row):
+            view.say(f"alarm ({name}) at step {step} of {phase}: {alarm_message(name, row)}")
         if progress is not None:
             shown.append(progress)
     for i, progress in enumerate(shown):

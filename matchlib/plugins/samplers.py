@@ -57,11 +57,11 @@ class DDIM(Sampler):
 @samplers.register("heun")
 @dataclass(frozen=True)
 class Heun(Sampler):
-    """state_s = state_t + (a(s) - a(t)) data + (b(s) - b(t)) source + (c(s) - c(t)) noise, with means of what the field predicts at t and s.
+    """state_s = state_t + (a(s) - a(t)) data + (b(s) - b(t)) source + (c(s) - c(t)) noise, with means of the predictions at t and s.
 
-    Heun's method on the probability-flow ODE, along the coefficients in place of time. On a variance-exploding path it integrates over sigma,
-    as EDM does, where solutions are nearly straight; over this path's t, a root of sigma, they are not. On straight lines it is Heun's method
-    in t. It needs a field that determines every latent.
+    Heun's method on the probability-flow ODE, along the coefficients in place of time. On a variance-exploding path it integrates over
+    sigma, as EDM does, where solutions are nearly straight; over the path's own t, a root of sigma, they are not. On straight lines it is
+    Heun's method in t. It needs a field that determines every latent.
 
     Args:
         steps: evenly spaced in t, >= 1; two evaluations each.

@@ -201,7 +201,10 @@ class Pipeline:
         return SampledField(self.module, self.config.model, self.config.moments, (low, high))
 
     def _source_of(self, prompt: Batch, generator: torch.Generator) -> Tensor:
-        """Returns the source that is given, or a draw. It is drawn in either case: noise that follows it must not be the given source again."""
+        """Returns the source that is given, or a draw.
+
+        It is drawn in either case, so that the noise which follows is not the given source again.
+        """
         coupling = self.config.model.coupling
         drawn = coupling.source(prompt, generator=generator) if coupling.draws_source else None
         source = drawn if prompt.source is None else prompt.source

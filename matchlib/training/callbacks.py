@@ -22,6 +22,7 @@ from matchlib.training.settings import TrainerSettings
 from matchlib.training.trainer import Callback, Trainer
 
 __all__ = [
+    "ROLLED_BACK",
     "JSONLog",
     "KeepBest",
     "Monitoring",
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 Score = Callable[[Mapping[str, nn.Module]], float]
+ROLLED_BACK = "rolled_back_from"  # key of rows of the log: the step at which an alarm rang that the training went back from
 
 
 class JSONLog(Callback):
@@ -63,6 +65,12 @@ class JSONLog(Callback):
         except OSError as error:
             return str(error)
         return ""
+
+    def on_roll_back(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        """Keeps the alarm, whose row is dropped; once, though a killed run may go back again."""
+        known = self.path.exists() and json.dumps(row) in read_text(self.path, errors="replace").splitlines()
+        if not trainer.strategy.on_main_process(lambda: known):
+            self.on_log(trainer, row)
 
     def on_restore(self, trainer: Trainer) -> None:
         trainer.strategy.on_main_process(lambda: self.rewind(trainer.phase, trainer.steps_done))
@@ -174,11 +182,13 @@ class Monitoring(Callback):
     Attributes:
         well: step of the last measurement without an alarm.
         alarms: of the measurement after this step.
+        measured: what the row of the last measurement has of it.
     """
 
     def __init__(self, monitor: Monitor, every: int) -> None:
         self.monitor, self.every = monitor, every
         self.well, self.alarms = 0, tuple[Raised, ...]()
+        self.measured: Mapping[str, Any] = {}
         self._announced: set[str] = set()
         self._skipped: dict[str, int] = {}  # steps, up to the last measurement
         self._monitor_state: dict[str, Any] = {}  # as it was loaded
@@ -202,7 +212,8 @@ class Monitoring(Callback):
         self.alarms, names = readings.alarms, [alarm.name for alarm in readings.alarms]
         if not names:
             self.well = trainer.steps_done
-        return {f"monitor/{name}": value for name, value in readings.values.items()} | ({"alarms": names} if names else {})
+        self.measured = {f"monitor/{name}": value for name, value in readings.values.items()} | ({"alarms": names} if names else {})
+        return self.measured
 
     def on_log(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
         if self.every and trainer.steps_done % self.every == 0:
@@ -268,9 +279,10 @@ class RollBack(Callback):
             raise trainer.diverged("there is nothing to roll back to", "")
         if self.times >= self.most:
             raise trainer.diverged(f"rolled back {self.most} times in vain", NEW_RUN)
-        times, scale = self.times + 1, trainer.lr_scale / 2
+        times, scale, step = self.times + 1, trainer.lr_scale / 2, trainer.steps_done
         trainer.restore(good)
         self.times, trainer.lr_scale = times, scale
+        trainer.rolled_back({ROLLED_BACK: step, "lr_scale": scale, **self.monitoring.measured})
         trainer.note(f"rolled back to {good}; the learning rates are {scale:g} of what they were")
 
     def state_dict(self) -> dict[str, Any]:

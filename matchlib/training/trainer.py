@@ -55,6 +55,9 @@ class Callback:
     def on_alarm(self, trainer: Trainer, alarm: Raised) -> None:
         """Called for every alarm that is new, after its row of the log."""
 
+    def on_roll_back(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
+        """Called when the training went back to an earlier step, with a row of the log that says from where, and why."""
+
     def on_checkpoint(self, trainer: Trainer) -> None:
         """Called before a checkpoint is written."""
 
@@ -278,6 +281,10 @@ class Trainer:
     def diverged(self, what: str, cure: str = ". Lower the learning rates or clip") -> DivergedError:
         """Returns the error that ends the training, which names the last good checkpoint."""
         return DivergedError(f"training diverged at step {self.steps_done} of {self.phase}: {what}; {self._last_good()}{cure}")
+
+    def rolled_back(self, row: Mapping[str, Any]) -> None:
+        """Hands a row on a step back, from ``restore``, to the callbacks."""
+        self._call("on_roll_back", {"phase": self.phase, "step": self.steps_done, **row})
 
     def _last_good(self) -> str:
         good = self.checkpoints.last_good() if self.checkpoints else None

@@ -17,6 +17,7 @@ from torch import nn
 import matchlib
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
 from matchlib.io import read_tensors
+from matchlib.runs.page.curves import alarms_of
 from matchlib.training.alarms import Raised
 from matchlib.training.callbacks import JSONLog, KeepBest, Progress, ProgressCallback, Reporting, standard_callbacks
 from matchlib.training.checkpoint import Checkpoints
@@ -160,6 +161,9 @@ def test_roll_back_goes_on_from_the_last_trusted_checkpoint_with_half_of_the_rat
     trainer.lr_scale = 0.5
     assert equal(weights(rolled), weights(trainer.fit()))
     assert read_tensors(tmp_path / "checkpoints" / "toy-00000020.safetensors")[1]["history"].count('"lr_scale": 0.5') == 1
+    (kept,) = [row for row in rows(tmp_path / "metrics.jsonl") if "alarms" in row]
+    assert (kept["step"], kept["rolled_back_from"], kept["lr_scale"], kept["alarms"]) == (3, 8, 0.5, ["odd"])
+    assert [(step, name) for step, name, _ in alarms_of([kept])] == [(8, "odd")]
 
 
 class Breaks(Monitor):

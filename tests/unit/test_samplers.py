@@ -76,7 +76,8 @@ def test_heun_is_the_deterministic_sampler_of_edm_on_its_path() -> None:
 
 def test_heun_is_that_of_torchdiffeq_on_straight_lines() -> None:
     law, source = Mixture.normal(1.0, 0.3), torch.tensor([[-1.3], [0.2], [2.1]], dtype=torch.float64)
-    heun = matchlib.samplers["heun"](steps=9).sample(SampledField(GaussianField(FLOW, law), FLOW), source, None, generator=torch.Generator())
+    of = SampledField(GaussianField(FLOW, law), FLOW)
+    heun = matchlib.samplers["heun"](steps=9).sample(of, source, None, generator=torch.Generator())
     data, nfe = exact_flow(law, ODE("heun2", steps=9), source)
     assert torch.allclose(heun.data, data, rtol=1e-12) and heun.nfe == nfe
 

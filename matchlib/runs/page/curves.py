@@ -10,7 +10,7 @@ from typing import Any
 from matchlib.evaluation.plots import Line, Mark, line_plot, short
 from matchlib.runs.record import Record
 from matchlib.training.alarms import ALARMS, GUIDE
-from matchlib.training.callbacks import alarm_names, is_measured
+from matchlib.training.callbacks import ROLLED_BACK, alarm_names, is_measured
 
 __all__ = ["alarm_message", "alarm_section", "alarms_of", "curve_section", "values_of"]
 
@@ -31,8 +31,8 @@ def number(value: Any) -> float:
 
 
 def values_of(rows: Rows, key: str) -> tuple[list[float], list[float]]:
-    """Returns steps and values of the rows that have a key."""
-    found = [(float(row["step"]), number(row[key])) for row in rows if key in row]
+    """Returns steps and values of the rows that have a key; not of those on steps that were taken back."""
+    found = [(float(row["step"]), number(row[key])) for row in rows if key in row and ROLLED_BACK not in row]
     return [step for step, _ in found], [value for _, value in found]
 
 
@@ -53,8 +53,8 @@ def alarms_of(rows: Rows) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
         if not is_measured(row):
             continue
         names = set(alarm_names(row))
-        yield from ((row["step"], name, row) for name in sorted(names - before))
-        before = names
+        yield from ((int(number(row.get(ROLLED_BACK, row["step"]))), name, row) for name in sorted(names - before))
+        before = set() if ROLLED_BACK in row else names
 
 
 def anchor(name: str) -> str:
