@@ -89,7 +89,7 @@ def build(
     data: Dataset | None = None,
     teacher: Teacher | None = None,
     trust: bool = False,
-    normalization: tuple[float, float] | None = None,
+    recorded: ArtifactConfig | None = None,
     opens_extractor: bool = False,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
@@ -97,14 +97,14 @@ def build(
     Args:
         data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
-        normalization: what the run has recorded of a teacher that states none; None to look for it.
+        recorded: the teacher of a run that has one: its units are taken, also where the data have changed since.
         opens_extractor: whether the network of ``evaluation.extractor`` is tried now; it runs code, so whoever named it must be trusted.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
     try:
-        built = _build(settings, data, teacher, trust, normalization)
+        built = _build(settings, data, teacher, trust, recorded)
     except ConversionError as error:
         raise explained(error) from None
     if opens_extractor and settings.evaluation.extractor != OWN:
@@ -113,13 +113,13 @@ def build(
 
 
 def _build(
-    settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, normalization: tuple[float, float] | None
+    settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, recorded: ArtifactConfig | None
 ) -> Components:
     device_of(settings.device)
     dataset = dataset_of_settings(settings.data, data)
     if dataset.codec is not None:
         dataset.decode(dataset.held_out.data[:1])  # pictures and scores need it when everything is trained
-    config, module, finished = _teacher(settings, dataset, teacher, trust, normalization)
+    config, module, finished = _teacher(settings, dataset, teacher, trust, recorded)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
@@ -228,12 +228,12 @@ def sized(network: Mapping[str, Any], spec: NetworkSpec) -> Spec:
 
 
 def _teacher(
-    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, recorded: tuple[float, float] | None
+    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, recorded: ArtifactConfig | None
 ) -> tuple[ArtifactConfig, Teacher, bool]:
     """Returns the teacher with its description, and whether it is finished."""
     t = settings.teacher
     if given is None and t.name in families:
-        return *_family_teacher(settings, dataset), False
+        return *_family_teacher(settings, dataset, recorded), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     _refuse("teacher", t, OF_TRAINING if teacher is not None else (*OF_TRAINING, "normalization"))
     if teacher is not None:
@@ -278,11 +278,16 @@ def _family(t: TeacherSettings) -> Family:
     return family
 
 
-def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactConfig, Teacher]:
-    """Returns the untrained teacher that a family makes for the data, with its description."""
+def _family_teacher(settings: RunSettings, dataset: Dataset, recorded: ArtifactConfig | None) -> tuple[ArtifactConfig, Teacher]:
+    """Returns the untrained teacher that a family makes for the data, with its description.
+
+    Args:
+        recorded: of the same teacher, where it was trained already; the data may be others now.
+    """
     t, family = settings.teacher, _family(settings.teacher)
+    dataset = dataset if recorded is None else dataset.normalized_as(recorded.data.shift, recorded.data.scale)
     model = _model(t, family, dataset)
-    spec, moments = _network_spec(dataset, model), dataset.moments(model.coupling)
+    spec, moments = _network_spec(dataset, model), dataset.moments(model.coupling) if recorded is None else recorded.moments
     network = sized(family.network(t.network), spec)
     torch.manual_seed(settings.seed)  # the global generator is used for initial weights and nothing else
     field = build_field(network, spec, model, moments)
@@ -295,7 +300,7 @@ def _family_teacher(settings: RunSettings, dataset: Dataset) -> tuple[ArtifactCo
         moments=moments,
         sampler=samplers.describe(defaults.sampler if t.sampler is None else samplers.build(t.sampler)),
         data=_data_config(settings.data, dataset),
-        defaults=defaults.resolve(model, dataset.train.data, field),
+        defaults=defaults.resolve(model, dataset.train.data, field) if recorded is None else recorded.defaults,
         seed=settings.seed,
         guidance=1.0 if t.guidance is None else t.guidance,
         guidance_interval=t.guidance_interval,
@@ -342,10 +347,10 @@ def _found_normalization(teacher: Teacher, dataset: Dataset) -> tuple[float, flo
     return shift, scale
 
 
-def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, recorded: tuple[float, float] | None) -> ArtifactConfig:
+def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, recorded: ArtifactConfig | None) -> ArtifactConfig:
     """Describes a teacher made in Python or by an adapter."""
     t = settings.teacher
-    stated = t.normalization or teacher.normalization or recorded
+    stated = t.normalization or teacher.normalization or (recorded and (recorded.data.shift, recorded.data.scale))
     dataset = dataset.normalized_as(*(stated or _found_normalization(teacher, dataset)))
     spec = getattr(teacher.field, "spec", {"name": None})
     takes_label = getattr(teacher.field, "takes_label", True)

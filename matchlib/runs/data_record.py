@@ -22,12 +22,13 @@ def record_data(folder: Path, dataset: Dataset, *, changed: bool = False) -> Non
     Raises:
         DataError: they are others, and not accepted.
     """
-    now = {"digest": dataset.digest(), "training samples": len(dataset)}
+    now = {"digest": dataset.digest(), "training samples": len(dataset), "units": [dataset.shift, dataset.scale]}
     try:
         before = read_json(folder / DATA)
     except ArtifactError:  # it begins, or is of an older version
         before = now
-    if before.get("digest") != now["digest"] and not changed:
+    same = before.get("digest") == now["digest"] and before.get("units", now["units"]) == now["units"]
+    if not same and not changed:
         raise DataError(
             f"{dataset.name} has changed since {folder} began ({before.get('training samples')} training samples then, "
             f"{now['training samples']} now): restore it, start a new run, or go on all the same with --changed-data "

@@ -160,6 +160,39 @@ def test_a_run_notices_that_its_data_changed_and_goes_on_only_if_told(tmp_path: 
     assert matchlib.resume(tmp_path / "run", changed_data=True).sample(2).shape == (2, 3)
 
 
+def without_its_student(tmp_path: Path, data: Path) -> Path:
+    """A run that was interrupted when its teacher was trained."""
+    folder = tmp_path / "run"
+    matchlib.distill("flow", str(data), steps=2, out=folder, settings=QUICK)
+    for name in ("student", "checkpoints"):
+        shutil.rmtree(folder / name)
+    (folder / "evaluation.json").unlink()
+    return folder
+
+
+def test_a_run_notices_that_its_data_are_in_other_units(tmp_path: Path) -> None:
+    data = tmp_path / "d.npz"
+    np.savez(data, data=(x := np.random.default_rng(0).normal(size=(60, 2))))
+    folder = without_its_student(tmp_path, data)
+    np.savez(data, data=x / 2)
+    for go_on in (matchlib.resume, matchlib.evaluate):
+        with pytest.raises(DataError, match="has changed since"):
+            go_on(folder)
+
+
+def test_a_run_keeps_the_units_of_its_teacher_with_other_data(tmp_path: Path) -> None:
+    """Student, scores and what is scored again are in the units that the teacher was trained in; these data would have others."""
+    data = tmp_path / "d.npz"
+    np.savez(data, data=(x := np.random.default_rng(0).normal(size=(60, 2))))
+    folder = without_its_student(tmp_path, data)
+    np.savez(data, data=np.concatenate([x, 9 + x]))
+    matchlib.resume(folder, changed_data=True)
+    teacher, student = (matchlib.load(folder, of).config for of in ("teacher", "student"))
+    assert (student.data.shift, student.data.scale, student.moments) == (teacher.data.shift, teacher.data.scale, teacher.moments)
+    before = json.loads((folder / "evaluation.json").read_text())
+    assert matchlib.evaluate(folder)["student"]["frechet_raw"] == before["student"]["frechet_raw"]
+
+
 QUICK = {**SMALL, "evaluation.draws": 1, "evaluation.metrics": ("frechet-raw",)}
 
 
