@@ -136,11 +136,11 @@ def save(name: str, rows: Any, *, folder: Path = RESULTS, **more: Any) -> None:
     print(f"wrote {folder / f'{name}.json'}")
 
 
-def merged(name: str, rows: Sequence[Mapping[str, Any]], *keys: str) -> list[Mapping[str, Any]]:
+def merged(name: str, rows: Sequence[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
     """Returns the rows of ``results/NAME.json`` with new ones in the places of those that have the same keys, and the others after them."""
     path = RESULTS / f"{name}.json"
     before = read_json(path)["rows"] if path.exists() else []
-    return list(({tuple(row[key] for key in keys): row for row in (*before, *rows)}).values())
+    return list({tuple(row[key] for key in keys): dict(row) for row in (*before, *rows)}.values())
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

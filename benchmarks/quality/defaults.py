@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, save, save_arrays
+from benchmarks.record import CACHE, RESULTS, cell, defaults, distilled, merged, save, save_arrays
 from matchlib.plugins.interpolants import VE
 
 SHOWN = ("nfe", "frechet", "frechet_raw", "sliced_wasserstein", "w2", "coverage", "nearest_ratio", "class_shares_tv", "seconds")
@@ -107,9 +107,9 @@ def main() -> None:
                     f"{row['seconds_in_all']:.0f} s",
                     flush=True,
                 )
-    if not given.only:
-        save("defaults", rows)
-        draw(rows, RESULTS.parents[1] / "docs" / "images" / "defaults.svg")
+    rows = merged("defaults", rows, "cell", "seed", "arm")
+    save("defaults", rows)
+    draw(rows, RESULTS.parents[1] / "docs" / "images" / "defaults.svg")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks.record import CACHE, cell, defaults, distilled, save
+from benchmarks.record import CACHE, cell, defaults, distilled, merged, save
 
 CELLS = [
     ("flow", "digits"),
@@ -71,8 +71,9 @@ def main() -> None:
                 flush=True,
             )
     if not more:
+        rows = merged("families", rows, "family", "data", "seed")
         print(markdown(rows))
-        save("-".join(["families", *(given.only or ())]), rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
+        save("families", rows, bounds={"student_over_teacher": 1.3, "teacher_over_held_out": 3.0})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 from itertools import product
 from typing import Any
 
-from benchmarks.record import CACHE, cell, defaults, distilled, save
+from benchmarks.record import CACHE, cell, defaults, distilled, merged, save
 
 UNPAIRED = ["--set", "teacher.coupling.name=minibatch-ot-data", "--set", "teacher.sees_source=false"]
 FAMILIES: dict[str, list[str]] = {
@@ -77,8 +77,9 @@ def main() -> None:
             flush=True,
         )
     print(markdown(rows))
-    if given.only is None:
-        save("matrix" if len(given.labels) == 2 else f"matrix-labels-{given.labels[0]}", rows, bounds=BOUNDS)
+    for labels in given.labels:
+        name = f"matrix-labels-{labels}"
+        save(name, merged(name, [row for row in rows if row["labels"] == (labels == "true")], "family", "steps"), bounds=BOUNDS)
 
 
 if __name__ == "__main__":

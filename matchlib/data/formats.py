@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import os
 import re
@@ -13,7 +14,7 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ __all__ = [
 ]
 
 PAIRS = "pairs:"
+PASSED_OVER = (
+    "%s: %d images are left out whose names have more than one dot, such as %s: WebDataset reads what follows the first as the kind of file"
+)
+logger = logging.getLogger("matchlib")
 SPLITS = ("train", "test", "validation", "valid", "val", "dev")  # with which names of shards begin
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")  # no other decoder is started, whatever a file is called
@@ -135,16 +140,16 @@ def _folder(name: str, place: Path) -> Reader:
     if there and (len(there) > 1 or next(_images_in(place), None) is not None):
         raise DataError(f"{place} holds {' and '.join([*there, 'images'])} files: which of them are the data? Give a folder of one kind")
     for suffix in there:
-        _check_one_split(place, shards[suffix])
+        _check_one_split(place, (file.name for file in shards[suffix]), "move the files of one to a folder of its own")
         return kinds[suffix](name, shards[suffix])
     return ImageFiles(name, place)
 
 
-def _check_one_split(place: Path, files: list[Path]) -> None:
-    """Refuses shards of several splits, as ``train-0.parquet`` and ``test-0.parquet`` are: they would be mixed."""
-    found = sorted({part for file in files for part in SPLITS if re.match(rf"{part}\b|{part}_", file.name)})
+def _check_one_split(place: Path, names: Iterable[str], remedy: str) -> None:
+    """Refuses several splits, as ``train-0.parquet`` and ``test-0.parquet`` are: they would be mixed."""
+    found = sorted({part for name in names for part in SPLITS if re.match(rf"{part}\b|{part}_", name)})
     if len(found) > 1:
-        raise DataError(f"{place} holds the splits {', '.join(found)}, which would be mixed; move the files of one to a folder of its own")
+        raise DataError(f"{place} holds the splits {', '.join(found)}, which would be mixed; {remedy}")
 
 
 def _images_in(place: Path) -> Iterator[str]:
@@ -208,6 +213,11 @@ class ImageFiles(Reader):
             raise DataError(f"{str(place)[:200]} holds no images ({', '.join(IMAGES)})")
         self.files = sorted(found, key=lambda file: os.path.splitext(file)[0])
         folders = [os.path.dirname(file) for file in self.files]
+        tops = {Path(folder).relative_to(place).parts[:1] for folder in set(folders)}
+        if all(top and top[0] in SPLITS for top in tops):  # among others they are classes
+            one, other = f"{place}/{sorted(tops)[-1][0]}", f"{place}/{sorted(tops)[0][0]}"
+            remedy = f"give one of its folders, or join them: matchlib prepare {one} --held-out {other} --out DATA"
+            _check_one_split(place, (top for (top,) in tops), remedy)
         classes = {folder: k for k, folder in enumerate(sorted(set(folders), key=Path))}
         if len(classes) > 1:
             self.labels = np.array([classes[folder] for folder in folders])
@@ -292,6 +302,7 @@ class TarShards(Reader):
         self.name, self.files = name, list(files)
         self._images: list[tuple[int, str, int, int]] = []  # file, name, offset, bytes
         labels: dict[tuple[int, str], int] = {}
+        passed_over: list[str] = []
         for k, file in enumerate(self.files):
             with os.fdopen(open_plain(file), "rb") as raw:
                 for key, suffix, member in _members(file, raw):
@@ -299,8 +310,12 @@ class TarShards(Reader):
                         self._images.append((k, key, member.offset_data, member.size))
                     elif suffix == LABEL:
                         labels[k, key] = _class_of(os.pread(raw.fileno(), 20, member.offset_data)[: member.size], f"{file}: {member.name}")
+                    elif os.path.splitext(suffix)[1] in IMAGES:
+                        passed_over.append(member.name)
         if not self._images:
-            raise DataError(f"{name} holds no images ({', '.join(IMAGES)})")
+            raise DataError(f"{name} holds no images ({', '.join(IMAGES)})" + (f", only {passed_over[0]}" if passed_over else ""))
+        if passed_over:
+            logger.warning(PASSED_OVER, name, len(passed_over), passed_over[0])
         if labels:
             lacking = [key for k, key, *_ in self._images if (k, key) not in labels]
             if lacking:

@@ -135,6 +135,9 @@ def prepare(
     readers = [_opened(name) for name in (data, held_out) if name is not None]
     if any((other.pair is None, other.labels is None) != (readers[0].pair is None, readers[0].labels is None) for other in readers):
         raise DataError(f"{readers[1].name} and {readers[0].name} must both have labels, or pairs, or neither")
+    kinds = ["whole numbers" if np.asarray(part.labels).dtype.kind in "iub" else "other numbers" for part in readers]
+    if len(set(kinds)) > 1:
+        raise DataError(f"labels of {readers[0].name} are {kinds[0]}, those of {readers[1].name} {kinds[1]}: they must be of one kind")
     if any(list(other.classes) != list(readers[0].classes) for other in readers):
         raise DataError(
             f"{readers[1].name} and {readers[0].name} must have the same classes, got {readers[1].classes} and {readers[0].classes}"

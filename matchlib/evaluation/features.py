@@ -124,6 +124,7 @@ def own_features(dataset: Dataset, device: torch.device, *, cache: Path | None =
     """
     data = random_rows(dataset.train.data, SEEN).cpu()
     label = random_rows(dataset.train.label, SEEN).cpu() if dataset.classes is not None and dataset.train.label is not None else None
+    label = label if label is not None and len(label.unique()) > 1 else None  # one class teaches nothing
     key = hashlib.sha256(VERSION.encode() + str(tuple(data.shape)).encode())
     for array in (data,) if label is None else (data, label):
         key.update(array.contiguous().numpy().data)

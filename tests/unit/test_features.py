@@ -104,3 +104,10 @@ def test_own_features_see_speckle_lost_classes_and_wrong_shares(cache: Path, lab
     for grades in ([speckled(share) for share in (0.0, 0.03, 0.1, 0.3)], [without(classes) for classes in (0, 2, 5, 9)]):
         distances = [metrics["frechet"](reference, samples) for samples in grades]
         assert distances == sorted(distances) and distances[-1] > 3 * distances[0], distances
+
+
+def test_own_features_of_one_class_are_learned_from_clusters(tmp_path: Path) -> None:
+    """A head of one class has nothing to learn: the weights would be those that they began with."""
+    x = torch.randn(80, 6, generator=torch.Generator().manual_seed(0))
+    one = Dataset.from_arrays("one", x, labels=np.zeros(80, np.int64))
+    assert own_features(one, torch.device("cpu"), cache=tmp_path).name.startswith("clusters-")

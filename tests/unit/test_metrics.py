@@ -102,6 +102,17 @@ def test_nearest_ratio_and_copies_expose_memorised_samples() -> None:
         assert matchlib.metrics[name](data, samples) == pytest.approx(expected, abs=0.1 if name == "nearest-ratio" else 0.05), name
 
 
+def test_balls_reach_to_other_places_where_rare_points_are_repeated() -> None:
+    """Twenty points of a rare class, as often as a thousand others: fresh samples of both are as good as they can be."""
+    rng = np.random.default_rng(0)
+    common, rare = rng.standard_normal((1000, 3)), rng.standard_normal((20, 3)) + 9
+    data = reference(np.concatenate([common, np.tile(rare, (50, 1))]), 800)
+    samples = np.concatenate([rng.standard_normal((400, 3)), rng.standard_normal((400, 3)) + 9])
+    found = scores(data, torch.as_tensor(samples), ("precision", "coverage", "density", "recall"))
+    assert min(found["precision"], found["coverage"], found["recall"]) > 0.9
+    assert found["density"] == pytest.approx(1.0, abs=0.6)
+
+
 def test_precision_recall_density_coverage_at_their_extremes() -> None:
     x = np.random.default_rng(0).standard_normal((300, 3))
     for name in ("precision", "recall", "density", "coverage"):

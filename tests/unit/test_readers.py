@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -291,6 +292,25 @@ def test_load_dataset_refuses_folders_of_which_it_would_read_a_part(tmp_path: Pa
         (tmp_path / "splits" / name).write_bytes(b"")
     with pytest.raises(DataError, match="splits test, train, which would be mixed"):
         load_dataset(tmp_path / "splits")
+
+
+def test_load_dataset_refuses_folders_of_splits_but_not_classes_of_their_names(tmp_path: Path) -> None:
+    for folder in ("data/train/cats", "data/test/cats", "vehicles/train", "vehicles/bus"):
+        _images(tmp_path / folder, ["0.png", "1.png", "2.png", "3.png"], 3)
+    with pytest.raises(DataError, match=r"splits test, train, which would be mixed; .*prepare .*/train --held-out .*/test"):
+        load_dataset(tmp_path / "data")
+    assert load_dataset(tmp_path / "data" / "train").labels is None
+    assert load_dataset(tmp_path / "vehicles").classes == 2
+
+
+def test_load_dataset_names_images_of_a_tar_file_that_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """WebDataset takes what follows the first dot for the kind of file."""
+    _images(tmp_path / "images", ["0.png", "1.png", "2.png", "3.png", "img.4.png", "img.5.png"], 3)
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        for file in sorted((tmp_path / "images").iterdir()):
+            shard.add(file, file.name)
+    assert len(load_dataset(tmp_path / "shard.tar")) == 3  # and one is held out
+    assert "2 images are left out whose names have more than one dot, such as img.4.png" in caplog.text
 
 
 def test_pairs_of_images_have_one_partner(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Fidelity, diversity and copying, from nearest neighbours.
 
-A ball around each point reaches to its ``NEIGHBOURS``-th nearest other. Real points are as many training points as there are samples; both
+A ball around each point reaches to its ``NEIGHBOURS``-th nearest other; points that are equal, as where rare classes are repeated, count
+once. Real points are as many training points as there are samples; both
 are limited to the reference's subset.
 
 References:
@@ -35,7 +36,7 @@ def precision(reference: Reference, samples: PointSet) -> float:
 def recall(reference: Reference, samples: PointSet) -> float:
     """Returns the share of real points inside the balls of samples: diversity."""
     fake, real = reference.some(samples), reference.real
-    return float((_in_balls(fake, _radii(fake), real)[1] > 0).double().mean())
+    return float((_in_balls(fake, real)[1] > 0).double().mean())
 
 
 @metrics.register("density", better=1)
@@ -73,11 +74,16 @@ def copies(reference: Reference, samples: PointSet) -> float:
     return float((near < limit).double().mean() + part * (near == limit).double().mean())
 
 
+def _places(points: PointSet) -> Tensor:
+    """The different ones among the points, in features."""
+    return points.once("places", lambda: points.features.unique(dim=0))
+
+
 def _radii(points: PointSet) -> Tensor:
-    """Distance of each point to its NEIGHBOURS-th nearest other, in features."""
+    """Distance of each place to its NEIGHBOURS-th nearest other, in features."""
 
     def compute() -> Tensor:
-        x = points.features
+        x = _places(points)
         k = min(NEIGHBOURS, len(x) - 1)
         rows = points.work.over(x.split(ROWS), "neighbours")
         return torch.cat([_distances(part, x).kthvalue(k + 1, 1).values for part in rows])
@@ -85,10 +91,11 @@ def _radii(points: PointSet) -> Tensor:
     return points.cached("radii", compute)
 
 
-def _in_balls(centres: PointSet, radii: Tensor, points: PointSet) -> tuple[Tensor, Tensor]:
+def _in_balls(centres: PointSet, points: PointSet) -> tuple[Tensor, Tensor]:
     """Returns how many points each ball holds, and in how many balls each point lies."""
+    radii = _radii(centres)
     held, inside = [], torch.zeros(len(points), dtype=torch.long, device=radii.device)
-    for x, radius in zip(points.work.over(centres.features.split(ROWS), "neighbours"), radii.split(ROWS), strict=True):
+    for x, radius in zip(points.work.over(_places(centres).split(ROWS), "neighbours"), radii.split(ROWS), strict=True):
         within = _distances(x, points.features) < radius[:, None]
         held.append(within.sum(1))
         inside += within.sum(0)
@@ -97,8 +104,7 @@ def _in_balls(centres: PointSet, radii: Tensor, points: PointSet) -> tuple[Tenso
 
 def _real_balls(reference: Reference, samples: PointSet) -> tuple[Tensor, Tensor]:
     """Returns how many samples each real ball holds, and in how many each sample lies."""
-    real = reference.real
-    return samples.once("real balls", lambda: _in_balls(real, _radii(real), reference.some(samples)))
+    return samples.once("real balls", lambda: _in_balls(reference.real, reference.some(samples)))
 
 
 def _distances(x: Tensor, y: Tensor) -> Tensor:
