@@ -47,6 +47,7 @@ __all__ = [
     "select",
     "tensor_shapes",
     "unlock",
+    "unpickled",
     "whole_number",
     "write_atomically",
     "write_folder",
@@ -492,6 +493,8 @@ def read_checkpoint(path: str | Path, entry: str = "") -> dict[str, Tensor]:
     """
     path = Path(path)
     if path.suffix == ".safetensors":
+        if entry:
+            raise ArtifactError(f"{path} has no entries, as safetensors never have: leave {entry!r} out")
         return read_tensors(path)[0]
     with _reading(path):
         pickled = _pickled(path)
@@ -509,6 +512,24 @@ def read_checkpoint(path: str | Path, entry: str = "") -> dict[str, Tensor]:
     return select(tree, entry, path)
 
 
+def unpickled(path: Path) -> Any:
+    """Returns what a file of ``torch.save``, or of ``pickle``, holds; any code in it is run.
+
+    Raises:
+        ArtifactError: it cannot be read here.
+    """
+    try:
+        try:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        except (RuntimeError, pickle.UnpicklingError):
+            if zipfile.is_zipfile(path):
+                raise
+            with path.open("rb") as file:  # a pickle that torch did not write
+                return pickle.load(file)
+    except Exception as error:  # whatever code of somebody else's raises
+        raise ArtifactError(f"{path} cannot be unpickled here: {type(error).__name__}: {_reason(error)}") from error
+
+
 def _pickled(path: Path) -> bool:
     """Whether a file begins as those of ``torch.save`` do: an archive, or a pickle in older versions."""
     with path.open("rb") as file:
@@ -516,7 +537,7 @@ def _pickled(path: Path) -> bool:
 
 
 def select(tree: Any, entry: str, path: Path) -> dict[str, Tensor]:
-    """Returns the named tensors at an entry of a tree of mappings; keys may hold dots themselves.
+    """Returns the named tensors at an entry of a tree of mappings, or of a module there; keys may hold dots themselves.
 
     Raises:
         ArtifactError: there is no such entry, or no tensors in it.
@@ -529,6 +550,7 @@ def select(tree: Any, entry: str, path: Path) -> dict[str, Tensor]:
             raise ArtifactError(f"{path} has no entry {entry!r} (there are: {', '.join(keys[:12]) or 'none'}){nearest(rest, keys)}")
         longest = max(fitting, key=len)
         tree, rest = next(value for key, value in tree.items() if str(key) == longest), rest[len(longest) + 1 :]
+    tree = tree.state_dict() if isinstance(tree, nn.Module) else tree
     tensors = {str(name): x for name, x in tree.items() if isinstance(x, Tensor)} if isinstance(tree, Mapping) else {}
     if not tensors:
         inside = ", ".join(str(key) for key in tree) if isinstance(tree, Mapping) else type(tree).__name__

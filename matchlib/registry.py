@@ -47,6 +47,7 @@ __all__ = [
     "exports",
     "families",
     "fields_of",
+    "file_of",
     "import_file",
     "interpolants",
     "losses",
@@ -71,6 +72,15 @@ def defined_in(path: Path) -> dict[str, Any] | None:
     whole = path.expanduser().absolute()
     found = _FILES.get((whole, whole.read_bytes())) if whole.is_file() else None
     return None if found is None else vars(found[1])
+
+
+def file_of(kind: type) -> Path | None:
+    """Returns the file that a class is written in; None for torch's, and for those that are in none."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if file is None or kind.__module__.partition(".")[0] in ("builtins", "torch"):
+        return None
+    return path if (path := Path(file)).is_file() else None
 
 
 def import_file(path: Path) -> list[tuple[str, str]]:

@@ -405,19 +405,14 @@ def convert(
     unpickle: Annotated[bool, typer.Option("--unpickle", help="RUNS ANY CODE IN THE FILE. Only if you trust its author.")] = False,
 ) -> int:
     """Turn the weights in a checkpoint into a safetensors file; without --unpickle, no code of the checkpoint is run."""
-    from matchlib.errors import ArtifactError, SettingError
-    from matchlib.io import read_checkpoint, select, write_tensors
+    from matchlib.errors import SettingError
+    from matchlib.io import read_checkpoint, select, unpickled, write_tensors
 
     if out.suffix != ".safetensors":
         raise SettingError(f"--out must end in .safetensors, got {str(out)!r}")
     if unpickle:
-        import torch
-
         print(f"unpickling {checkpoint}: any code in it runs now, with your rights")
-        try:
-            tensors = select(torch.load(checkpoint, map_location="cpu", weights_only=False), entry, checkpoint)
-        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, ImportError) as error:
-            raise ArtifactError(f"{checkpoint} cannot be unpickled here: {error}") from error
+        tensors = select(unpickled(checkpoint), entry, checkpoint)
     elif checkpoint.suffix == ".pkl":
         from matchlib.adapters.pickled import read_network_pickle
 

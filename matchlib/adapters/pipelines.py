@@ -187,15 +187,16 @@ def diffusers(folder: str | Path, *, normalization: Units | None = None, nothing
 
 def of_model(
     network: Any,
-    scheduler: Mapping[str, Any],
+    scheduler: Any,
     *,
     normalization: tuple[float, float] | None = IMAGES,
     nothing: Nothing | Sequence[int] | Mapping[str, Sequence[int]] | None = None,
 ) -> Teacher:
-    """Returns the teacher of a network of diffusers and the configuration of its scheduler, ``dict(scheduler.config)``.
+    """Returns the teacher of a network of diffusers and its scheduler.
 
     Args:
         network: a ``UNet2DModel``, ``UNet2DConditionModel`` or ``DiTTransformer2DModel``.
+        scheduler: of diffusers; or its configuration, with the name of its class as ``_class_name``.
         normalization: as for ``Teacher``; ``(0.0, 1.0)`` for latents.
         nothing: as for ``diffusers``; or shapes in the place of tensors, where these are to be loaded.
 
@@ -203,6 +204,8 @@ def of_model(
         IncompatibleError: the network or the scheduler is of a kind that is not known here.
         ArtifactError: the configuration lacks an entry.
     """
+    if not isinstance(scheduler, Mapping):
+        scheduler = {**scheduler.config, "_class_name": type(scheduler).__name__}
     make, kind = _kind(scheduler), NETWORKS.get(type(network).__name__)
     if kind is None:
         raise IncompatibleError(f"a network of diffusers is one of {', '.join(NETWORKS)}, got {type(network).__name__}")
@@ -279,13 +282,17 @@ def noise_schedule(
 def _flow(
     network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
 ) -> Teacher:
+    if config.get("invert_sigmas"):
+        raise IncompatibleError("invert_sigmas of a scheduler is not read; use Teacher.from_callable with time=lambda t: steps * (1 - t)")
     steps = int(config.get("num_train_timesteps", 1000))
     model = MatchingModel(couplings["independent"](), interpolants["linear"](), objectives["velocity"]())
     return Teacher.from_callable(network, model, normalization=normalization, arguments=arguments, time=lambda t: steps * t)
 
 
 def _edm(network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: Units | None) -> Teacher:
-    sign = -1.0 if config.get("prediction_type") == "v_prediction" else 1.0
+    if (kind := config.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
+        raise IncompatibleError(f"EDM's preconditioning is of epsilon or v_prediction, got prediction_type={kind}")
+    sign = -1.0 if kind == "v_prediction" else 1.0
     levels = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "sigma_data", "rho")}
     return edm(EDMPrecond(network, levels["sigma_data"], sign), arguments=arguments, normalization=normalization, **levels)
 

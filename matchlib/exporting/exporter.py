@@ -149,7 +149,7 @@ class Exportable:
         spec, coupling, data = self.config.network_spec, self.config.model.coupling, self.config.data
         label: Tensor | None = None
         if spec.classes is not None:
-            label = torch.arange(n) % spec.classes
+            label = self.pipeline.known_classes[torch.arange(n) % len(self.pipeline.known_classes)]
         elif spec.label_shape is not None:
             label = torch.randn(n, *spec.label_shape, generator=torch.Generator().manual_seed(seed))
         generator = Streams(seed, torch.device("cpu"))("sample", 0)

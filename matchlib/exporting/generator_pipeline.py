@@ -147,9 +147,13 @@ class GeneratorPipeline(DiffusionPipeline):
                 raise ValueError("this generator was trained without labels")
             return None
         if class_labels is None:
-            shares = torch.tensor(self.config.label_shares)
-            class_labels = torch.multinomial(shares, batch_size, replacement=True, generator=generator)
-        labels = torch.as_tensor(class_labels, device=self._execution_device).long().reshape(-1)
+            first = generator[0] if isinstance(generator, list) else generator
+            shares = torch.tensor(self.config.label_shares, device="cpu" if first is None else first.device)
+            class_labels = torch.multinomial(shares, batch_size, replacement=True, generator=first)
+        labels = torch.as_tensor(class_labels, device=self._execution_device).reshape(-1)
+        if labels.is_floating_point():
+            raise ValueError(f"class_labels must be integers, got {labels.dtype}")
+        labels = labels.long()
         if labels.numel() == 1:
             labels = labels.expand(batch_size)
         classes = len(self.config.label_shares)

@@ -68,6 +68,7 @@ class CallableField(nn.Module):
                 raise SettingError(f"{name} is a number, or a function of t, that multiplies the {FACTORS[name]}, got {factor!r}")
         self.fn, self.arguments = fn, tuple(arguments)
         self.time, self.latent, self.output = time, latent, output
+        self.precision: torch.dtype | None = None  # as in ``Preconditioned``
 
     @property
     def takes_label(self) -> bool:
@@ -82,8 +83,14 @@ class CallableField(nn.Module):
             "label": condition.label,
             "source": condition.source,
         }
-        answer = self.fn(*(arguments[name] for name in self.arguments))
-        return self._scale(self.output, time, answer)
+        return self._scale(self.output, time, self._answer([arguments[name] for name in self.arguments], state))
+
+    def _answer(self, arguments: list[Tensor | None], state: Tensor) -> Tensor:
+        if self.precision is None:
+            answer: Tensor = self.fn(*arguments)
+            return answer
+        with torch.autocast(state.device.type, self.precision):
+            return self.fn(*arguments).to(state.dtype)
 
     @staticmethod
     def _scale(schedule: Schedule, time: Tensor, x: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Teacher(nn.Module):
             family = f"[{model!r}]" if isinstance(model, str) else ".NAME"
             example = f"matchlib.families{family}().model(paired=False)"
             raise SettingError(f"model is a matchlib.MatchingModel, such as {example}, got {model!r}")
-        self.field = copy.deepcopy(field).eval().requires_grad_(False)
+        self.field = _copied(field).eval().requires_grad_(False)
         self.model, self.moments, self.guidance, self.normalization = model, moments, guidance, normalization
         self.guidance_interval = guidance_interval
         self.defaults = defaults
@@ -142,6 +142,21 @@ class Teacher(nn.Module):
             ConversionError: its own prediction does not determine ``wanted``.
         """
         return view(self, self.model, wanted)
+
+
+def _copied(field: nn.Module) -> nn.Module:
+    """Returns a copy of a field, or says why there is none.
+
+    Raises:
+        IncompatibleError: it holds a tensor that torch does not copy.
+    """
+    try:
+        return copy.deepcopy(field)
+    except RuntimeError as error:
+        raise IncompatibleError(
+            f"the teacher's network cannot be copied: {str(error).splitlines()[0][:120]}; where it has torch.nn.utils.weight_norm or "
+            "spectral_norm, remove it first, or take that of torch.nn.utils.parametrizations"
+        ) from error
 
 
 def _is_normalization(value: Any) -> bool:

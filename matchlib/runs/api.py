@@ -35,6 +35,10 @@ from matchlib.training.distributed import init_distributed, strategy
 __all__ = ["distill", "evaluate", "open_run", "resume", "start_run", "train"]
 
 logger = logging.getLogger("matchlib")
+OTHER_SETTINGS = (
+    "%s states other settings than %s was made with, and what was made is scored; for another sampler, guidance or training start a new "
+    "run (--teacher RUN, or another --out)"
+)
 
 
 def train(
@@ -220,6 +224,9 @@ def evaluate(
     pipelines = {kind: load(folder, kind, where, teacher=teacher, data=data, trust=trust) for kind in kinds}
     if teacher is not None and "teacher" in pipelines:
         _check_teacher(folder, pipelines["teacher"])
+    for kind, pipeline in pipelines.items():
+        if pipeline.config.settings not in ("", settings_digest(settings, kind)):
+            logger.warning(OTHER_SETTINGS, folder / "config.yaml", folder / kind)
     recorded = pipelines[kinds[0]].config.data
     dataset = dataset_of_settings(settings.data, data).normalized_as(recorded.shift, recorded.scale)
     work = watched(on_progress, should_stop)

@@ -233,6 +233,8 @@ def _teacher(
     """Returns the teacher with its description, and whether it is finished."""
     t = settings.teacher
     if given is None and t.name in families:
+        if _is_set(t, "normalization"):
+            raise SettingError("teacher.normalization is for a teacher that was trained elsewhere; leave it out: a family's has the data's")
         return *_family_teacher(settings, dataset, recorded), False
     teacher = given if given is not None else adapters.open_teacher(t.name, trust=trust)
     _refuse("teacher", t, OF_TRAINING if teacher is not None else (*OF_TRAINING, "normalization"))

@@ -18,6 +18,7 @@ from matchlib.runs.components import Components, StudentComponents
 from matchlib.runs.method import method_of
 from matchlib.runs.settings import RunSettings
 from matchlib.training.lora import layers_of
+from matchlib.training.precision import Checkpointed
 from matchlib.training.random import BatchSlice, Streams
 from matchlib.training.trainer import require_whole_blocks
 
@@ -61,6 +62,10 @@ def warn_of_idle_settings(settings: RunSettings, built: Components) -> None:
         logger.warning("teacher.training.label_dropout changes nothing: the data have no labels")
     if parts is not None and settings.student.init_from_teacher and not parts.init_from_teacher:
         logger.warning("student.init_from_teacher changes nothing: without student.network the student has the teacher's weights anyway")
+    if settings.student.lora is not None and settings.student.network is not None and not settings.student.init_from_teacher:
+        logger.warning("student.lora learns beside random weights, those of student.network: student.init_from_teacher=true would fill it")
+    if parts is not None and settings.trainer.engine.checkpointing and not any(isinstance(x, Checkpointed) for x in parts.critic.modules()):
+        logger.warning("trainer.engine.checkpointing changes nothing: the network has no blocks that matchlib could compute again")
     if parts is not None and shared > parts.critic_steps:
         logger.warning(
             "trainer.critic_steps_per_batch=%d is as %d: there are no more critic steps between two of the student (trainer.critic_steps)",

@@ -241,8 +241,7 @@ class Pipeline:
             return torch.multinomial(shares, n, replacement=True, generator=streams("labels"))
         if isinstance(labels, str) and labels != "balanced":
             raise SettingError(f"labels must be integers or 'balanced', got {labels!r}")
-        known = self.config.data.label_shares
-        there = torch.arange(spec.classes) if known is None else torch.tensor(known).nonzero()[:, 0]  # data may leave classes out
+        there = self.known_classes
         every = there[torch.arange(n) % len(there)]
         try:
             label = torch.as_tensor(every if isinstance(labels, str) else labels, device=self.device).reshape(-1)
@@ -254,6 +253,12 @@ class Pipeline:
         if unseen:
             raise SettingError(f"no training sample has the label {unseen[0]}; there are {', '.join(map(str, there.tolist()[:20]))}")
         return label.long().expand(n) if label.numel() == 1 else label.long()
+
+    @property
+    def known_classes(self) -> Tensor:
+        """The classes that can be asked for, ``(k,)``: those of the training data, which may leave some out."""
+        shares = self.config.data.label_shares
+        return torch.arange(self.config.network_spec.classes or 0) if shares is None else torch.tensor(shares).nonzero()[:, 0]
 
     def _drawn_labels(self, n: int, streams: Streams) -> Tensor:
         """Labels that are not classes, of held-out data."""

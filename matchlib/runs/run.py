@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from matchlib.data.dataset import Dataset, data_digest
+from matchlib.data.stored import digest_of
 from matchlib.distillation.defaults import TEACHER_LR_SCALE, learning_rate
 from matchlib.distillation.distillation import Distillation
 from matchlib.errors import ArtifactError, DivergedError, Interrupted
@@ -29,7 +30,7 @@ from matchlib.evaluation.work import Work
 from matchlib.fields.preconditioned import ExactField
 from matchlib.fields.teacher import Teacher
 from matchlib.io import cache_folder, lock, read_tensors, unlock
-from matchlib.registry import metrics, tasks, trackers
+from matchlib.registry import file_of, metrics, tasks, trackers
 from matchlib.runs.answers import check_answers, save_answers
 from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, describe_model, load_artifact, save_artifact, save_average, versions
 from matchlib.runs.build import NOT_OF_WEIGHTS, device_of, settings_digest
@@ -60,6 +61,7 @@ SHOWN_EVERY = 2.0  # seconds between two looks at work that has no steps
 
 logger = logging.getLogger("matchlib")
 Score = Callable[[Mapping[str, nn.Module]], float]
+EVALUATION, OLD_EVALUATION = "evaluation.json", "evaluation-before.json"  # in a run's folder
 
 
 class Run:
@@ -175,6 +177,7 @@ class Run:
                     f"the {kind} again from there"
                 )
             return self._saved_teacher(saved, config, target) if kind == "teacher" else saved
+        processes.on_main_process(self._set_scores_aside)
         begin = time.perf_counter()
         config, module = make()
         self.seconds[kind] = time.perf_counter() - begin
@@ -186,6 +189,13 @@ class Run:
 
         processes.on_main_process(save)
         return module
+
+    def _set_scores_aside(self) -> None:
+        """Renames an evaluation of what is trained anew, whose scores are no longer those of the run."""
+        scores = self.folder / EVALUATION
+        if scores.exists():
+            logger.info("%s is of what was there before: it is kept as %s", scores, OLD_EVALUATION)
+            scores.replace(self.folder / OLD_EVALUATION)
 
     def _processes(self, phase: str) -> SingleProcess:
         return self._strategies[phase]
@@ -268,7 +278,15 @@ class Run:
         text = json.dumps([config, training, self.device.type, shapes], sort_keys=True, default=str)
         data = self.components.data
         kept = "" if data.stored is None else data.stored.digest
-        return data_digest((text + kept + " flipped" * data.flip).encode(), data.train.data, data.train.source, data.train.label)
+        about = text + kept + " flipped" * data.flip + self._code()
+        return data_digest(about.encode(), data.train.data, data.train.source, data.train.label)
+
+    def _code(self) -> str:
+        """Returns a digest of the files in which what a teacher is trained by is written, plugins of the user's own among it."""
+        model, field = self.components.config.model, self.components.teacher.field
+        parts = [model.coupling, model.interpolant, model.objective, tasks["matching"], *field.modules()]
+        files = {file_of(part if isinstance(part, type) else type(part)) for part in parts}
+        return " ".join(sorted(digest_of(file) for file in files if file is not None))
 
     def _train_teacher(self) -> None:
         training, config, field = self.settings.teacher.training, self.components.config, self.components.teacher.field

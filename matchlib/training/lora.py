@@ -44,7 +44,7 @@ class LowRank(nn.Module):
 def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) -> int:
     """Freezes a module and gives adapters to its linear and convolutional layers, in place; its answers stay as they are.
 
-    Layers whose weight is parametrised otherwise, by ``weight_norm`` for instance, get none.
+    Layers that share a weight share its adapter. Layers whose weight is parametrised otherwise, by ``weight_norm`` for instance, get none.
 
     Args:
         rank: of every adapter, >= 1.
@@ -58,8 +58,11 @@ def adapt(module: nn.Module, rank: int, targets: Sequence[str] | None = None) ->
     """
     chosen = layers_of(module, targets)
     module.requires_grad_(False)
+    adapters: dict[nn.Parameter, LowRank] = {}
     for layer in chosen:
-        parametrize.register_parametrization(layer, WEIGHT, LowRank(layer.get_parameter(WEIGHT), rank))
+        weight = layer.get_parameter(WEIGHT)
+        adapters[weight] = adapters.get(weight) or LowRank(weight, rank)
+        parametrize.register_parametrization(layer, WEIGHT, adapters[weight])
     return sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
 
 
@@ -84,15 +87,17 @@ def _adapted(part: nn.Module) -> bool:
 
 def merge(module: nn.Module) -> nn.Module:
     """Adds adapters to the weights that they belong to, in place, so that the module is as one without adapters."""
+    merged: dict[nn.Parameter, nn.Parameter] = {}  # by the weight that layers may share
     for part in list(module.modules()):
         if _adapted(part):
-            whole: Tensor = getattr(part, WEIGHT)
-            weight, others = whole.detach().clone(), dict(part._parameters)
+            whole, others = getattr(part, WEIGHT), dict(part._parameters)
+            original: nn.Parameter = part.parametrizations[WEIGHT].original  # type: ignore[index,union-attr]
+            weight = merged.setdefault(original, nn.Parameter(whole.detach().clone()))
             # not remove_parametrizations, which takes the weight from the class that copies of a module share
             part.__class__ = type(part).__bases__[0]
             del part._modules["parametrizations"]
             part._parameters.clear()
-            part.register_parameter(WEIGHT, nn.Parameter(weight))
+            part.register_parameter(WEIGHT, weight)
             part._parameters.update(others)
     return module
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from matchlib.errors import SettingError
+from matchlib.fields.callable import CallableField
 from matchlib.fields.preconditioned import Preconditioned
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def prepare(
     """Changes how the networks inside a field, student or teacher are run; names, shapes and types of their weights stay.
 
     Args:
-        module: its ``Preconditioned`` fields are prepared; where it has none, it is compiled itself and nothing else is done.
+        module: the networks of its fields are prepared; where it has none, it is compiled itself and nothing else is done.
         precision, compile, channels_last, checkpointing: see ``matchlib.training.settings.EngineSettings``.
         frozen: whether it will never learn, so that its networks' weights may be kept in less precision too; their type then changes.
 
@@ -47,20 +48,24 @@ def prepare(
     """
     if DTYPES[precision] is None:  # a switch of the whole process
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
-    for field in fields:
+    networks = []
+    for field in _fields_of(module):
         field.precision = DTYPES[precision]
+        network = getattr(field, field.core)
+        if not isinstance(network, nn.Module):  # a function: what it calls is computed in less precision, and no more is known of it
+            continue
+        networks.append(network)
         if frozen and field.precision is not None:
-            field.network.to(field.precision)
+            network.to(field.precision)
         if channels_last:
-            field.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for part in field.network.modules():
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for part in network.modules():
             if checkpointing and isinstance(part, Checkpointed):
                 part.checkpointing = True
     if compile is not None:
         limits = torch._dynamo.config  # the limit of variants has no public name
         limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
-        for network in [field.network for field in fields] or [module]:
+        for network in networks or [module]:
             network.compile(mode=compile)  # in place: the state's names stay
     return module
 
@@ -72,13 +77,18 @@ def compute_in(module: nn.Module, dtype: torch.dtype) -> None:
         dtype: torch.float32, torch.bfloat16 or torch.float16; what is done with the networks' answers stays in float32.
 
     Raises:
-        SettingError: it is another type, or there is no ``Preconditioned`` field.
+        SettingError: it is another type, or there is no network in it.
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise SettingError(f"networks compute in torch.float32, torch.bfloat16 or torch.float16, got {dtype}")
-    fields = [part for part in module.modules() if isinstance(part, Preconditioned)]
+    fields = [field for field in _fields_of(module) if isinstance(getattr(field, field.core), nn.Module)]
     if not fields and dtype != torch.float32:
-        raise SettingError(f"the network is a module of your own: cast it before it becomes a teacher, for example with .to({dtype})")
+        raise SettingError(f"there is no network whose weights could be {dtype}: this one is a function")
     for field in fields:
         field.precision = None if dtype == torch.float32 else dtype
-        field.network.to(dtype)
+        getattr(field, field.core).to(dtype)
+
+
+def _fields_of(module: nn.Module) -> list[Preconditioned | CallableField]:
+    """Returns what is around the networks inside a field, student or teacher."""
+    return [part for part in module.modules() if isinstance(part, Preconditioned | CallableField)]

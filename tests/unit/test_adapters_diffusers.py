@@ -146,3 +146,21 @@ def test_of_model_refuses_a_learned_variance(pipelines: dict) -> None:
     wide = UNet2DModel(**{**describe(unet)["config"], "out_channels": 2})
     with pytest.raises(IncompatibleError, match="answers 1 channels with 2"):
         of_model(wide, {"_class_name": "DDPMScheduler", **scheduler.config})
+
+
+def test_of_model_takes_a_scheduler_as_it_was_made(pipelines: dict) -> None:
+    """The configuration of one made in Python has no name of a class."""
+    _, unet, scheduler = pipelines["epsilon"]
+    x, t = torch.randn(2, unet.config.in_channels, unet.config.sample_size, unet.config.sample_size), torch.tensor([0.3, 0.8])
+    given, named = of_model(unet, scheduler), of_model(unet, {"_class_name": type(scheduler).__name__, **scheduler.config})
+    assert torch.equal(given(x, t, Condition()), named(x, t, Condition()))
+
+
+def test_of_model_refuses_settings_of_schedulers_that_it_does_not_read(pipelines: dict) -> None:
+    from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+    _, unet, _ = pipelines["epsilon"]
+    with pytest.raises(IncompatibleError, match="invert_sigmas"):
+        of_model(unet, FlowMatchEulerDiscreteScheduler(invert_sigmas=True))
+    with pytest.raises(IncompatibleError, match="prediction_type=sample"):
+        of_model(unet, {**EDMEulerScheduler().config, "_class_name": "EDMEulerScheduler", "prediction_type": "sample"})

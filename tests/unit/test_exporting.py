@@ -332,6 +332,28 @@ def test_export_of_a_dit_that_is_asked_about_no_class(tmp_path: Path) -> None:
     assert [call["labelled"] for call in calls] == [False]
 
 
+def test_export_asks_for_no_class_that_the_data_leave_out(tmp_path: Path) -> None:
+    artifact = family_student(tmp_path, "flow", "onestep", classes=3)
+    config = json.loads((artifact / "config.json").read_text())
+    config["data"]["label_shares"] = [0.0, 0.5, 0.5]
+    (artifact / "config.json").write_text(json.dumps(config))
+    label = exportable(artifact).inputs(5).label
+    assert label is not None and label.tolist() == [1, 2, 1, 2, 1]
+
+
+def test_generator_pipeline_draws_classes_with_the_generators_that_diffusers_takes() -> None:
+    """One, a list, or none; classes are whole numbers."""
+    from matchlib.exporting.generator_pipeline import GeneratorPipeline
+
+    config = SimpleNamespace(calls=[{"labelled": True}], label_shares=[0.0, 1.0])
+    pipeline: Any = SimpleNamespace(config=config, _execution_device="cpu")
+    one = torch.Generator().manual_seed(0)
+    for generator in (None, one, [one, torch.Generator()]):
+        assert GeneratorPipeline._labels(pipeline, None, 2, generator).tolist() == [1, 1]
+    with pytest.raises(ValueError, match="must be integers"):
+        GeneratorPipeline._labels(pipeline, [0.0, 1.7], 2, None)
+
+
 def test_readme_of_a_hub_folder_says_where_labels_are_needed(tmp_path: Path) -> None:
     for label_shape, said in ((None, False), ((2,), True)):
         exported = exportable(

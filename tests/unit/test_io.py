@@ -285,3 +285,29 @@ def test_whole_numbers_beyond_all_bounds_are_read_as_floats(tmp_path: Path) -> N
     """Arithmetic with such an integer fails where a float is made of it."""
     (tmp_path / "large.json").write_text('{"a": 1' + "0" * 400 + ', "b": -9223372036854775808000, "c": 9007199254740993}')
     assert read_json(tmp_path / "large.json") == {"a": float("inf"), "b": -9.223372036854775808e21, "c": 9007199254740993}
+
+
+class Mine(nn.Module):
+    """Pickled whole, as ``torch.save(model)`` does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+
+def test_convert_unpickles_modules_and_plain_pickles(tmp_path: Path, cli: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = Mine()
+    torch.save(net, "whole.pt")
+    torch.save({"ema": net}, "within.pt")
+    for name, what in (("plain.pkl", {"ema": net}), ("weights.pkl", net.state_dict())):
+        Path(name).write_bytes(pickle.dumps(what))
+    for name, entry in (("whole.pt", ""), ("within.pt", "ema"), ("plain.pkl", "ema"), ("weights.pkl", "")):
+        code, _, err = cli("convert", name, "--entry", entry, "--unpickle", "--out", "out.safetensors")
+        assert code == 0, err
+        assert torch.equal(read_tensors(tmp_path / "out.safetensors")[0]["layer.weight"], net.layer.weight)
+    code, _, err = cli("convert", "out.safetensors", "--entry", "ema", "--out", "again.safetensors")
+    assert code == 2 and "has no entries" in err
+    Path("text.pt").write_text("no checkpoint")
+    code, _, err = cli("convert", "text.pt", "--unpickle", "--out", "again.safetensors")
+    assert code == 2 and "cannot be unpickled here" in err

@@ -62,6 +62,21 @@ def test_merge_gives_a_plain_network_with_the_same_answers() -> None:
     assert torch.equal(net(x), expected)  # what was copied keeps its adapters
 
 
+def test_layers_that_share_a_weight_share_its_adapter() -> None:
+    """Merged apart they would be two weights, of which a file gives one back."""
+    net = nn.Sequential(nn.Linear(3, 3, bias=False), nn.SiLU(), nn.Linear(3, 3, bias=False))
+    net[2].weight = net[0].weight
+    assert adapt(net, 1) == 6
+    for weight in net.parameters():
+        if weight.requires_grad:
+            nn.init.normal_(weight)
+    x = torch.randn(4, 3)
+    expected = net(x)
+    merged = merge(net)
+    assert merged[0].weight is merged[2].weight
+    assert torch.allclose(merged(x), expected, atol=1e-6)
+
+
 def test_targets_choose_layers_and_nothing_chosen_is_refused() -> None:
     net = network()
     assert adapt(net, 1, ["3"]) == 7 + 20

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 import matchlib
 from matchlib.algebra.records import Condition
 from matchlib.errors import SettingError
+from matchlib.fields.callable import CallableField
 from matchlib.fields.preconditioned import NetworkSpec, Preconditioned
 from matchlib.plugins.tasks import DistillationTask
 from matchlib.runs.artifact import build_field
-from matchlib.training.precision import Checkpointed, prepare
+from matchlib.training.precision import Checkpointed, compute_in, prepare
 from matchlib.training.settings import EngineSettings
 
 
@@ -54,6 +55,31 @@ def test_prepare_bf16_is_the_precision_of_the_networks_alone(network: dict[str, 
     assert rough[0].dtype == torch.float32
     assert all(g.dtype == torch.float32 for g in rough[1])
     assert 1e-4 < apart(exact, rough) < 0.1
+
+
+def test_prepare_reaches_networks_that_matchlib_did_not_make() -> None:
+    """Computed in bf16 with answers in float32; the weights of a frozen one take half. A function has no weights to cast."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.layer(torch.cat([x, t[:, None]], 1))
+
+    net, x, t = Net(), torch.randn(5, 2), torch.rand(5)
+    for fn in (net, net.forward):
+        field = CallableField(fn)
+        exact = field(x, t, Condition())
+        prepare(field, precision="bf16", frozen=fn is net)
+        rough = field(x, t, Condition())
+        assert rough.dtype == torch.float32
+        assert 1e-4 < float((rough - exact).abs().max() / exact.abs().max()) < 0.1
+        assert net.layer.weight.dtype == (torch.bfloat16 if fn is net else torch.float32)
+        compute_in(field, torch.float32) if fn is net else None
+    with pytest.raises(SettingError, match="a function"):
+        compute_in(field, torch.bfloat16)
 
 
 @pytest.mark.slow

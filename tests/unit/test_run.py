@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from matchlib.algebra.records import Condition
 from matchlib.distillation.student import Student
 from matchlib.errors import ArtifactError, ConversionError, DataError, IncompatibleError, Interrupted, SettingError
 from matchlib.io import write_tensors
+from matchlib.registry import import_file
 from matchlib.runs.build import build
 from matchlib.runs.run import Run
 from matchlib.runs.settings import resolve
@@ -228,6 +230,16 @@ def test_evaluate_scores_every_generator_again_and_notices_other_data(tmp_path: 
     assert matchlib.evaluate(tmp_path / "run", changed_data=True)["student"] != report["student"]
 
 
+def test_evaluate_says_that_settings_are_not_those_of_what_it_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    matchlib.distill("flow", "moons", steps=2, out=tmp_path / "run", settings=QUICK)
+    matchlib.evaluate(tmp_path / "run")
+    assert "other settings" not in caplog.text
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("  guidance: null", "  guidance: 3.0"))
+    matchlib.evaluate(tmp_path / "run")
+    assert re.search(r"config\.yaml states other settings than .*teacher was made with", caplog.text)
+
+
 def test_teachers_with_and_without_flips_are_two_in_the_cache(tmp_path: Path) -> None:
     np.savez(tmp_path / "i.npz", data=np.random.default_rng(0).integers(0, 255, (40, 1, 4, 4), dtype=np.uint8))
     keys = []
@@ -235,6 +247,27 @@ def test_teachers_with_and_without_flips_are_two_in_the_cache(tmp_path: Path) ->
         settings = resolve("train", settings={**SMALL, "data.name": str(tmp_path / "i.npz"), "data.flip": flip})
         keys.append(Run(settings, build(settings), tmp_path / "run")._teacher_key())
     assert keys[0] != keys[1]
+
+
+def test_teachers_of_another_code_are_two_in_the_cache(tmp_path: Path) -> None:
+    """A plugin's name and settings stay as they are while its author changes what it does."""
+    file = tmp_path / "mine.py"
+    text = """
+from matchlib.plugins.interpolants import Linear
+from matchlib.registry import interpolants
+
+@interpolants.register("line-of-a-file")
+class Mine(Linear):
+    ...
+"""
+    file.write_text(text)
+    import_file(file)
+    settings = resolve("train", settings={**SMALL, "data.name": "moons", "teacher.interpolant.name": "line-of-a-file"})
+    keys = []
+    for change in ("", "", "    # changed\n"):
+        file.write_text(text + change)
+        keys.append(Run(settings, build(settings), tmp_path / "run")._teacher_key())
+    assert keys[0] == keys[1] != keys[2]
 
 
 @pytest.mark.parametrize(

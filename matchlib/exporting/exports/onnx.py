@@ -38,7 +38,7 @@ class ONNX(Exporter):
                 exported.save(folder / FILE, external_data=size > LARGEST)
         except Exception as error:  # an operation that ONNX does not have
             raise untraceable(student, "torch.onnx", error) from error
-        student.write_description(folder)
+        student.write_description(folder, student.largest_batch)
 
     def samples(self, student: Exportable, folder: Path, inputs: Inputs) -> Tensor:
         session = _runtime().InferenceSession(folder / FILE, providers=["CPUExecutionProvider"])
