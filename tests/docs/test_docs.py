@@ -142,6 +142,14 @@ def test_results_of_one_setting_at_a_time_are_those_of_the_benchmarks() -> None:
             assert f"{values} | {name} | {' | '.join(ratios)} |" in text, name
 
 
+def test_results_of_every_family_are_those_of_the_benchmarks() -> None:
+    results, text = ROOT / "benchmarks" / "results", (ROOT / "docs" / "results" / "index.md").read_text()
+    tables = [json.loads((results / f"matrix-labels-{labels}.json").read_text())["rows"] for labels in ("true", "false")]
+    for family in {row["family"] for row in tables[0]}:
+        of_family = [sorted((row["steps"], row["student_over_teacher"]) for row in rows if row["family"] == family) for rows in tables]
+        assert f"| {family} | {' | '.join(', '.join(rounded(ratio) for _, ratio in each) for each in of_family)} |" in text, family
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
 def test_results_are_those_of_the_benchmarks(page: str) -> None:
     results = ROOT / "benchmarks" / "results"

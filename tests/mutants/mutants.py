@@ -2,7 +2,7 @@
 
     python tests/mutants/mutants.py            all mutants, about 20 minutes on two cores; cached by the file that is broken (a law that
                                             was weakened calls for an empty cache)
-    python tests/mutants/mutants.py --only 7   one of them
+    python tests/mutants/mutants.py --only 7   one of them; the results of the others stay as they are
 
 Each mutant names the plugins whose laws are asked first; if none of these notices, the comparisons with
 others' code (tests/oracles) and the closed forms of tests/unit are, and then every law. A mutant that nothing notices must
@@ -556,7 +556,7 @@ def laws_that_notice(mutant: Mutant) -> dict[str, Any]:
 
 def main() -> None:
     sys.path.insert(0, str(ROOT))
-    from benchmarks.record import cell, save
+    from benchmarks.record import cell, merged, save
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants, from 1")
@@ -578,8 +578,9 @@ def main() -> None:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         rows = list(pool.map(row, chosen))
     silent = [r["mutant"] for r in rows if not r["noticed by"]]
-    if not asked.only:
-        save("mutants", rows, mutants=len(rows), noticed=len(rows) - len(silent))
+    known = {mutant.what for mutant in MUTANTS}
+    kept = [row for row in merged("mutants", rows, "mutant") if row["mutant"] in known]
+    save("mutants", kept, mutants=len(MUTANTS), run=len(kept), noticed=sum(bool(row["noticed by"]) for row in kept))
     print(f"{len(rows)} mutants, {len(rows) - len(silent)} noticed")
     raise SystemExit(1 if set(silent) - set(EXPLAINED) else 0)
 
