@@ -19,7 +19,7 @@ from matchlib.fields.teacher import Teacher
 from matchlib.io import is_empty, lock, unlock
 from matchlib.registry import losses
 from matchlib.runs.answers import check_answers
-from matchlib.runs.artifact import CONFIG, WEIGHTS, ArtifactConfig, read_config
+from matchlib.runs.artifact import CONFIG, WEIGHTS, read_config
 from matchlib.runs.budget import fitted, seconds_of
 from matchlib.runs.build import GIVEN, build, dataset_of_settings, device_of, names_code, settings_digest
 from matchlib.runs.components import Components
@@ -280,7 +280,7 @@ def start_run(
     parts = {key: given.pop(key, None) for key in ("data", "teacher")}
 
     def built(settings: RunSettings) -> Components:
-        return build(settings, trust=trust, recorded=_recorded(folder), opens_extractor=True, **parts)
+        return build(settings, trust=trust, own=_own_teacher(folder), opens_extractor=True, **parts)
 
     if time is not None:
         if again:
@@ -301,7 +301,7 @@ def open_run(folder: Path, *, teacher: Teacher | None = None, data: Dataset | No
     settings = _settings_of(folder)
     _check_extractor(settings, trust=trust)
     init_distributed(device_of(settings.device))
-    components = build(settings, data=data, teacher=teacher, trust=trust, recorded=_recorded(folder), opens_extractor=True)
+    components = build(settings, data=data, teacher=teacher, trust=trust, own=_own_teacher(folder), opens_extractor=True)
     given = {key: value for key, value in given.items() if value is not None}
     run = Run(settings, components, folder, **given)
     strategy(settings.trainer.engine.parallel).on_main_process(lambda: lock(folder))
@@ -345,9 +345,9 @@ def _check_teacher(folder: Path, pipeline: Pipeline) -> None:
     check_answers(folder / "teacher", pipeline.module, pipeline.config.network_spec)
 
 
-def _recorded(folder: Path) -> ArtifactConfig | None:
-    """Returns the description of the teacher that a run has begun with; None if it has not."""
-    return read_config(folder / "teacher") if (folder / "teacher" / CONFIG).is_file() else None
+def _own_teacher(folder: Path) -> Path | None:
+    """Returns the folder of the teacher that a run has begun with; None if it has not."""
+    return folder / "teacher" if (folder / "teacher" / CONFIG).is_file() else None
 
 
 def _settings_of(folder: Path) -> RunSettings:

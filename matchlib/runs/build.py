@@ -41,6 +41,7 @@ from matchlib.runs.artifact import (
     build_student,
     find_artifact,
     load_artifact,
+    read_config,
 )
 from matchlib.runs.checks import check_batches, check_evaluation, check_guidance, check_method, check_trackers, warn_of_idle_settings
 from matchlib.runs.components import Components, StudentComponents
@@ -89,7 +90,7 @@ def build(
     data: Dataset | None = None,
     teacher: Teacher | None = None,
     trust: bool = False,
-    recorded: ArtifactConfig | None = None,
+    own: Path | None = None,
     opens_extractor: bool = False,
 ) -> Components:
     """Returns the components of a run. Nothing is trained or written.
@@ -97,14 +98,15 @@ def build(
     Args:
         data, teacher: made in Python, in place of those that the settings name.
         trust: whether Python code that the settings name may be run.
-        recorded: the teacher of a run that has one: its units are taken, also where the data have changed since.
+        own: folder of the teacher of a run that has one: its units are taken, also where the data have changed since, and it stands for
+            another run's teacher that is not there any more.
         opens_extractor: whether the network of ``evaluation.extractor`` is tried now; it runs code, so whoever named it must be trusted.
 
     Raises:
         MatchlibError: the settings cannot work.
     """
     try:
-        built = _build(settings, data, teacher, trust, recorded)
+        built = _build(settings, data, teacher, trust, own)
     except ConversionError as error:
         raise explained(error) from None
     if opens_extractor and settings.evaluation.extractor != OWN:
@@ -112,14 +114,12 @@ def build(
     return built
 
 
-def _build(
-    settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, recorded: ArtifactConfig | None
-) -> Components:
+def _build(settings: RunSettings, data: Dataset | None, teacher: Teacher | None, trust: bool, own: Path | None) -> Components:
     device_of(settings.device)
     dataset = dataset_of_settings(settings.data, data)
     if dataset.codec is not None:
         dataset.decode(dataset.held_out.data[:1])  # pictures and scores need it when everything is trained
-    config, module, finished = _teacher(settings, dataset, teacher, trust, recorded)
+    config, module, finished = _teacher(settings, dataset, teacher, trust, own)
     dataset = dataset.normalized_as(config.data.shift, config.data.scale)
     check_guidance(config)
     sampler: Sampler = samplers.build(config.sampler)
@@ -228,10 +228,10 @@ def sized(network: Mapping[str, Any], spec: NetworkSpec) -> Spec:
 
 
 def _teacher(
-    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, recorded: ArtifactConfig | None
+    settings: RunSettings, dataset: Dataset, given: Teacher | None, trust: bool, own: Path | None
 ) -> tuple[ArtifactConfig, Teacher, bool]:
     """Returns the teacher with its description, and whether it is finished."""
-    t = settings.teacher
+    t, recorded = settings.teacher, None if own is None else read_config(own)
     if given is None and t.name in families:
         if _is_set(t, "normalization"):
             raise SettingError("teacher.normalization is for a teacher that was trained elsewhere; leave it out: a family's has the data's")
@@ -242,7 +242,7 @@ def _teacher(
         _warn_of_training(t, teacher)
         config = _given_config(teacher, dataset, settings, recorded)
         return config, _guided(teacher.field, config), True
-    config, teacher = _artifact_teacher(t.name, dataset, trust)
+    config, teacher = _artifact_teacher(t.name, dataset, trust, own)
     _warn_of_training(t, teacher)
     if t.sampler is not None:
         config = replace(config, sampler=samplers.describe(samplers.build(t.sampler)))
@@ -377,11 +377,14 @@ def _given_config(teacher: Teacher, dataset: Dataset, settings: RunSettings, rec
     )
 
 
-def _artifact_teacher(name: str, dataset: Dataset, trust: bool) -> tuple[ArtifactConfig, Teacher]:
-    """Loads the teacher of a finished run for other, fitting data."""
+def _artifact_teacher(name: str, dataset: Dataset, trust: bool, own: Path | None) -> tuple[ArtifactConfig, Teacher]:
+    """Loads the teacher of a finished run for other, fitting data; where that run is gone, the copy that its student's run keeps."""
     if name.startswith(GIVEN):
         raise ArtifactError("the teacher was given in Python: give it again, teacher=...")
     folder = find_artifact(name, "teacher")
+    if folder is None and own is not None:
+        logger.info("teacher: %s is gone, so the run's own copy is taken", name)
+        folder = own
     if folder is None:
         if name.endswith(".py"):
             raise UnknownNameError(f"teacher {name!r} {_no_teacher(name)}")

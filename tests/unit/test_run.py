@@ -230,6 +230,16 @@ def test_evaluate_scores_every_generator_again_and_notices_other_data(tmp_path: 
     assert matchlib.evaluate(tmp_path / "run", changed_data=True)["student"] != report["student"]
 
 
+def test_a_run_goes_on_with_its_own_copy_of_a_teacher_that_is_gone(tmp_path: Path) -> None:
+    matchlib.train("flow", "moons", out=tmp_path / "taught", settings={**QUICK, "teacher.training.steps": 2})
+    whole = matchlib.distill(str(tmp_path / "taught"), "moons", steps=2, out=tmp_path / "run", settings=QUICK)
+    for name in ("student", "checkpoints"):
+        shutil.rmtree(tmp_path / "run" / name)
+    (tmp_path / "run" / "evaluation.json").unlink()
+    shutil.rmtree(tmp_path / "taught")
+    assert torch.equal(matchlib.resume(tmp_path / "run").sample(3), whole.sample(3))
+
+
 def test_evaluate_says_that_settings_are_not_those_of_what_it_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     matchlib.distill("flow", "moons", steps=2, out=tmp_path / "run", settings=QUICK)
     matchlib.evaluate(tmp_path / "run")
