@@ -67,6 +67,7 @@ GIVEN = "python:"  # begins the name of a teacher or data set that was made in P
 logger = logging.getLogger("matchlib")
 # settings that change no weights, as long as a training goes back to no checkpoint
 NOT_OF_WEIGHTS = ("log_every", "checkpoint_every", "keep_last", "monitor_every", "trackers")
+SAME_UNITS = 0.02  # by which shift and scale may differ, as where data have grown
 OF_TRAINING = ("coupling", "interpolant", "objective", "times", "sees_source")  # settings of a teacher that its training uses up
 UNSTATED = (
     "the teacher does not state its normalization, and its answers fit none clearly, so that of the data is taken: data = %.6g + %.6g * "
@@ -526,13 +527,20 @@ def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teach
     if folder is None:
         known = ", ".join(students)
         raise UnknownNameError(
-            f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
+            f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}; a "
+            "run that goes on from another's student needs that until it is finished"
         )
     other, student = load_artifact(folder, teacher=teacher, trust=trust)
     if not isinstance(student, Student) or other.student is None:
         raise ArtifactError(f"{folder} holds a teacher, not a student")
     if other.network_spec != config.network_spec:
         raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
+    (shift, scale), (its_shift, its_scale) = ((x.data.shift, x.data.scale) for x in (config, other))
+    if abs(its_scale / scale - 1) > SAME_UNITS or abs(its_shift - shift) > SAME_UNITS * scale:
+        raise IncompatibleError(
+            f"the student of {s.name} has units of its own: data = {its_shift:.4g} + {its_scale:.4g} * units, the teacher's {shift:.4g} + "
+            f"{scale:.4g} * units; it goes on with a teacher in the same ones, such as that of its run"
+        )
     if other.model.coupling.reads_source != config.model.coupling.reads_source:
         raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
     _refuse("student", s, ("network", "init_from_teacher", "axes"))

@@ -234,7 +234,9 @@ class Run:
             return config, teacher
         cached, processes = cache_folder() / "teachers" / self._teacher_key(), self._processes("teacher")
         processes.on_main_process(lambda: None)  # nobody writes there before everyone has read
-        if self._read_cached(cached, teacher):
+        known = self._read_cached(cached, teacher)
+        if not processes.any(known is None):  # caches may be several, one on each machine
+            teacher.load_state_dict(known or {})
             logger.info("teacher: taken from the cache, %s", cached)
             return config, teacher
         self._train_teacher()
@@ -257,16 +259,13 @@ class Run:
             logger.info("teacher: examined, no mistake found")
 
     @staticmethod
-    def _read_cached(folder: Path, teacher: Teacher) -> bool:
-        """Gives the teacher the weights of a folder of the cache; returns whether it could."""
+    def _read_cached(folder: Path, teacher: Teacher) -> dict[str, Tensor] | None:
+        """Returns the teacher's weights in a folder of the cache; None where there are none, or others."""
         try:
             tensors = read_tensors(folder / WEIGHTS)[0]
         except ArtifactError:  # not there, or damaged
-            return False
-        fits = shapes_of(tensors) == shapes_of(teacher.state_dict())  # asked first: load_state_dict takes what fits before it refuses
-        if fits:
-            teacher.load_state_dict(tensors)
-        return fits
+            return None
+        return tensors if shapes_of(tensors) == shapes_of(teacher.state_dict()) else None
 
     def _teacher_key(self) -> str:
         """Names the teacher of these settings in the cache: a digest of everything that its weights depend on."""

@@ -56,7 +56,7 @@ def prepare(
             continue
         networks.append(network)
         if frozen and field.precision is not None:
-            network.to(field.precision)
+            _cast(field, network, field.precision)
         if channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for part in network.modules():
@@ -86,7 +86,21 @@ def compute_in(module: nn.Module, dtype: torch.dtype) -> None:
         raise SettingError(f"there is no network whose weights could be {dtype}: this one is a function")
     for field in fields:
         field.precision = None if dtype == torch.float32 else dtype
-        getattr(field, field.core).to(dtype)
+        _cast(field, getattr(field, field.core), dtype)
+
+
+def _cast(field: nn.Module, network: nn.Module, dtype: torch.dtype) -> None:
+    """Keeps a network's weights in another type.
+
+    Of networks that others made, only those with two axes and more: their layers of normalisation, which autocast leaves alone on a CPU,
+    take no input of another type than that of their weights.
+    """
+    if isinstance(field, Preconditioned) or dtype == torch.float32:
+        network.to(dtype)
+        return
+    for weight in network.parameters():
+        if weight.dim() > 1 and weight.is_floating_point():
+            weight.data = weight.data.to(dtype)
 
 
 def _fields_of(module: nn.Module) -> list[Preconditioned | CallableField]:
