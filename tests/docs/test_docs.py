@@ -150,6 +150,19 @@ def test_results_of_every_family_are_those_of_the_benchmarks() -> None:
         assert f"| {family} | {' | '.join(', '.join(rounded(ratio) for _, ratio in each) for each in of_family)} |" in text, family
 
 
+def test_results_of_weak_teachers_are_those_of_the_benchmarks() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / "correction.json").read_text())["rows"]
+    text = (ROOT / "docs" / "results" / "index.md").read_text()
+    for kind in {row["kind"] for row in rows}:
+        (line,) = re.findall(rf"^\| {kind} \|.*", text, re.MULTILINE)
+        for arm, column in (("uid", 3), ("default", 4), ("correct", 5)):
+            found = [row for row in rows if (row["kind"], row["arm"]) == (kind, arm)]
+            mean = sum(row["student"]["frechet"] for row in found) / len(found) if found else None
+            cell = line.split("|")[column].strip()
+            assert cell.startswith(f"{rounded(mean)} &pm; ") if mean is not None else cell == "", (kind, arm)
+    assert f"held-out data {rounded(rows[0]['held_out']['frechet'])}" in text
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/results/index.md"])
 def test_results_are_those_of_the_benchmarks(page: str) -> None:
     results = ROOT / "benchmarks" / "results"
