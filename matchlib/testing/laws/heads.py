@@ -94,7 +94,8 @@ def heads_are_distilled_alone_or_together(name: str, data: st.DataObject) -> flo
 
     def distillation(own: object, space: str | None) -> torch.Tensor:
         fields = [_Named(GaussianField(own, x)) for x in (teacher, critic)]  # type: ignore[arg-type]
-        return both(Distillation(Teacher(fields[0], own), student, fields[1], replace(loss, space=space)))  # type: ignore[arg-type]
+        three = Teacher(fields[0], own), student, fields[1]  # type: ignore[arg-type]
+        return torch.stack([both(Distillation(*three, replace(loss, space=space), two_pass=split)) for split in (False, True)])
 
     names = {head: objectives.name_of(head) for head in model.objective.heads}
     alone = {head: distillation(replace(model, objective=head), None) for head in names}
