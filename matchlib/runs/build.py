@@ -82,6 +82,10 @@ NARROW = (
     "samples will vary too little and be off; take a path with more noise there (teacher.interpolant), or hide the source "
     "(teacher.sees_source=false)"
 )
+STRETCHED = (
+    "the student of %s has units of its own, data = %.4g + %.4g * units, and the teacher's are %.4g + %.4g * units: its samples begin "
+    "stretched by %.3g, which training has to undo; a teacher in the same units, such as that of its run, would not"
+)
 UNLABELLED = "the teacher takes no labels, and neither will its student; those of the data are for scores alone"
 
 
@@ -537,10 +541,7 @@ def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teach
         raise IncompatibleError(f"the student of {s.name} was made for {other.network_spec}, the teacher for {config.network_spec}")
     (shift, scale), (its_shift, its_scale) = ((x.data.shift, x.data.scale) for x in (config, other))
     if abs(its_scale / scale - 1) > SAME_UNITS or abs(its_shift - shift) > SAME_UNITS * scale:
-        raise IncompatibleError(
-            f"the student of {s.name} has units of its own: data = {its_shift:.4g} + {its_scale:.4g} * units, the teacher's {shift:.4g} + "
-            f"{scale:.4g} * units; it goes on with a teacher in the same ones, such as that of its run"
-        )
+        logger.warning(STRETCHED, s.name, its_shift, its_scale, shift, scale, scale / its_scale)
     if other.model.coupling.reads_source != config.model.coupling.reads_source:
         raise IncompatibleError(f"the student of {s.name} and the teacher start from different sources, data and noise")
     _refuse("student", s, ("network", "init_from_teacher", "axes"))

@@ -64,10 +64,10 @@ def test_prepare_reaches_networks_that_matchlib_did_not_make() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.norms = nn.Sequential(nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.BatchNorm1d(2))  # of the state, in float32
-            self.layer, self.after = nn.Linear(3, 2), nn.LayerNorm(2)
+            self.layer, self.after = nn.Linear(3, 8), nn.LayerNorm(8)
 
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            return self.after(self.layer(torch.cat([self.norms(x), t[:, None]], 1)))
+            return self.after(self.layer(torch.cat([self.norms(x), t[:, None]], 1)))[:, :2]
 
     net, x, t = Net(), torch.randn(5, 2), torch.rand(5)
     for fn in (net, net.forward):
