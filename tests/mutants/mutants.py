@@ -30,7 +30,7 @@ CLOSED_FORMS = [
     ROOT / "tests" / "oracles",
     *(
         ROOT / "tests" / "unit" / f"test_{name}.py"
-        for name in ("gaussian", "interpolants", "objectives", "couplings", "losses", "rows", "span", "teacher")
+        for name in ("gaussian", "interpolants", "objectives", "couplings", "losses", "rows", "span", "teacher", "distillation")
     ),
 ]
 

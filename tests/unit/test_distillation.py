@@ -123,3 +123,15 @@ def test_critic_loss_may_evaluate_its_points_together_or_apart() -> None:
     apart.joint_forward = False
     joint, single = (x.critic_loss(prompt=prompt, real=real, generator=torch.Generator().manual_seed(3)) for x in (of, apart))
     assert torch.allclose(joint, single, rtol=1e-12)
+
+
+def test_predictions_at_several_points_are_those_at_each() -> None:
+    """Points of the critic's loss share their times; others have times of their own."""
+    of, _, real = distillation(matchlib.losses["uid"]())
+    points = [of.model.sample_path(real, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    assert not torch.equal(points[0].time, points[1].time)
+    of.joint_forward = True
+    together = of.predictions(*points)
+    for point, at_once in zip(points, together, strict=True):
+        ((alone,),) = of.predictions(point)
+        assert torch.allclose(at_once[0].critic, alone.critic, rtol=1e-10) and torch.allclose(at_once[0].teacher, alone.teacher, rtol=1e-10)
