@@ -68,9 +68,11 @@ class JSONLog(Callback):
 
     def on_roll_back(self, trainer: Trainer, row: Mapping[str, Any]) -> None:
         """Keeps the alarm, whose row is dropped; once, though a killed run may go back again."""
-        known = self.path.exists() and json.dumps(row) in read_text(self.path, errors="replace").splitlines()
-        if not trainer.strategy.on_main_process(lambda: known):
+        if not trainer.strategy.on_main_process(lambda: self._holds(row)):
             self.on_log(trainer, row)
+
+    def _holds(self, row: Mapping[str, Any]) -> bool:
+        return self.path.exists() and json.dumps(row) in read_text(self.path, errors="replace").splitlines()
 
     def on_restore(self, trainer: Trainer) -> None:
         trainer.strategy.on_main_process(lambda: self.rewind(trainer.phase, trainer.steps_done))
