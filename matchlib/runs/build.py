@@ -531,8 +531,8 @@ def _artifact_student(s: StudentSettings, config: ArtifactConfig, teacher: Teach
     if folder is None:
         known = ", ".join(students)
         raise UnknownNameError(
-            f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}; a "
-            "run that goes on from another's student needs that until it is finished"
+            f"student {s.name!r} is neither a registered student ({known}) nor the folder of a finished run{nearest(s.name, students)}"
+            + ("; a run that goes on from another's student needs that until it is finished" if "/" in s.name else "")
         )
     other, student = load_artifact(folder, teacher=teacher, trust=trust)
     if not isinstance(student, Student) or other.student is None:
