@@ -21,6 +21,7 @@ import numpy as np
 
 import matchlib
 from benchmarks.record import CACHE, cell, defaults, distilled, interval, save, save_arrays
+from benchmarks.studies.correction.tasks import DIGITS
 from matchlib.data.readers import load_dataset
 from matchlib.runs.recipes import recipe
 
@@ -37,21 +38,11 @@ LONG = ["teacher.training.steps=2000"]
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(CACHE / "teachers")}
 
 
-def tenth(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return x[rng.permutation(len(x))[: len(x) // 10]]
-
-
-def unbalanced(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The digits 0 to 4 six times as often as the others."""
-    weight = np.where(y < 5, 6.0, 1.0)
-    return x[rng.choice(len(x), len(x), p=weight / weight.sum())]
-
-
 KINDS: dict[str, tuple[Spoil | None, list[str]]] = {  # what is done to the data, settings of the teacher
     "stopped early": (None, ["teacher.training.steps=100"]),
     "a tenth of the weights": (None, [f"teacher.network={SMALL}", "teacher.training.steps=400"]),
-    "a tenth of the data": (tenth, LONG),
-    "wrong class shares": (unbalanced, LONG),
+    "a tenth of the data": (DIGITS.kinds["a tenth of the data"].spoil, LONG),
+    "wrong class shares": (DIGITS.kinds["wrong class balance"].spoil, LONG),
     "good": (None, LONG),
 }
 

@@ -283,7 +283,9 @@ def _flow(
     network: OfDiffusers, config: Mapping[str, Any], arguments: tuple[str, ...], normalization: tuple[float, float] | None
 ) -> Teacher:
     if config.get("invert_sigmas"):
-        raise IncompatibleError("invert_sigmas of a scheduler is not read; use Teacher.from_callable with time=lambda t: steps * (1 - t)")
+        raise IncompatibleError(
+            "invert_sigmas of a scheduler is not read; give Teacher.from_callable time=lambda t: 1000 * (1 - t), output=-1.0"
+        )
     steps = int(config.get("num_train_timesteps", 1000))
     model = MatchingModel(couplings["independent"](), interpolants["linear"](), objectives["velocity"]())
     return Teacher.from_callable(network, model, normalization=normalization, arguments=arguments, time=lambda t: steps * t)

@@ -214,10 +214,10 @@ class ImageFiles(Reader):
         self.files = sorted(found, key=lambda file: os.path.splitext(file)[0])
         folders = [os.path.dirname(file) for file in self.files]
         tops = {Path(folder).relative_to(place).parts[:1] for folder in set(folders)}
-        if all(top and top[0] in SPLITS for top in tops):  # among others they are classes
-            one, other = f"{place}/{sorted(tops)[-1][0]}", f"{place}/{sorted(tops)[0][0]}"
-            remedy = f"give one of its folders, or join them: matchlib prepare {one} --held-out {other} --out DATA"
-            _check_one_split(place, (top for (top,) in tops), remedy)
+        splits = [part for part in SPLITS if (part,) in tops]
+        if len(splits) == len(tops) > 1:  # among others they are classes
+            join = f"matchlib prepare {place}/{splits[0]} --held-out {place}/{splits[1]} --out DATA"
+            _check_one_split(place, splits, f"give one of its folders, or join them: {join}")
         classes = {folder: k for k, folder in enumerate(sorted(set(folders), key=Path))}
         if len(classes) > 1:
             self.labels = np.array([classes[folder] for folder in folders])

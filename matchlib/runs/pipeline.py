@@ -69,7 +69,7 @@ class Pipeline:
             The pipeline itself.
 
         Raises:
-            SettingError: it is another type, or the network is not made by matchlib.
+            SettingError: it is another type, or the network is a function.
         """
         if dtype is not None:
             compute_in(self.module, dtype)
